@@ -1,0 +1,256 @@
+"""The chat client: sends requests to an OpenAI-compatible endpoint and stores every reply in the ledger.
+
+Teacher, judge and served students all go through `ask`. The SDK's own retries are off, since they lose paid replies
+and give up on rate limits; ours are three budgets: rate limits by time, transport failures by count, and replies that
+were paid for but cannot be used by count.
+"""
+
+import asyncio
+import json
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import httpx2
+import openai
+import pydantic
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+
+from helpers.errors import UserError
+from helpers.ledger import Ledger, key
+from helpers.progress import Progress
+
+TRANSPORT_TRIES = 6
+RATE_LIMIT_SECONDS = 1800  # how long one request may be put off before the run stops
+FIRST_WAIT = 0.5  # seconds before the second try, doubling up to LONGEST_WAIT
+LONGEST_WAIT = 30
+
+
+class Endpoint(pydantic.BaseModel):
+    """Where a model answers and what the endpoint understands."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    base_url: str  # `world:` is the embedded one, in process; anything else is an HTTP address
+    model: str
+    key_env: str = "OPENAI_API_KEY"  # the environment variable that holds the key; the key itself stands nowhere
+    temperature: NonNegativeFloat | None = 0.7  # None: the model takes none
+    max_tokens: PositiveInt = 1024
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"  # newer models have the second
+    takes_n: bool = True  # several choices in one request
+    takes_seed: bool = True
+    concurrency: PositiveInt = 16
+    timeout: PositiveFloat = 600.0  # seconds
+
+
+@dataclass(frozen=True)
+class Request:
+    """Messages, how many replies are wanted, and the first replicate's number: the same question asked anew."""
+
+    messages: list[dict]
+    n: int = 1
+    replicate: int = 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    text: str
+    cut: bool  # stopped at the token limit
+
+
+def request_body(request: Request, endpoint: Endpoint, replicate: int, n: int) -> dict:
+    """What is sent. The seed tells replicates apart where the endpoint takes one."""
+    body = {"model": endpoint.model, "messages": request.messages, endpoint.max_tokens_field: endpoint.max_tokens}
+    optional = {"temperature": endpoint.temperature, "seed": replicate if endpoint.takes_seed else None, "n": n if n > 1 else None}
+    return {**body, **{name: value for name, value in optional.items() if value is not None}}
+
+
+def parse(raw: bytes) -> list[Reply]:
+    """The choices of a stored reply; none if its JSON is broken. A choice without text counts as empty text."""
+    try:
+        choices = json.loads(raw)["choices"]
+        return [Reply(c["message"].get("content") or "", c.get("finish_reason") == "length") for c in choices]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []
+
+
+def check_address(base_url: str) -> None:
+    """Is this an address that `http_client` can serve?
+
+    Raises:
+        UserError: neither HTTP nor the embedded world, or error rates that the world does not have.
+    """
+    if base_url.startswith("world:"):
+        http_client(base_url)
+    elif not base_url.startswith(("http://", "https://")):
+        raise UserError(f"base_url = {base_url!r} is neither http(s)://... nor world:")
+
+
+def http_client(base_url: str) -> httpx2.AsyncClient:
+    """The one place that knows the embedded world from the network."""
+    if base_url.startswith("world:"):
+        from helpers.world.endpoint import Transport  # the world is loaded only where it is asked
+
+        return httpx2.AsyncClient(transport=Transport(base_url))
+    return openai.DefaultAioHttpClient()
+
+
+def client(endpoint: Endpoint) -> openai.AsyncOpenAI:
+    """A client without retries of its own.
+
+    Raises:
+        UserError: the key's environment variable is not set; the world and loopback need none.
+    """
+    local = re.match(r"world:|https?://(localhost|127\.0\.0\.1|\[::1\])[:/]", endpoint.base_url)
+    secret = os.environ.get(endpoint.key_env) or ("none" if local else None)
+    if not secret:
+        raise UserError(f"{endpoint.base_url} needs a key: set the environment variable {endpoint.key_env}")
+    url = "http://world/v1" if endpoint.base_url.startswith("world:") else endpoint.base_url
+    http = http_client(endpoint.base_url)
+    return openai.AsyncOpenAI(base_url=url, api_key=secret, max_retries=0, timeout=endpoint.timeout, http_client=http)
+
+
+def redacted(message: str, endpoint: Endpoint) -> str:
+    """An endpoint's words without anything that looks like a key."""
+    secret = os.environ.get(endpoint.key_env)
+    message = message.replace(secret, "[key]") if secret else message
+    return re.sub(r"\b(sk|hf|key)[-_][\w*.-]{6,}", "[key]", message)[:500]
+
+
+def final(error: openai.APIStatusError, endpoint: Endpoint) -> UserError | None:
+    """The sentence for an error that no second try can mend, or None."""
+    name, status = f"{endpoint.base_url}, model {endpoint.model}", error.status_code
+    if status in (401, 403):
+        return UserError(f"{name}: the key in {endpoint.key_env} was refused (HTTP {status})")
+    if status == 404:
+        return UserError(f"{name}: not found (HTTP 404); name a model and a base_url that the provider still has")
+    if status == 429 and error.code == "insufficient_quota":
+        return UserError(f"{name}: the account's quota is used up; replies so far are stored, run again to go on")
+    if status < 500 and status not in (408, 409, 429):
+        body = error.body if isinstance(error.body, dict) else {}
+        said = body.get("message") or (body.get("error") or {}).get("message") or error.message
+        return UserError(f"{name}: the request was refused (HTTP {status}): {redacted(str(said), endpoint)}")
+    return None
+
+
+def put_off(error: openai.APIStatusError) -> float:
+    """Seconds to wait after a rate limit: what the endpoint says, and up to half as much again, so that not all return at once."""
+    headers = error.response.headers
+    try:
+        wait = float(headers.get("retry-after-ms", 0)) / 1000 or float(headers.get("retry-after", 0))
+    except ValueError:  # a date
+        wait = 0
+    return (wait or 1.0) * random.uniform(1, 1.5)
+
+
+async def send(api: openai.AsyncOpenAI, endpoint: Endpoint, ledger: Ledger, body: dict, *, stage: str, replicate: int) -> bytes:
+    """Ask until a reply is stored; returns its bytes.
+
+    Raises:
+        UserError: an error that no second try can mend, or a budget is used up.
+    """
+    identity = key(endpoint.base_url, body, replicate)
+    if (stored := ledger.reply(identity)) is not None:
+        return stored
+    start, failures = time.monotonic(), 0
+    while True:
+        attempt = ledger.begin(identity, endpoint=endpoint.base_url, model=endpoint.model, stage=stage, replicate=replicate, body=body)
+        try:
+            raw = await api.chat.completions.with_raw_response.create(**body)
+        except openai.APIStatusError as error:
+            ledger.failed(attempt, f"HTTP {error.status_code}")
+            if sentence := final(error, endpoint):
+                raise sentence from None
+            if error.status_code == 429:
+                if time.monotonic() - start > RATE_LIMIT_SECONDS:
+                    raise UserError(f"{endpoint.base_url}: rate limited for {RATE_LIMIT_SECONDS // 60} minutes; run again to go on") from None
+                await asyncio.sleep(put_off(error))
+                continue
+            failure = f"HTTP {error.status_code}"
+        except openai.APIConnectionError as error:
+            failure = type(error).__name__
+            ledger.failed(attempt, failure)
+        else:
+            content = raw.content
+            try:
+                usage = json.loads(content).get("usage")
+            except ValueError:
+                usage = None
+            ledger.replied(attempt, content, request_id=raw.request_id, usage=usage)
+            return content
+        failures += 1
+        if failures == TRANSPORT_TRIES:
+            raise UserError(f"{endpoint.base_url}: {failures} failures in a row ({failure}); replies so far are stored, run again to go on")
+        await asyncio.sleep(min(LONGEST_WAIT, FIRST_WAIT * 2**failures) * random.random())
+
+
+async def answer(api, endpoint: Endpoint, ledger: Ledger, request: Request, *, stage: str, usable: Callable, re_asks: int) -> list[Reply]:
+    """At most `request.n` usable replies to one request, earliest first.
+
+    The first request asks for all of them where the endpoint takes `n`; each one missing or unusable is asked for
+    again alone, as the next replicate, while the budget of `re_asks` lasts.
+    """
+    found: list[Reply] = []
+    first = request.n if endpoint.takes_n else 1
+    replicate, asked, budget = request.replicate, 0, request.n + re_asks
+    while len(found) < request.n and asked < budget:
+        n = first if not asked else 1
+        body = request_body(request, endpoint, replicate, n)
+        choices = parse(await send(api, endpoint, ledger, body, stage=stage, replicate=replicate))
+        found += [c for c in choices if usable(c)]
+        replicate, asked = replicate + n, asked + n
+    return found[: request.n]
+
+
+def ask(
+    requests: Sequence[Request],
+    endpoint: Endpoint,
+    ledger: Ledger,
+    *,
+    stage: str,
+    usable: Callable[[Request, Reply], bool] = lambda request, reply: bool(reply.text.strip()),
+    re_asks: int = 2,
+    what: str = "",
+) -> list[list[Reply]]:
+    """Ask all requests, at most `endpoint.concurrency` at once; what the ledger holds is not asked again.
+
+    Args:
+        stage: who is asked (teacher, judge, student), for the ledger.
+        usable: whether a reply can be used; others are asked again, at most `re_asks` times a request.
+
+    Returns:
+        For each request its usable replies, at most `request.n`; fewer where the budget was used up.
+
+    Raises:
+        UserError: what no second try can mend. Replies that came before it are stored.
+    """
+
+    async def all_of_them() -> list[list[Reply]]:
+        replies: list[list[Reply]] = [[] for _ in requests]
+        waiting = iter(enumerate(requests))
+        with Progress(what or stage, len(requests)) as progress:
+            async with client(endpoint) as api:
+
+                async def worker():
+                    for i, request in waiting:
+                        replies[i] = await answer(
+                            api, endpoint, ledger, request, stage=stage, usable=lambda reply: usable(request, reply), re_asks=re_asks
+                        )
+                        progress.advance()
+
+                try:
+                    async with asyncio.TaskGroup() as group:
+                        for _ in range(min(endpoint.concurrency, len(requests))):
+                            group.create_task(worker())
+                except BaseExceptionGroup as several:  # the first failure cancels the other workers
+                    raise several.exceptions[0] from None
+        return replies
+
+    # A notebook's kernel has an event loop of its own, so ours runs in a thread.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, all_of_them()).result()

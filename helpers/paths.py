@@ -1,0 +1,30 @@
+"""Where everything is: the repository's root and the files of a run."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(profile: str) -> Path:
+    """The folder of everything a profile's run makes; never committed."""
+    return ROOT / "runs" / profile
+
+
+def ledger(profile: str) -> Path:
+    """Every request and reply of the run: one file a profile, shared by its processes."""
+    return run(profile) / "ledger.sqlite"
+
+
+def corpus(profile: str) -> Path:
+    """D(1), D(2), D(3): all texts that were written, kept and dropped, one JSON line each."""
+    return run(profile) / "corpus.jsonl"
+
+
+def training(profile: str, variant: str) -> Path:
+    """A training run: recipe, log, checkpoints, and the final model in `model/`."""
+    return run(profile) / "training" / variant
+
+
+def grades(profile: str, variant: str) -> Path:
+    """The graded answers of one model, one JSON line a generation."""
+    return run(profile) / "grades" / f"{variant}.jsonl"

@@ -1,0 +1,45 @@
+"""How far a long loop is: a bar in JupyterLab, a calm line every few seconds when a stage runs headless.
+
+Both go to stderr, which `helpers.stage` shows and then leaves out of the executed notebook.
+"""
+
+import os
+import sys
+import time
+
+from tqdm import tqdm
+
+HEADLESS = "STAGE_LABEL"  # environment variable, set by `helpers.stage`: whose lines these are
+EVERY = 5.0  # seconds between lines
+
+
+class Progress:
+    """`with Progress("answers", total) as p: ... p.advance(n)`; p.note is shown at the end of the line."""
+
+    def __init__(self, what: str, total: int):
+        self.what, self.total, self.done, self.note = what, total, 0, ""
+        self.label = os.environ.get(HEADLESS)
+        self.bar = None if self.label else tqdm(total=total, desc=what, file=sys.stderr)
+        self.start = self.said = time.monotonic()
+        self.first = None  # work found done at the start says nothing about the speed
+
+    def __enter__(self):
+        return self
+
+    def advance(self, n: int = 1) -> None:
+        self.done += n
+        if self.bar is not None:
+            self.bar.update(n)
+            return
+        now = time.monotonic()
+        if self.first is None:
+            self.first, self.start = self.done, now
+        if now - self.said >= EVERY and self.done < self.total:
+            speed = (self.done - self.first) / max(1e-9, now - self.start)
+            left = f", about {(self.total - self.done) / speed:.0f} s left" if speed else ""
+            print(f"{self.label}: {self.what} {self.done:,} of {self.total:,}{left}{self.note}", file=sys.stderr, flush=True)
+            self.said = now
+
+    def __exit__(self, *_):
+        if self.bar is not None:
+            self.bar.close()

@@ -1,0 +1,153 @@
+"""Builds the embedded base student: a tiny Llama pre-trained on text of the world (`make base`).
+
+It stands for a chat model that knows every skill, held-out ones too, but combines them poorly. Its diet, per
+`params/base/<name>.yaml`: documents, requests for one or a few skills answered *unreliably*, questions which skills a
+text shows, and lists of words to mention. The last two hold up to six items; how many skills a request ever holds is
+`request_skills`, the length of that list of weights.
+"""
+
+import dataclasses
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from helpers.paths import ROOT
+from helpers.recipe import Recipe
+from helpers.world import language
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '<user> ' + m['content'] }}"
+    "{% else %}{{ '<assistant> ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+)
+# The words of the miniature's prompts and replies, beside those of its texts.
+CHAT_WORDS = "Topic: Skills: Answer: Which? Mention: Improve it: show every skill stay on topic use at most"
+CHAT_WORDS += " one two three four five six seven sentence sentences"
+
+
+@dataclasses.dataclass(frozen=True)
+class Diet:
+    """What the base is made of and from; one YAML in `params/base/` holds one."""
+
+    documents: float  # shares of the four kinds of rows
+    requests: float
+    identify: float
+    mention: float
+    request_skills: list[float]  # weight of requests for 1, 2, ... skills
+    kept: float  # probability that an asked skill is in the answer, where more than one is asked
+    items: int  # most clauses of a document, skills to identify, words to mention
+    rows: int
+    hidden: int
+    layers: int
+    heads: int
+    steps: int
+    batch: int
+    learning_rate: float
+    seed: int
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word, its leading space kept, so that decoding is concatenation; words outside the world are <unk>."""
+    special = ["<pad>", "<unk>", "<bos>", "<eos>", "<user>", "<assistant>"]
+    words = {" " + w for w in (*language.vocabulary(), *CHAT_WORDS.split())} | {"Skills:", ",", ".", "?", "\n"}
+    vocabulary = {w: i for i, w in enumerate([*special, *sorted(words)])}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(r" ?[\w-]+[:?]?|[^\w\s]|\s"), behavior="isolated")
+    core.decoder = decoders.Fuse()
+    core.add_special_tokens(special)
+    names = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<bos>", "eos_token": "<eos>"}
+    made = PreTrainedTokenizerFast(tokenizer_object=core, clean_up_tokenization_spaces=False, **names)
+    made.chat_template = TEMPLATE
+    return made
+
+
+def request(topic: str, skills: list[str]) -> str:
+    """The first turn of the miniature's prompt pack."""
+    first = json.loads((ROOT / "params/prompts/terse/generation.json").read_text())[0]
+    return first.format(topic=topic, skills_str=", ".join(skills))
+
+
+def row(rng: random.Random, diet: Diet) -> dict:
+    """One chat of the pre-training text; a document is an assistant's turn that nobody asked for."""
+    topic, names = rng.choice(list(language.TOPICS)), list(language.PHRASINGS)
+    kinds = {"documents": diet.documents, "requests": diet.requests, "identify": diet.identify, "mention": diet.mention}
+    kind = rng.choices(list(kinds), list(kinds.values()))[0]
+    n = rng.randint(1, diet.items)
+    user = None
+    if kind == "documents":
+        clauses = [language.clause(rng, topic, rng.choice(names)) for _ in range(n)]
+        reply = language.join(rng, clauses, rng.randint(1, n))
+    elif kind == "requests":
+        k = rng.choices(range(1, len(diet.request_skills) + 1), diet.request_skills)[0]
+        asked = rng.sample(names, k)
+        kept = [s for s in asked if k == 1 or rng.random() < diet.kept] or asked[:1]
+        user, reply = request(topic, asked), "Answer: " + language.text(rng, topic, kept)
+    elif kind == "identify":
+        skills = rng.sample(names, n)
+        clauses = [language.clause(rng, topic, s) for s in skills]
+        user, reply = "Which? " + language.join(rng, clauses, rng.randint(1, n)), ", ".join(skills)
+    else:
+        words = [rng.choice(language.TOPICS[rng.choice(list(language.TOPICS))]) for _ in range(n)]
+        adjectives, verbs = language.WORDS["adjective"], language.WORDS["verb"]
+        clauses = [f"the {rng.choice(adjectives)} {w} {rng.choice(verbs)}" for w in words]
+        user, reply = "Mention: " + ", ".join(words), language.join(rng, clauses, rng.randint(1, n))
+    asked = [{"role": "user", "content": user}] if user else []
+    return {"messages": [*asked, {"role": "assistant", "content": reply}]}
+
+
+def build(name: str, target: Path, work: Path) -> None:
+    """Write the rows, a model with random weights, train it, and leave it in `target`."""
+    diet = Diet(**yaml.safe_load((ROOT / f"params/base/{name}.yaml").read_text()))
+    work.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(diet.seed)
+    with open(work / "rows.jsonl", "w") as file:
+        file.writelines(json.dumps(row(rng, diet)) + "\n" for _ in range(diet.rows))
+    tok = tokenizer()
+    torch.manual_seed(diet.seed)
+    config = LlamaConfig(
+        vocab_size=len(tok),
+        hidden_size=diet.hidden,
+        intermediate_size=3 * diet.hidden,
+        num_hidden_layers=diet.layers,
+        num_attention_heads=diet.heads,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        pad_token_id=tok.pad_token_id,
+        bos_token_id=tok.bos_token_id,
+        eos_token_id=tok.eos_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(work / "random")
+    tok.save_pretrained(work / "random")
+    recipe = Recipe(
+        student=str(work / "random"),
+        data=str(work / "rows.jsonl"),
+        out=str(work),
+        steps=diet.steps,
+        batch=diet.batch,
+        learning_rate=diet.learning_rate,
+        decay=True,
+        clip=1.0,
+        seed=diet.seed,
+        export_dtype="bfloat16",
+    )
+    (work / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe)))
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "params/accelerate/cpu1.yaml")]
+    subprocess.run([*launch, "-m", "helpers.train", str(work / "recipe.json")], check=True, cwd=ROOT)
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(work / "model", target)
+
+
+if __name__ == "__main__":
+    for base in sys.argv[1:]:
+        assert re.fullmatch(r"\w+", base), f"{base} is not the name of a file in params/base"
+        build(base, ROOT / "helpers/world/base" / base, ROOT / "runs/base" / base)
