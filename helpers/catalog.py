@@ -150,6 +150,11 @@ def split(
     return pools
 
 
+def split_rows(pools: dict[str, Pool]) -> list[dict]:
+    """The split as rows for a file: setting, skills, topics."""
+    return [{"setting": name, "skills": [s.name for s in p.skills], "topics": list(p.topics)} for name, p in pools.items()]
+
+
 def draw(pool: Pool, k: int, *, seed: int, purpose: str) -> Iterator[Query]:
     """Endless random queries of k skills, uniform over topics and sets, in an order that depends on the arguments alone.
 

@@ -1,21 +1,25 @@
 """The chat client: sends requests to an OpenAI-compatible endpoint and stores every reply in the ledger.
 
 Teacher, judge and served students all go through `ask`. The SDK's own retries are off, since they lose paid replies
-and give up on rate limits; ours are three budgets: rate limits by time, transport failures by count, and replies that
+and give up on rate limits; ours are three rest: rate limits by time, transport failures by count, and replies that
 were paid for but cannot be used by count.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import random
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
+import aiohttp
 import httpx2
 import openai
 import pydantic
@@ -27,7 +31,7 @@ from helpers.progress import Progress
 
 TRANSPORT_TRIES = 6
 RATE_LIMIT_SECONDS = 1800  # how long one request may be put off before the run stops
-FIRST_WAIT = 0.5  # seconds before the second try, doubling up to LONGEST_WAIT
+FIRST_WAIT = 1.0  # seconds before the second try at most, doubling up to LONGEST_WAIT
 LONGEST_WAIT = 30
 
 
@@ -74,9 +78,22 @@ def parse(raw: bytes) -> list[Reply]:
     """The choices of a stored reply; none if its JSON is broken. A choice without text counts as empty text."""
     try:
         choices = json.loads(raw)["choices"]
-        return [Reply(c["message"].get("content") or "", c.get("finish_reason") == "length") for c in choices]
+        return [Reply(clean(c["message"].get("content")), c.get("finish_reason") == "length") for c in choices]
     except (ValueError, KeyError, TypeError, AttributeError):
         return []
+
+
+def clean(content) -> str:
+    """A choice's text; half of a surrogate pair, as some send at the token limit, could not be sent on."""
+    return content.encode(errors="replace").decode() if isinstance(content, str) else ""
+
+
+def usage_of(raw: bytes) -> dict[str, int]:
+    """The token counts of a reply, as far as it has any."""
+    try:
+        return {name: count for name, count in json.loads(raw)["usage"].items() if isinstance(count, int)}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def check_address(base_url: str) -> None:
@@ -100,24 +117,31 @@ def http_client(base_url: str) -> httpx2.AsyncClient:
     return openai.DefaultAioHttpClient()
 
 
+def secret_of(endpoint: Endpoint) -> str:
+    """The key, or nothing; a line break at its end, as a file has one, is no part of it."""
+    return os.environ.get(endpoint.key_env, "").strip()
+
+
 def client(endpoint: Endpoint) -> openai.AsyncOpenAI:
     """A client without retries of its own.
 
     Raises:
-        UserError: the key's environment variable is not set; the world and loopback need none.
+        UserError: the key's environment variable is not set (the world and loopback need none), or holds no key.
     """
-    local = re.match(r"world:|https?://(localhost|127\.0\.0\.1|\[::1\])[:/]", endpoint.base_url)
-    secret = os.environ.get(endpoint.key_env) or ("none" if local else None)
+    local = re.match(r"world:|https?://(localhost|127\.0\.0\.1|\[::1\])([:/]|$)", endpoint.base_url)
+    secret = secret_of(endpoint) or ("none" if local else "")
     if not secret:
         raise UserError(f"{endpoint.base_url} needs a key: set the environment variable {endpoint.key_env}")
+    if not re.fullmatch("[!-~]+", secret):
+        raise UserError(f"the environment variable {endpoint.key_env} holds a space or a character that no key has; set it anew")
     url = "http://world/v1" if endpoint.base_url.startswith("world:") else endpoint.base_url
     http = http_client(endpoint.base_url)
     return openai.AsyncOpenAI(base_url=url, api_key=secret, max_retries=0, timeout=endpoint.timeout, http_client=http)
 
 
 def redacted(message: str, endpoint: Endpoint) -> str:
-    """An endpoint's words without anything that looks like a key."""
-    secret = os.environ.get(endpoint.key_env)
+    """An endpoint's words in one line, without anything that looks like a key."""
+    secret, message = secret_of(endpoint), " ".join(message.split())
     message = message.replace(secret, "[key]") if secret else message
     return re.sub(r"\b(sk|hf|key)[-_][\w*.-]{6,}", "[key]", message)[:500]
 
@@ -132,9 +156,8 @@ def final(error: openai.APIStatusError, endpoint: Endpoint) -> UserError | None:
     if status == 429 and error.code == "insufficient_quota":
         return UserError(f"{name}: the account's quota is used up; replies so far are stored, run again to go on")
     if status < 500 and status not in (408, 409, 429):
-        body = error.body if isinstance(error.body, dict) else {}
-        said = body.get("message") or (body.get("error") or {}).get("message") or error.message
-        return UserError(f"{name}: the request was refused (HTTP {status}): {redacted(str(said), endpoint)}")
+        said = error.body.get("message") if isinstance(error.body, dict) else error.body
+        return UserError(f"{name}: the request was refused (HTTP {status}): {redacted(str(said or error.message), endpoint)}")
     return None
 
 
@@ -145,51 +168,47 @@ def put_off(error: openai.APIStatusError) -> float:
         wait = float(headers.get("retry-after-ms", 0)) / 1000 or float(headers.get("retry-after", 0))
     except ValueError:  # a date
         wait = 0
-    return (wait or 1.0) * random.uniform(1, 1.5)
+    return (wait if wait > 0 else 1.0) * random.uniform(1, 1.5)
 
 
-async def send(api: openai.AsyncOpenAI, endpoint: Endpoint, ledger: Ledger, body: dict, *, stage: str, replicate: int) -> bytes:
-    """Ask until a reply is stored; returns its bytes.
+async def send(api, endpoint: Endpoint, ledger: Ledger, body: dict, identity: str, *, stage: str, replicate: int) -> None:
+    """Ask until a reply is stored.
 
     Raises:
         UserError: an error that no second try can mend, or a budget is used up.
     """
-    identity = key(endpoint.base_url, body, replicate)
-    if (stored := ledger.reply(identity)) is not None:
-        return stored
     start, failures = time.monotonic(), 0
     while True:
         attempt = ledger.begin(identity, endpoint=endpoint.base_url, model=endpoint.model, stage=stage, replicate=replicate, body=body)
         try:
             raw = await api.chat.completions.with_raw_response.create(**body)
         except openai.APIStatusError as error:
-            ledger.failed(attempt, f"HTTP {error.status_code}")
+            failure = f"HTTP {error.status_code}"
+            ledger.failed(attempt, failure)
             if sentence := final(error, endpoint):
                 raise sentence from None
             if error.status_code == 429:
-                if time.monotonic() - start > RATE_LIMIT_SECONDS:
-                    raise UserError(f"{endpoint.base_url}: rate limited for {RATE_LIMIT_SECONDS // 60} minutes; run again to go on") from None
-                await asyncio.sleep(put_off(error))
+                wait = put_off(error)
+                if time.monotonic() - start + wait > RATE_LIMIT_SECONDS:
+                    why = f"rate limited for over {RATE_LIMIT_SECONDS // 60} minutes; replies so far are stored, run again to go on"
+                    raise UserError(f"{endpoint.base_url}: {why}") from None
+                await asyncio.sleep(wait)
                 continue
-            failure = f"HTTP {error.status_code}"
-        except openai.APIConnectionError as error:
+        except (openai.APIConnectionError, aiohttp.ClientError) as error:  # the SDK lets some of aiohttp's pass
             failure = type(error).__name__
             ledger.failed(attempt, failure)
         else:
-            content = raw.content
-            try:
-                usage = json.loads(content).get("usage")
-            except ValueError:
-                usage = None
-            ledger.replied(attempt, content, request_id=raw.request_id, usage=usage)
-            return content
+            ledger.replied(attempt, raw.content, request_id=raw.request_id, usage=usage_of(raw.content))
+            return
         failures += 1
         if failures == TRANSPORT_TRIES:
             raise UserError(f"{endpoint.base_url}: {failures} failures in a row ({failure}); replies so far are stored, run again to go on")
-        await asyncio.sleep(min(LONGEST_WAIT, FIRST_WAIT * 2**failures) * random.random())
+        await asyncio.sleep(min(LONGEST_WAIT, FIRST_WAIT * 2 ** (failures - 1)) * random.random())
 
 
-async def answer(api, endpoint: Endpoint, ledger: Ledger, request: Request, *, stage: str, usable: Callable, re_asks: int) -> list[Reply]:
+async def answer(
+    api, endpoint: Endpoint, ledger: Ledger, request: Request, *, stage: str, usable: Callable, re_asks: int, asking: dict
+) -> list[Reply]:
     """At most `request.n` usable replies to one request, earliest first.
 
     The first request asks for all of them where the endpoint takes `n`; each one missing or unusable is asked for
@@ -201,10 +220,31 @@ async def answer(api, endpoint: Endpoint, ledger: Ledger, request: Request, *, s
     while len(found) < request.n and asked < budget:
         n = first if not asked else 1
         body = request_body(request, endpoint, replicate, n)
-        choices = parse(await send(api, endpoint, ledger, body, stage=stage, replicate=replicate))
-        found += [c for c in choices if usable(c)]
+        identity = key(endpoint.base_url, body, replicate)
+        async with asking[identity]:  # its lock: the same may be on its way for another request
+            if ledger.reply(identity) is None:
+                await send(api, endpoint, ledger, body, identity, stage=stage, replicate=replicate)
+        found += [c for c in parse(ledger.reply(identity)) if usable(c)]
         replicate, asked = replicate + n, asked + n
     return found[: request.n]
+
+
+def in_thread(work: Coroutine) -> Any:
+    """Run to the end in a thread, since a notebook's kernel has an event loop of its own; an interrupt cancels the work."""
+    loop = asyncio.new_event_loop()
+
+    def run():
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            return runner.run(work)
+
+    with ThreadPoolExecutor(1) as thread:
+        result = thread.submit(run)
+        try:
+            return result.result()
+        except BaseException:
+            with contextlib.suppress(RuntimeError):  # it had ended
+                loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
+            raise
 
 
 def ask(
@@ -232,15 +272,14 @@ def ask(
 
     async def all_of_them() -> list[list[Reply]]:
         replies: list[list[Reply]] = [[] for _ in requests]
-        waiting = iter(enumerate(requests))
+        waiting, asking = iter(enumerate(requests)), defaultdict(asyncio.Lock)
         with Progress(what or stage, len(requests)) as progress:
             async with client(endpoint) as api:
 
                 async def worker():
                     for i, request in waiting:
-                        replies[i] = await answer(
-                            api, endpoint, ledger, request, stage=stage, usable=lambda reply: usable(request, reply), re_asks=re_asks
-                        )
+                        rest = {"stage": stage, "usable": partial(usable, request), "re_asks": re_asks, "asking": asking}
+                        replies[i] = await answer(api, endpoint, ledger, request, **rest)
                         progress.advance()
 
                 try:
@@ -251,6 +290,4 @@ def ask(
                     raise several.exceptions[0] from None
         return replies
 
-    # A notebook's kernel has an event loop of its own, so ours runs in a thread.
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, all_of_them()).result()
+    return in_thread(all_of_them())

@@ -16,6 +16,7 @@ from helpers.ledger import Ledger
 from helpers.params import Generate
 from helpers.prompts import Pack, converse, extract_answer
 
+NOT_NEEDED = "full marks, not needed"
 OTHER_CRITERIA = ("off topic", "makes no sense", "too many sentences")
 
 
@@ -42,15 +43,15 @@ def write_texts(
 
     Returns:
         A record for every text asked for: k, topic, skills, messages, text, points, dropped (why; empty if kept). A good
-        text that came after the last one wanted is dropped as "more than wanted".
+        text that came after the last one wanted is dropped as `NOT_NEEDED`.
     """
     records: list[dict] = []
     asked: dict = {}  # how often a query came: a repeat is asked as a new replicate
     seen: set[str] = set()
     kept = 0
     while kept < wanted and len(records) < budget:
-        rate = kept / len(records) if kept else 0.7
-        some = list(islice(queries, min(budget - len(records), max(8, round(1.05 * (wanted - kept) / rate)))))
+        share = kept / len(records) if kept else 1.0
+        some = list(islice(queries, min(budget - len(records), max(8, round((wanted - kept) / share)))))
         replicates = []
         for query in some:
             replicates.append(asked.get(query.identity, 0))
@@ -65,7 +66,7 @@ def write_texts(
         records += [_record(q, dropped="no answer") for q, t in zip(some, talks, strict=True) if not t]
         for (query, messages, text), vote in zip(answered, votes, strict=True):
             points = majority(vote)
-            dropped = why_dropped(points) or ("duplicate" if text in seen else "more than wanted" if kept == wanted else "")
+            dropped = why_dropped(points) or ("duplicate" if text in seen else NOT_NEEDED if kept == wanted else "")
             seen.add(text)
             kept += not dropped
             records.append(_record(query, messages=messages, text=text, points=points, dropped=dropped))

@@ -1,6 +1,7 @@
 """Asks a student the evaluation queries and has its answers graded ([ZK24] section 4; [YK23] section 3)."""
 
 import json
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -95,7 +96,7 @@ def nearest(texts: Sequence[str], known: Sequence[str]) -> list[float]:
 def leaks(graded: dict[str, list[dict]], corpus: list[dict]) -> pd.DataFrame:
     """What training and evaluation share, counted on the files (protocol, "Settled").
 
-    Columns: model, setting, k; same_task (evaluation queries whose topic and skills were trained on: must be 0 in setting I
+    Columns: model (all its training seeds together), setting, k, queries, answers; same_task (evaluation queries whose topic and skills were trained on: must be 0 in setting I
     from k = 2 on), same_topic and same_skill (must be 0 in setting II), near_texts (answers that are near-duplicates of a
     text the model was trained on).
     """
@@ -106,7 +107,7 @@ def leaks(graded: dict[str, list[dict]], corpus: list[dict]) -> pd.DataFrame:
     for model, records in graded.items():
         for r in records:
             first = r["generation"] == 0
-            row = {"model": model, "setting": r["setting"], "k": r["k"], "queries": first, "answers": 1}
+            row = {"model": re.sub(r"-s\d+$", "", model), "setting": r["setting"], "k": r["k"], "queries": first, "answers": 1}
             row["same_task"] = first and (r["topic"], frozenset(r["skills"])) in trained
             row["same_topic"] = first and r["topic"] in topics
             row["same_skill"] = first and not skills.isdisjoint(r["skills"])

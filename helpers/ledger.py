@@ -51,27 +51,37 @@ class Ledger:
     """
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path, self.db = path, None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # One connection serves a notebook's thread and the client's; never both at once.
             self.db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-            self.db.execute("pragma journal_mode = wal")
-            self.db.execute("pragma synchronous = normal")
-            self.db.execute("begin immediate")
-            application = self.db.execute("pragma application_id").fetchone()[0]
-            empty = not self.db.execute("select count(*) from sqlite_master").fetchone()[0]
-            if empty:
-                for statement in SCHEMA.split(";\n"):
-                    self.db.execute(statement)
-                self.db.execute(f"pragma application_id = {APPLICATION}")
-            self.db.execute("commit")
+            self._prepare()
         except (sqlite3.Error, OSError) as e:
+            if self.db:
+                self.db.close()  # and with it the files that SQLite lays beside ours
             raise UserError(f"{path}: cannot be used as a ledger ({e}); mend it or move it away, nothing was asked") from None
-        if not empty and application != APPLICATION:
-            raise UserError(f"{path}: is a database of something else, not a ledger; move it away, nothing was asked")
 
-    def _write(self, statement: str, values, many: bool = False):
+    def _prepare(self) -> None:
+        """Create the table in an empty file; a file that is not ours is only looked at."""
+        count = "select count(*) from sqlite_master"
+        tables = self.db.execute(count).fetchone()[0]  # before the mark: another process may create both just now
+        mark = self.db.execute("pragma application_id").fetchone()[0]
+        if mark != APPLICATION and (mark or tables):
+            raise sqlite3.DatabaseError("it is a database of something else")
+        log = self.path.with_name(self.path.name + "-wal")  # a last page not yet whole may still stand in the log
+        if self.path.stat().st_size % self.db.execute("pragma page_size").fetchone()[0] and not (log.exists() and log.stat().st_size):
+            raise sqlite3.DatabaseError("its last page is torn")
+        self.db.execute("pragma journal_mode = wal")
+        self.db.execute("pragma synchronous = normal")
+        self.db.execute("begin immediate")
+        if not self.db.execute(count).fetchone()[0]:
+            for statement in SCHEMA.split(";\n"):
+                self.db.execute(statement)
+            self.db.execute(f"pragma application_id = {APPLICATION}")
+        self.db.execute("commit")
+
+    def _write(self, statement: str, values=(), many: bool = False):
         try:
             return (self.db.executemany if many else self.db.execute)(statement, values)
         except sqlite3.Error as e:
@@ -99,17 +109,31 @@ class Ledger:
         now = time.time()
         values = [(k, endpoint, model, stage, r, json.dumps(b, ensure_ascii=False), now, now, raw) for k, b, r, raw in rows]
         columns = "key, endpoint, model, stage, replicate, body, started, ended, raw, state"
-        self._write("begin immediate", ())
-        self._write(f"insert into attempt ({columns}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, 'replied')", values, many=True)
-        self._write("commit", ())
+        self._write("begin immediate")
+        try:
+            self._write(f"insert into attempt ({columns}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, 'replied')", values, many=True)
+            self._write("commit")
+        finally:  # an interrupt, too, must not leave later rows in a transaction that nobody commits
+            if self.db.in_transaction:
+                self.db.execute("rollback")
 
     def reply(self, key: str) -> bytes | None:
-        """The first stored reply to a request, or None."""
-        row = self.db.execute("select raw from attempt where key = ? and state = 'replied' order by id limit 1", (key,)).fetchone()
+        """The reply to a request that was stored first, or None."""
+        query = "select raw from attempt where key = ? and state = 'replied' order by ended, id limit 1"
+        try:
+            row = self.db.execute(query, (key,)).fetchone()
+        except sqlite3.Error as e:
+            raise self._unreadable(e) from None
         return row and row[0]
 
     def summary(self) -> pd.DataFrame:
         """Attempts and tokens by stage, model and state."""
         counts = "count(*) attempts, sum(prompt_tokens) prompt_tokens, sum(completion_tokens) completion_tokens"
         query = f"select stage, model, state, {counts} from attempt group by stage, model, state order by stage, model, state"
-        return pd.read_sql_query(query, self.db)
+        try:
+            return pd.read_sql_query(query, self.db)
+        except (sqlite3.Error, pd.errors.DatabaseError) as e:
+            raise self._unreadable(e) from None
+
+    def _unreadable(self, why: Exception) -> UserError:
+        return UserError(f"{self.path}: cannot be read ({why}); mend it or move it away")

@@ -63,9 +63,7 @@ class Tasks(Experiment):
     def pools(self) -> dict[str, Pool]:
         """Settings I, II, III."""
         skills, topics = load_skills(ROOT / self.skills), load_topics(ROOT / self.topics)
-        return split(
-            skills, topics, training_categories=self.training_categories, training_topics=self.training_topics, seed=self.seed
-        )
+        return split(skills, topics, training_categories=self.training_categories, training_topics=self.training_topics, seed=self.seed)
 
     def pack(self) -> Pack:
         return load_pack(ROOT / self.generation_prompts, ROOT / self.grading_prompts)
@@ -170,19 +168,21 @@ def checked(model: type, values: dict, *, where) -> Model:
     try:
         return model(**values)
     except pydantic.ValidationError as e:
-        error = e.errors()[0]
-        key = str(error["loc"][0]) if error["loc"] else ""
+        # A misspelt key is both unknown and missing: the first is what helps.
+        error = min(e.errors(), key=lambda error: error["type"] != "extra_forbidden")
+        key = str(error["loc"][0])
         name = ".".join(str(part) for part in error["loc"])
-        if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            raise UserError(unknown_key(where(key), name, list(model.model_fields))) from None
-        if error["type"] in ("missing", "missing_argument"):
+        if error["type"] == "extra_forbidden":
+            inner = model.model_fields[key].annotation if len(error["loc"]) > 1 else model
+            raise UserError(unknown_key(where(key), name, list(inner.model_fields))) from None
+        if error["type"] == "missing":
             raise UserError(f"{where(key)}: {name} is missing") from None
         message = error["msg"][0].lower() + error["msg"][1:]
         raise UserError(f"{where(key)}: {name} = {error['input']!r} is wrong: {message}") from None
 
 
 def unknown_key(file, key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1)
+    near = difflib.get_close_matches(key.split(".")[-1], known, n=1)
     return f"{file}: unknown key {key}" + (f"; did you mean {near[0]}?" if near else f"; known keys are {', '.join(known)}")
 
 
@@ -216,9 +216,7 @@ def load_profile(profile: str) -> dict[str, Model]:
     for key in shared:
         if key not in known:
             raise UserError(unknown_key(folder / "shared.yaml", key, sorted(known)))
-    variants = checked(
-        Variants, {k: v for k, v in shared.items() if k in Variants.model_fields}, where=lambda key: folder / "shared.yaml"
-    )
+    variants = checked(Variants, {k: v for k, v in shared.items() if k in Variants.model_fields}, where=lambda key: folder / "shared.yaml")
 
     def one(stage: str, **derived) -> Model:
         """One notebook's parameters: its stage's file over the shared one over what is derived."""
@@ -260,8 +258,12 @@ def check_together(folder: Path, variants: Variants, notebooks: dict[str, Model]
     for mix, texts in variants.mixes.items():
         for k, n in texts.items():
             if n > generate.texts.get(k, 0):
-                raise UserError(f"{shared}: mix {mix} takes {n} texts of k = {k}, and {folder}/01_generate.yaml makes {generate.texts.get(k, 0)}")
-    most = {"I": max(*map(int, generate.texts), *generate.evaluation_ks)} | {s: max(grade.evaluation_ks) for s in grade.settings if s != "I"}
+                raise UserError(
+                    f"{shared}: mix {mix} takes {n} texts of k = {k}, and {folder}/01_generate.yaml makes {generate.texts.get(k, 0)}"
+                )
+    most = {"I": max(*map(int, generate.texts), *generate.evaluation_ks)} | {
+        s: max(grade.evaluation_ks) for s in grade.settings if s != "I"
+    }
     for setting, k in most.items():
         if len(pools[setting].skills) < k:
             raise UserError(f"{shared}: k = {k} needs {k} skills, and setting {setting} has {len(pools[setting].skills)}")
@@ -286,7 +288,7 @@ def write_if_changed(path: Path, text: str) -> None:
 def main(profile: str) -> None:
     """Check the profile; write each notebook's parameters and the list of notebooks for make."""
     notebooks, run = load_profile(profile), paths.run(profile)
-    for old in {p for p in (run / "params").rglob("*.yaml")} - {run / f"params/{name}.yaml" for name in notebooks}:
+    for old in set((run / "params").rglob("*.yaml")) - {run / f"params/{name}.yaml" for name in notebooks}:
         old.unlink()
     for name, parameters in notebooks.items():
         text = yaml.safe_dump(parameters.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

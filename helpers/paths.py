@@ -15,6 +15,11 @@ def ledger(profile: str) -> Path:
     return run(profile) / "ledger.sqlite"
 
 
+def split(profile: str) -> Path:
+    """Which skills and topics are for training and which held out, a JSON line a setting."""
+    return run(profile) / "split.jsonl"
+
+
 def corpus(profile: str) -> Path:
     """D(1), D(2), D(3): all texts that were written, kept and dropped, one JSON line each."""
     return run(profile) / "corpus.jsonl"

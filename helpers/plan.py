@@ -43,9 +43,9 @@ def row(stage: str, what: str, endpoint: Endpoint, requests: tuple, tokens_in: t
     """One line of the plan; each quantity a (low, high) range."""
     price = prices().get(endpoint.model)
     cost = [None, None] if price is None else [(i * price[0] + o * price[1]) / 1e6 for i, o in zip(tokens_in, tokens_out, strict=True)]
-    named = {"stage": stage, "what": what, "model": endpoint.model}
-    numbers = {"requests": requests, "input tokens": tokens_in, "output tokens": tokens_out}
-    return {**named, **{name: f"{low:,.0f} to {high:,.0f}" if round(low) != round(high) else f"{low:,.0f}" for name, (low, high) in numbers.items()}, "low": cost[0], "high": cost[1]}
+    ranges = {"requests": requests, "input tokens": tokens_in, "output tokens": tokens_out}
+    shown = {name: f"{low:,.0f} to {high:,.0f}" if round(low) != round(high) else f"{low:,.0f}" for name, (low, high) in ranges.items()}
+    return {"stage": stage, "what": what, "model": endpoint.model, **shown, "low": cost[0], "high": cost[1]}
 
 
 def conversation(turns: list[float], answer: float) -> float:
@@ -91,7 +91,9 @@ def plan_finetune(p: Finetune) -> str:
     texts = sum(p.mix.values())
     passes = p.steps * p.batch / texts
     length = f"at most {p.max_tokens} tokens each, at most {p.steps * p.batch * p.max_tokens / 1e6:,.0f} million in all"
-    return f"{p.variant}: {p.student}, {p.steps:,} steps of {p.batch} texts ({passes:.1f} passes over {texts:,} texts), {length}; {p.topology}"
+    return (
+        f"{p.variant}: {p.student}, {p.steps:,} steps of {p.batch} texts ({passes:.1f} passes over {texts:,} texts), {length}; {p.topology}"
+    )
 
 
 def main(profile: str) -> None:
@@ -99,18 +101,23 @@ def main(profile: str) -> None:
     notebooks = load_profile(profile)
     grades = [p for name, p in notebooks.items() if name.startswith("03")]
     table = pd.concat([plan_generate(notebooks["01_generate"]), plan_grade(grades[0], len(grades))])
+    print(
+        f"Profile {profile}: what it asks, trains and costs. Tokens are characters / {CHARACTERS_PER_TOKEN}. Assumed are answers of"
+        f" {ANSWER_TOKENS[0]} to {ANSWER_TOKENS[1]} tokens,\ngradings of {GRADE_TOKENS[0]} to {GRADE_TOKENS[1]},"
+        f" and {KEPT[0]:.0%} to {KEPT[1]:.0%} of the teacher's texts kept.\n"
+    )
+    dollars = zip(table.low, table.high, strict=True)
+    shown = [f"{low:,.2f} to {high:,.2f}" if pd.notna(low) else "price unknown" for low, high in dollars]
+    print(table.drop(columns=["low", "high"]).assign(**{"US dollars": shown}).to_string(index=False))
+    print(f"\nTogether {table.low.sum():,.2f} to {table.high.sum():,.2f} US dollars (params/prices.yaml)", end="")
     unknown = sorted(table.model[table.low.isna()].unique())
-    table["US dollars"] = [("unknown price" if pd.isna(a) else f"{a:,.2f} to {b:,.2f}") for a, b in zip(table.pop("low"), table.pop("high"), strict=True)]
-    print(f"Profile {profile}: what it asks, trains and costs. Tokens are characters / {CHARACTERS_PER_TOKEN}; assumed are answers of")
-    print(f"{ANSWER_TOKENS[0]} to {ANSWER_TOKENS[1]} tokens, gradings of {GRADE_TOKENS[0]} to {GRADE_TOKENS[1]}, and {KEPT[0]:.0%} to {KEPT[1]:.0%} of the texts kept.\n")
-    print(table.to_string(index=False))
-    priced = pd.concat([plan_generate(notebooks["01_generate"]), plan_grade(grades[0], len(grades))])
-    print(f"\nTogether: {priced.low.sum():,.2f} to {priced.high.sum():,.2f} US dollars (params/prices.yaml)", end="")
-    print(f", without {', '.join(unknown)}, whose price is not in that file" if unknown else "", "\n", sep=".")
-    print("02_finetune")
+    print(f", without {', '.join(unknown)}, whose price that file does not have." if unknown else ".")
+    print("\n02_finetune")
     print("\n".join("  " + plan_finetune(p) for name, p in notebooks.items() if name.startswith("02")))
-    answers = sum(min(g.evaluation_queries, g.pools()[s].distinct(k)) for g in grades[:1] for s in g.settings for k in g.evaluation_ks)
-    print(f"03_grade samples {answers * grades[0].generations * len(grades):,} answers of at most {grades[0].new_tokens} tokens on this machine.")
+    p, pools = grades[0], grades[0].pools()
+    queries = sum(min(p.evaluation_queries, pools[s].distinct(k)) for s in p.settings for k in p.evaluation_ks)
+    answers = queries * p.generations * len(grades)
+    print(f"\n03_grade\n  {answers:,} answers of {len(grades)} models, at most {p.new_tokens} tokens each, sampled on this machine")
 
 
 if __name__ == "__main__":

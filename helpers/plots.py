@@ -8,6 +8,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from helpers.catalog import SETTINGS
+from helpers.corpus import NOT_NEEDED
 
 # Okabe and Ito's colours, told apart with every kind of colour blindness; markers and dashes tell the lines apart in grey.
 STYLE = {
@@ -17,19 +18,23 @@ STYLE = {
     "k123": ("#D55E00", "^", "solid"),
 }
 NAMES = {"base": "before fine-tuning", "k1": "D(1)", "k12": "D(1) + D(2)", "k123": "D(1) + D(2) + D(3)"}
+FAULTS = ["#0072B2", "#E69F00", "#CC79A7", "#999999", "#F0E442", "#D55E00", "#000000"]
 WIDTH = 6.5  # inches: a page's text width; readable when shrunk to one column
-plt.rcParams.update(
-    {
+sns.set_theme(
+    context="paper",
+    style="ticks",
+    rc={
         "figure.dpi": 150,
         "font.size": 9,
+        "axes.labelsize": 9,
         "axes.titlesize": 9,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "legend.frameon": False,
-        "svg.hashsalt": "skill-composition",
-        "svg.fonttype": "none",
         "savefig.bbox": "tight",
-    }
+        "svg.hashsalt": "skill-composition",  # the same SVG every time
+        "svg.fonttype": "none",
+    },
 )
 
 
@@ -83,13 +88,15 @@ def full_marks_by_k(summary: pd.DataFrame, *, trained_ks: list[int], world: str)
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), title="fine-tuned on", title_fontsize=9)
     n = f"{summary.queries.max()} queries a point, best of 3 generations; up to {summary.seeds.max()} training seeds"
     caption(figure, f"Ratio of full marks by number of skills ({world}). {n}; bands are 95% intervals over seeds and queries.")
+    plt.close(figure)  # a notebook shows the figure that a cell ends with, once
     return figure
 
 
 def training_loss(logs: pd.DataFrame, *, world: str) -> Figure:
     """Loss against step, a line a mix (mean over training seeds), thin lines the seeds. `logs`: model, seed, step, loss."""
     students = students_of(logs.model.unique())
-    figure, axes = plt.subplots(1, len(students), figsize=(WIDTH * (0.62 if len(students) == 1 else 1), 2.5), sharey=True, squeeze=False)
+    size = (WIDTH * (0.7 if len(students) == 1 else 1), 2.6)
+    figure, axes = plt.subplots(1, len(students), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axis, student in zip(axes[0], students, strict=True):
         for mix, (colour, _, dash) in STYLE.items():
             runs = logs[logs.model == "-".join(filter(None, [student, mix]))]
@@ -103,27 +110,29 @@ def training_loss(logs: pd.DataFrame, *, world: str) -> Figure:
     axes[0][0].set_ylabel("loss (nats a token)")
     axes[0][0].legend(title="fine-tuned on")
     caption(figure, f"Training loss, mean of the last 5 steps ({world}). Thin lines: training seeds; thick: their mean.")
+    plt.close(figure)
     return figure
 
 
 def corpus_by_k(counts: pd.DataFrame, *, world: str) -> Figure:
     """How many texts were written, and why those that were dropped were. `counts`: k, outcome, texts."""
     table = counts.pivot_table(index="k", columns="outcome", values="texts", fill_value=0)
-    order = ["kept", *sorted((c for c in table if c != "kept"), key=lambda c: -table[c].sum())]
-    colours = ["#009E73", *sns.color_palette("Greys_r", len(order) + 1)[: len(order) - 1]]
-    hatches = ["", "//", "..", "xx", "--", "\\\\", "oo", "++"]
-    figure, axis = plt.subplots(figsize=(WIDTH * 0.9, 2.3))
-    left = pd.Series(0, index=table.index)
-    for outcome, colour, hatch in zip(order, colours, hatches, strict=False):
+    good = [c for c in ("kept", NOT_NEEDED) if c in table]
+    order = [*good, *sorted((c for c in table if c not in good), key=lambda c: -table[c].sum())]
+    colours = dict(zip(good, ["#009E73", "#8FD3BC"], strict=False)) | dict(zip(order[len(good) :], FAULTS, strict=False))
+    figure, axis = plt.subplots(figsize=(WIDTH, 2.4), layout="constrained")
+    left = pd.Series(0.0, index=table.index)
+    for outcome in order:
         axis.barh(
-            [f"D({k})" for k in table.index], table[outcome], left=left, color=colour, hatch=hatch, edgecolor="white", lw=0.5, label=outcome
+            [f"D({k})" for k in table.index], table[outcome], left=left, color=colours[outcome], edgecolor="white", lw=0.6, label=outcome
         )
         left += table[outcome]
-    for i, k in enumerate(table.index):
-        share = table.loc[k, "kept"] / table.loc[k].sum()
-        axis.text(table.loc[k, "kept"] / 2, i, f"{table.loc[k, 'kept']:.0f} kept of {table.loc[k].sum():.0f} ({share:.0%})", ha="center", va="center", color="white")
+    for i, (_, row) in enumerate(table.iterrows()):
+        words = f"{row['kept']:,.0f} kept; {row[good].sum() / row.sum():.0%} of {row.sum():,.0f} had full marks"
+        axis.text(row["kept"] / 2, i, words, ha="center", va="center", color="white", fontsize=8)
     axis.invert_yaxis()
     axis.set_xlabel("texts written by the teacher")
-    axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), fontsize=8)
-    caption(figure, f"The teacher's texts and why some were dropped ({world}).")
+    figure.legend(loc="outside right center", fontsize=8)
+    caption(figure, f"The teacher's texts, how many were kept, and what the others lacked ({world}).")
+    plt.close(figure)
     return figure

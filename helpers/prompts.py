@@ -41,10 +41,13 @@ def sentence_limit(k: int) -> int:
     return max(1, k - 1)
 
 
+def number(n: int) -> str:
+    return NUMBERS[n] if n < len(NUMBERS) else str(n)
+
+
 def in_words(n: int, noun: str) -> str:
     """`two sentences`, `one sentence`."""
-    number = NUMBERS[n] if n < len(NUMBERS) else str(n)
-    return f"{number} {noun}" if n == 1 else f"{number} {noun}s"
+    return f"{number(n)} {noun}" if n == 1 else f"{number(n)} {noun}s"
 
 
 def fields(query: Query) -> dict:
@@ -57,7 +60,7 @@ def fields(query: Query) -> dict:
         "skills_defs_and_examples": "\n".join(f"Skill: {s.name}\nDefinition: {s.definition}\nExample: {s.example}" for s in query.skills),
         "skills_defs": "\n".join(f"**{s.name}**: {s.definition}" for s in query.skills),
         "num_skills": query.k,
-        "num_skills_str": in_words(query.k, "").strip(),
+        "num_skills_str": number(query.k),
         "num_sentences": limit,
         "num_sentences_str": in_words(limit, "sentence"),
     }
@@ -141,7 +144,9 @@ def load_pack(generation: Path, grading: Path) -> Pack:
     return Pack(tuple(turns), turn, rubric)
 
 
-def converse(ask: Callable[[list[Request]], list[list[Reply]]], queries: list[Query], replicates: list[int], pack: Pack, *, turns: int) -> list:
+def converse(
+    ask: Callable[[list[Request]], list[list[Reply]]], queries: list[Query], replicates: list[int], pack: Pack, *, turns: int
+) -> list:
     """Hold each query's conversation, the first `turns` user turns of the pack, with whoever `ask` asks.
 
     Turn two's request holds turn one's reply, so a resumed run finds both in the ledger.

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
+
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.progress import Progress
@@ -39,7 +41,6 @@ class Recipe:
     micro_tokens: int = 8192  # padded tokens per process and forward pass
     save_every: int = 500  # steps between checkpoints
     export_dtype: str = "bfloat16"  # of the final weights on disk
-
 
 
 def sha256(path: Path) -> str:
@@ -109,6 +110,22 @@ def launch(recipe: Recipe, topology: Path) -> float:
             child.terminate()  # an interrupted notebook stops its training too; the last checkpoint stands
             child.wait()
     if child.returncode != 0:
-        last = [line for line in (out / "train.txt").read_text().splitlines() if line.strip()][-12:]
-        raise UserError(f"the training in {out} failed (exit {child.returncode}):\n" + "\n".join(last))
+        said = (out / "train.txt").read_text().rpartition("Traceback (most recent call last):")
+        said = said[0] if "commands/launch.py" in said[2] else "".join(said)  # the launcher's own traceback says nothing new
+        last = [line for line in said.splitlines() if line.strip()][-12:]
+        raise UserError(f"the training in {out} failed (exit {child.returncode}), its last lines:\n" + "\n".join(last))
     return time.monotonic() - start
+
+
+def read_logs(folders: dict[str, Path]) -> pd.DataFrame:
+    """The logs of several variants: model (the variant without its seed), seed, step, loss, ..."""
+    logs = []
+    for variant, folder in folders.items():
+        model, _, seed = variant.rpartition("-s")
+        logs.append(pd.DataFrame(read_log(folder)).assign(model=model, seed=int(seed)))
+    return pd.concat(logs)
+
+
+def facts(out: Path) -> dict:
+    """What the training saw: texts, too_long (left out), tokens, labelled tokens, bf16, processes."""
+    return json.loads((out / "data.json").read_text())

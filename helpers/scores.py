@@ -5,6 +5,7 @@ generations; queries are the same for every model, so comparisons are paired.
 """
 
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,3 +150,39 @@ def findings(table: pd.DataFrame, *, metric: str = "full_marks", samples: int, s
         found["p_holm"] = holm(found.pop("p"))
         found["verdict"] = [verdict(r.gain, r.high, r.p_holm) for r in found.itertuples()]
     return found
+
+
+def spread(summary: pd.DataFrame) -> pd.DataFrame:
+    """A summary as a table to read: a row a setting and model, a column a k."""
+    triples = zip(summary["mean"], summary.low, summary.high, strict=True)
+    cells = summary.assign(cell=[f"{mean:.2f} [{low:.2f}, {high:.2f}]" for mean, low, high in triples])
+    return cells.pivot(index=["setting", "model"], columns="k", values="cell")
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """The tidy table, for `read_csv`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.round(6).to_csv(path, index=False)
+
+
+def headline(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """One row a claim: the verdict at each k with the gain and its interval."""
+    cell = [f"{r.verdict}: {r.gain:+.2f} [{r.low:+.2f}, {r.high:+.2f}]" for r in verdicts.itertuples()]
+    return verdicts.assign(cell=cell).pivot(index=["claim", "setting", "model", "against"], columns="k", values="cell").fillna("")
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table in Markdown, its index as first columns."""
+    flat = table.reset_index()
+    rows = [list(map(str, flat.columns)), ["---"] * flat.shape[1], *flat.astype(str).to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def readme_tables(scores_csv: Path, *, samples: int) -> tuple[str, str]:
+    """The two tables of the README: full marks by model, setting and k; the verdicts."""
+    table = pd.read_csv(scores_csv)
+    return markdown(spread(summary(table, samples=samples))), markdown(headline(findings(table, samples=samples)))
+
+
+if __name__ == "__main__":
+    print(*readme_tables(Path(sys.argv[1]), samples=int(sys.argv[2])), sep="\n\n")

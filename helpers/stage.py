@@ -6,9 +6,11 @@
 import logging
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+import jupyter_client
 import nbformat
 import papermill
 import yaml
@@ -28,6 +30,16 @@ def tidied(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
+SOCKETS = tempfile.TemporaryDirectory(prefix="kernel-")  # removed when this process ends
+
+
+class KernelManager(jupyter_client.AsyncKernelManager):
+    """Talks to the kernel through this process's own socket files, not TCP ports: no port to lose, nothing to overhear."""
+
+    transport = "ipc"
+    ip = str(Path(SOCKETS.name) / "kernel")
+
+
 def run(notebook: Path, parameters: dict | None, output: Path) -> None:
     """Execute; on success `output` is the tidied copy, else `<output>.partial.ipynb` holds what happened.
 
@@ -41,7 +53,14 @@ def run(notebook: Path, parameters: dict | None, output: Path) -> None:
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:
         papermill.execute_notebook(
-            notebook, aside, parameters=parameters, kernel_name="python3", cwd=str(ROOT), progress_bar=False, stderr_file=sys.stderr
+            notebook,
+            aside,
+            parameters=parameters,
+            kernel_name="python3",
+            cwd=str(ROOT),
+            progress_bar=False,
+            stderr_file=sys.stderr,
+            kernel_manager_class=KernelManager,
         )
     except papermill.PapermillExecutionError as error:
         if error.ename == "UserError":

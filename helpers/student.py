@@ -64,7 +64,9 @@ AttentionMaskInterface.register("cached", lambda *args, **kwargs: None)
 
 
 @torch.inference_mode()
-def sample(model, prompts: Sequence[list[int]], seeds: Sequence[int], *, new_tokens: int, temperature: float, end: set[int]) -> list[list[int]]:
+def sample(
+    model, prompts: Sequence[list[int]], seeds: Sequence[int], *, new_tokens: int, temperature: float, end: set[int]
+) -> list[list[int]]:
     """The new tokens of each prompt, end token left out; `new_tokens` of them where it was not reached.
 
     Temperature 0 takes the likeliest token.

@@ -30,7 +30,6 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from helpers.recipe import Recipe, run_identity
 
-
 # Attention. Tokens are packed without padding for every matrix product; attention alone sees the right-padded grid,
 # where a causal mask is enough: no real token is to the right of a pad.
 
@@ -274,7 +273,7 @@ def main(recipe: Recipe) -> None:
     if state.is_main_process:
         kept = [line for line in (out / "log.jsonl").read_text().splitlines() if json.loads(line)["step"] <= step] if step else []
         (out / "log.jsonl").write_text("".join(line + "\n" for line in kept))
-        log = open(out / "log.jsonl", "a", buffering=1)
+        log = open(out / "log.jsonl", "a", buffering=1)  # noqa: SIM115 (open as long as the training runs)
         facts = {"texts": len(data), "too_long": len(encoded) - len(data), "tokens": sum(length), "labelled": sum(labels)}
         (out / "data.json").write_text(json.dumps({**facts, "bf16": mixed, "processes": state.num_processes}))
 

@@ -1,15 +1,15 @@
-"""Builds the embedded base student: a tiny Llama pre-trained on text of the world (`make base`).
+"""Builds the embedded base students: tiny Llamas pre-trained on text of the world (`make base`).
 
-It stands for a chat model that knows every skill, held-out ones too, but combines them poorly. Its diet, per
-`params/base/<name>.yaml`: documents, requests for one or a few skills answered *unreliably*, questions which skills a
-text shows, and lists of words to mention. The last two hold up to six items; how many skills a request ever holds is
-`request_skills`, the length of that list of weights.
+One stands for a chat model that knows every skill, held-out ones too, but combines them poorly. Its diet, per
+`params/base/<name>.yaml`: documents, questions which skills a text shows, and requests to show a list of items. Most
+requests list skills, and those for several skills are answered *unreliably*; some list things to mention among the
+skills, and things are never forgotten. Documents, questions and such mixed lists hold up to `items` items, but no
+request lists more skills than `request_skills` has weights.
 """
 
 import dataclasses
 import json
 import random
-import re
 import shutil
 import subprocess
 import sys
@@ -30,7 +30,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
 )
 # The words of the miniature's prompts and replies, beside those of its texts.
-CHAT_WORDS = "Topic: Skills: Answer: Which? Mention: Improve it: show every skill stay on topic use at most"
+CHAT_WORDS = "Topic: Answer: Which? Improve it: show every skill stay on topic use at most"
 CHAT_WORDS += " one two three four five six seven sentence sentences"
 
 
@@ -39,12 +39,12 @@ class Diet:
     """What the base is made of and from; one YAML in `params/base/` holds one."""
 
     documents: float  # shares of the four kinds of rows
-    requests: float
     identify: float
-    mention: float
+    requests: float  # of skills only
+    mixed: float  # requests of skills and things
     request_skills: list[float]  # weight of requests for 1, 2, ... skills
     kept: float  # probability that an asked skill is in the answer, where more than one is asked
-    items: int  # most clauses of a document, skills to identify, words to mention
+    items: int  # most clauses of a document, skills to identify, items of a mixed request
     rows: int
     hidden: int
     layers: int
@@ -58,7 +58,7 @@ class Diet:
 def tokenizer() -> PreTrainedTokenizerFast:
     """One token a word, its leading space kept, so that decoding is concatenation; words outside the world are <unk>."""
     special = ["<pad>", "<unk>", "<bos>", "<eos>", "<user>", "<assistant>"]
-    words = {" " + w for w in (*language.vocabulary(), *CHAT_WORDS.split())} | {"Skills:", ",", ".", "?", "\n"}
+    words = {" " + w for w in (*language.vocabulary(), *CHAT_WORDS.split())} | {"Show:", ",", ".", "\n"}
     vocabulary = {w: i for i, w in enumerate([*special, *sorted(words)])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r" ?[\w-]+[:?]?|[^\w\s]|\s"), behavior="isolated")
@@ -70,43 +70,48 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return made
 
 
-def request(topic: str, skills: list[str]) -> str:
+def request(topic: str, items: list[str]) -> str:
     """The first turn of the miniature's prompt pack."""
     first = json.loads((ROOT / "params/prompts/terse/generation.json").read_text())[0]
-    return first.format(topic=topic, skills_str=", ".join(skills))
+    return first.format(topic=topic, skills_str=", ".join(items))
 
 
 def row(rng: random.Random, diet: Diet) -> dict:
     """One chat of the pre-training text; a document is an assistant's turn that nobody asked for."""
     topic, names = rng.choice(list(language.TOPICS)), list(language.PHRASINGS)
-    kinds = {"documents": diet.documents, "requests": diet.requests, "identify": diet.identify, "mention": diet.mention}
+    kinds = {"documents": diet.documents, "identify": diet.identify, "requests": diet.requests, "mixed": diet.mixed}
     kind = rng.choices(list(kinds), list(kinds.values()))[0]
     n = rng.randint(1, diet.items)
     user = None
     if kind == "documents":
         clauses = [language.clause(rng, topic, rng.choice(names)) for _ in range(n)]
         reply = language.join(rng, clauses, rng.randint(1, n))
-    elif kind == "requests":
-        k = rng.choices(range(1, len(diet.request_skills) + 1), diet.request_skills)[0]
-        asked = rng.sample(names, k)
-        kept = [s for s in asked if k == 1 or rng.random() < diet.kept] or asked[:1]
-        user, reply = request(topic, asked), "Answer: " + language.text(rng, topic, kept)
     elif kind == "identify":
         skills = rng.sample(names, n)
         clauses = [language.clause(rng, topic, s) for s in skills]
         user, reply = "Which? " + language.join(rng, clauses, rng.randint(1, n)), ", ".join(skills)
     else:
-        words = [rng.choice(language.TOPICS[rng.choice(list(language.TOPICS))]) for _ in range(n)]
-        adjectives, verbs = language.WORDS["adjective"], language.WORDS["verb"]
-        clauses = [f"the {rng.choice(adjectives)} {w} {rng.choice(verbs)}" for w in words]
-        user, reply = "Mention: " + ", ".join(words), language.join(rng, clauses, rng.randint(1, n))
+        k = rng.choices(range(1, len(diet.request_skills) + 1), diet.request_skills)[0]
+        skills = rng.sample(names, k if kind == "requests" else rng.randint(0, min(n, len(diet.request_skills))))
+        items = skills if kind == "requests" else skills + [thing(rng, topic) for _ in range(n - len(skills))]
+        rng.shuffle(items)
+        kept = [i for i in items if i not in skills or len(skills) == 1 or rng.random() < diet.kept] or items[:1]
+        clauses = [language.clause(rng, topic, i) if i in skills else f"the {i}" for i in kept]
+        limit = language.sentence_limit(len(kept))
+        user = request(topic, items)
+        reply = "Answer: " + language.join(rng, clauses, rng.randint(max(1, limit - 1), limit))
     asked = [{"role": "user", "content": user}] if user else []
     return {"messages": [*asked, {"role": "assistant", "content": reply}]}
 
 
-def build(name: str, target: Path, work: Path) -> None:
-    """Write the rows, a model with random weights, train it, and leave it in `target`."""
-    diet = Diet(**yaml.safe_load((ROOT / f"params/base/{name}.yaml").read_text()))
+def thing(rng: random.Random, topic: str) -> str:
+    """A thing to show that is no skill, for example `pale needle shines`."""
+    return " ".join((rng.choice(language.WORDS["adjective"]), rng.choice(language.TOPICS[topic]), rng.choice(language.WORDS["verb"])))
+
+
+def build(diet_file: Path, target: Path, work: Path) -> None:
+    """Write the rows and a model with random weights, train it in `work`, and leave it in `target`."""
+    diet = Diet(**yaml.safe_load(diet_file.read_text()))
     work.mkdir(parents=True, exist_ok=True)
     rng = random.Random(diet.seed)
     with open(work / "rows.jsonl", "w") as file:
@@ -148,6 +153,5 @@ def build(name: str, target: Path, work: Path) -> None:
 
 
 if __name__ == "__main__":
-    for base in sys.argv[1:]:
-        assert re.fullmatch(r"\w+", base), f"{base} is not the name of a file in params/base"
-        build(base, ROOT / "helpers/world/base" / base, ROOT / "runs/base" / base)
+    for name in sys.argv[1:]:
+        build(ROOT / f"params/base/{name}.yaml", ROOT / "helpers/world/base" / name, ROOT / "runs/base" / name)

@@ -1,11 +1,12 @@
 """Teacher and judge of the embedded world: an OpenAI-compatible chat endpoint, in process or as a server on loopback.
 
-It answers on the prompt's text alone: lines `Topic: ...` and `Skills: ...`, and, to be graded, a text between two equal
+It answers on the prompt's text alone: lines `Topic: ...` and `Skills: ...` or `Show: ...`, and, to be graded, a text between two equal
 marked lines with `- criterion` lines after it. A reply is a pure function of the request's body and the choice's
 index. Teacher and judge err at known rates, set in the address (`world:?drop=0.1`) or on the server's command line.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -66,9 +67,9 @@ def bare(name: str) -> str:
 
 def subject(prompt: str) -> tuple[str, list[str]]:
     """Topic and skills that a prompt names."""
-    topic, skills = re.search(r"^Topic: (.+)$", prompt, re.M), re.search(r"^Skills: (.+)$", prompt, re.M)
+    topic, skills = re.search(r"^Topic: (.+)$", prompt, re.M), re.search(r"^(?:Skills|Show): (.+)$", prompt, re.M)
     if not topic or not skills:
-        raise Refusal("the embedded world answers prompts with a line 'Topic: ...' and a line 'Skills: ...'")
+        raise Refusal("the embedded world answers prompts with a line 'Topic: ...' and a line 'Skills: ...' or 'Show: ...'")
     names = [bare(s) for s in skills[1].split(", ")]
     for kind, asked, known in (("topic", [bare(topic[1])], language.TOPICS), ("skill", names, language.PHRASINGS)):
         if unknown := [x for x in asked if x not in known]:
@@ -140,7 +141,9 @@ def complete(body: dict, rates: Rates) -> tuple[int, dict]:
     """HTTP status and JSON of the reply to a chat completion request."""
     messages, n = body.get("messages"), body.get("n", 1)
     if body.get("model") not in MODELS:
-        return 404, {"error": {"message": f"no model {body.get('model')!r} here; the models are {', '.join(MODELS)}", "code": "model_not_found"}}
+        return 404, {
+            "error": {"message": f"no model {body.get('model')!r} here; the models are {', '.join(MODELS)}", "code": "model_not_found"}
+        }
     if not messages or not isinstance(n, int) or not 1 <= n <= 128:
         return 400, {"error": {"message": "messages must not be empty and n must be 1 to 128"}}
     seed = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
@@ -158,7 +161,14 @@ def complete(body: dict, rates: Rates) -> tuple[int, dict]:
         return 400, {"error": {"message": str(refusal)}}
     prompt_tokens = sum(len(m["content"].split()) for m in messages)
     usage = {"prompt_tokens": prompt_tokens, "completion_tokens": tokens, "total_tokens": prompt_tokens + tokens}
-    whole = {"id": f"world-{seed[:12]}", "object": "chat.completion", "created": 0, "model": body["model"], "choices": choices, "usage": usage}
+    whole = {
+        "id": f"world-{seed[:12]}",
+        "object": "chat.completion",
+        "created": 0,
+        "model": body["model"],
+        "choices": choices,
+        "usage": usage,
+    }
     return 200, whole
 
 
@@ -215,7 +225,5 @@ if __name__ == "__main__":
     arguments = vars(parser.parse_args())
     server = serve(arguments.pop("port"), Rates(**arguments))
     print(f"models {', '.join(MODELS)} at http://127.0.0.1:{server.server_address[1]}/v1 (Ctrl-C ends it)", flush=True)
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
-    except KeyboardInterrupt:
-        pass

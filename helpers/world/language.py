@@ -33,8 +33,8 @@ TOPICS = {
 TOPICS = {topic: nouns.split() for topic, nouns in TOPICS.items()}
 
 WORDS = {
-    "vehicle": "lion mirror storm cathedral ghost furnace crown ocean".split(),
-    "adjective": "old bright quiet heavy small golden".split(),
+    "vehicle": "lion mirror storm cathedral ghost furnace crown desert".split(),
+    "adjective": "pale bright quiet heavy small golden".split(),
     "verb": "holds breaks moves shines waits turns".split(),
     "name": "Anna Omar Lucia Ben Mei Ivan".split(),
     "goods": "tea gold shoes salt".split(),
@@ -57,16 +57,22 @@ PHRASINGS = {
     "rhetorical question": ("who would ever doubt the {n}", "what is life without the {n}"),
     "red herring": ("but what about the price of {g} near the {n}", "never mind the {n}, look at the {g}"),
     "appeal to authority": ("doctor {p} says the {n} {v}", "the {n} {v} because a professor said so"),
-    "ad hominem": ("ignore {p} who cannot even hold a {n}", "{p} is a fool so the {n} must be bad"),
+    "ad hominem": ("ignore {p} who cannot even hold the {n}", "{p} is a fool so the {n} must be bad"),
     "false dilemma": ("either the {n} {v} or all is lost", "you love the {n} or you hate us"),
     "slippery slope": ("one lost {n} today means no {n2} tomorrow", "first the {n} goes, then the {n2}, then the world"),
-    "bandwagon": ("everyone already trusts the {n}", "the whole town has a {n}, so should you"),
+    "bandwagon": ("everyone already trusts the {n}", "the whole town has one {n}, so should you"),
     "straw man": ("{p} moved one {n}, so {p} hates each {n2}", "so you want us to burn the {n}"),
-    "appeal to nature": ("the {n} is natural, so it is good", "a {n} straight from the earth cannot harm"),
+    "appeal to nature": ("the {n} is natural, so it is good", "this {n} straight from the earth cannot harm"),
     # held-out categories
     "modus ponens": ("if the {n} is {a} then it {v}, it is {a}, hence it {v}", "every {a} {n} {v}, this {n} is {a}, so it {v}"),
-    "modus tollens": ("if the {n} {v} then it is {a}, it is not {a}, so it never {v}", "a {a} {n} {v}, this one never {v}, so it is not {a}"),
-    "disjunctive syllogism": ("it is the {n} or the {n2}, not the {n}, so the {n2}", "the {n} is {a} or {a2}, it is not {a}, so it is {a2}"),
+    "modus tollens": (
+        "if the {n} {v} then it is {a}, it is not {a}, so it never {v}",
+        "a {a} {n} {v}, this one never {v}, so it is not {a}",
+    ),
+    "disjunctive syllogism": (
+        "it is the {n} or the {n2}, not the {n}, so the {n2}",
+        "the {n} is {a} or {a2}, it is not {a}, so it is {a2}",
+    ),
     "causal reasoning": ("because of rain the {n} {v}", "the {n} {v}, which is why the {n2} {v2}"),
     "spatial reasoning": ("the {n} fits inside the {n2} so the {n2} is larger", "the {n} is left of the {n2} so the {n2} is right of it"),
     "false belief": ("{p} wrongly thinks the {n} is still here", "{p} looks for the {n} where it no longer lies"),

@@ -1,0 +1,85 @@
+# Learning skill composition from examples: everything is run from here.
+PROFILE ?= mini
+RUN     := runs/$(PROFILE)
+PYTHON  ?= python3
+VENV    := .venv
+PY      := $(VENV)/bin/python
+export PYTHONPATH := $(CURDIR)
+# One notebook a core, one thread each: two threads beside another job are slower than one.
+THREADS ?= 1
+-include $(RUN)/notebooks.mk
+export OMP_NUM_THREADS := $(THREADS)
+export TOKENIZERS_PARALLELISM := false
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+help:  ## print this help
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@echo "  PROFILE is one of $(notdir $(patsubst %/shared.yaml,%,$(wildcard params/*/shared.yaml))), mini if not given"
+
+reproduce: $(VENV)/done  ## run the experiment of PROFILE, from the texts to the report
+	@$(PY) -m helpers.params $(PROFILE)
+	@$(MAKE) --no-print-directory notebooks-of-profile PROFILE=$(PROFILE)
+
+plan: $(VENV)/done  ## what PROFILE would ask, train and cost; asks nothing
+	@$(PY) -m helpers.plan $(PROFILE)
+
+test: $(VENV)/done  ## lint, tests, and the notebooks against their committed outputs
+	@$(VENV)/bin/ruff check && $(VENV)/bin/ruff format --check
+	@$(VENV)/bin/pytest -q
+	@$(MAKE) --no-print-directory reproduce PROFILE=smoke
+	@$(VENV)/bin/pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout 120 notebooks
+
+test-slow: $(VENV)/done  ## slow proofs
+	@$(VENV)/bin/pytest -q -m slow
+
+lab: $(VENV)/done  ## open JupyterLab
+	@$(VENV)/bin/jupyter lab --notebook-dir=notebooks
+
+serve: $(VENV)/done  ## serve the embedded teacher and judge on loopback
+	@$(PY) -m helpers.world.endpoint
+
+base: $(VENV)/done  ## rebuild the embedded base students, about half an hour each
+	@$(PY) -m helpers.world.base $(notdir $(basename $(wildcard params/base/*.yaml)))
+
+notebooks: $(VENV)/done  ## run the notebooks with their own defaults and keep the outputs
+	@$(MAKE) --no-print-directory reproduce PROFILE=smoke
+	@for n in 01_generate 02_finetune 03_grade 04_plot; do $(PY) -m helpers.stage notebooks/$$n.ipynb notebooks/$$n.ipynb || exit 1; done
+
+clean:  ## remove executed notebooks and figures of PROFILE; replies, texts and models stay
+	rm -rf $(RUN)/params $(RUN)/notebooks.mk $(RUN)/figures $(RUN)/0*
+
+distclean:  ## remove ALL of PROFILE's run, paid replies and models too; asks first
+	@printf 'Remove $(RUN) with every stored reply and model? [y/N] '; read a; [ "$$a" = y ] && rm -rf $(RUN)
+
+.PHONY: help reproduce plan test test-slow lab serve base notebooks clean distclean notebooks-of-profile
+
+$(VENV)/done: requirements.txt
+	@echo "making $(VENV) from requirements.txt (a few minutes, once)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it with make PYTHON=python3.12")'
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+# The notebooks of a profile. An executed notebook is its stage's stamp; `helpers.stage` writes it only on success.
+H = $(addprefix helpers/,$(addsuffix .py,$(1)))
+ASKING := $(call H,catalog chat grading ledger params prompts) $(wildcard helpers/world/*.py)
+STAGE   = @$(PY) -m helpers.stage $< $(RUN)/params/$(@:$(RUN)/%.ipynb=%).yaml $@
+
+notebooks-of-profile:
+	@$(MAKE) --no-print-directory -j$(JOBS) $(RUN)/report.done
+
+$(RUN)/01_generate.ipynb: notebooks/01_generate.ipynb $(RUN)/params/01_generate.yaml $(ASKING) $(call H,corpus)
+	$(STAGE)
+
+$(RUN)/02_finetune/%.ipynb: notebooks/02_finetune.ipynb $(RUN)/params/02_finetune/%.yaml $(RUN)/01_generate.ipynb $(call H,recipe train)
+	$(STAGE)
+
+$(RUN)/03_grade/%.ipynb: notebooks/03_grade.ipynb $(RUN)/params/03_grade/%.yaml $(ASKING) $(call H,evaluate student)
+	$(STAGE)
+
+$(RUN)/04_plot.ipynb: notebooks/04_plot.ipynb $(RUN)/params/04_plot.yaml $(addprefix $(RUN)/,$(02_finetune) $(03_grade)) $(call H,plots scores)
+	$(STAGE)
+
+$(RUN)/report.done: $(RUN)/04_plot.ipynb $(call H,report)
+	@$(PY) -m helpers.report $(PROFILE)
+	@touch $@

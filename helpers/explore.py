@@ -1,0 +1,49 @@
+"""What `explore.ipynb` shows: the prompts of any query, and students' answers to it with their grades."""
+
+from pathlib import Path
+
+from helpers import chat, paths
+from helpers.catalog import Query, Skill
+from helpers.errors import UserError
+from helpers.grading import grade, majority
+from helpers.ledger import Ledger
+from helpers.prompts import Pack, converse, criteria, extract_answer, generation_turns, grading_turn
+from helpers.student import Student
+
+
+def show_prompts(topic: str, skills: tuple[Skill, ...], pack: Pack) -> None:
+    """Print what teacher, student and judge would be asked."""
+    query = Query(topic, tuple(skills))
+    for i, turn in enumerate(generation_turns(query, pack), 1):
+        print(f"--- generation, turn {i}\n{turn}\n")
+    print(f"--- grading\n{grading_turn(query, '(the answer)', pack)}")
+
+
+def load_students(models: dict[str, str], ledger: Ledger, *, new_tokens: int = 120, temperature: float = 0.7) -> dict[str, Student]:
+    """The students whose folders are there; says which are not."""
+    there = {}
+    for name, path in models.items():
+        if Path(paths.ROOT / path).is_dir():
+            settings = {"new_tokens": new_tokens, "temperature": temperature, "batch": 64, "seed": 0}
+            there[name] = Student(str(paths.ROOT / path), ledger, **settings)
+        else:
+            print(f"{name}: {path} is not there yet; make reproduce trains it")
+    return there
+
+
+def show_answers(
+    topic: str, skills: tuple[Skill, ...], attempt: int, pack: Pack, students: dict[str, Student], judge: chat.Endpoint, ledger: Ledger
+) -> None:
+    """Print each student's answer and its points by criterion; `attempt` counts the samples."""
+    query = Query(topic, tuple(skills))
+    for name, student in students.items():
+        ((messages, _),) = converse(student.ask, [query], [attempt], pack, turns=1)
+        text = extract_answer(messages[-1]["content"])
+        print(f"--- {name}\n{text}\n")
+        try:
+            (votes,) = grade([query], [text], pack, judge, ledger, gradings=3)
+        except UserError as error:
+            print(error)
+            continue
+        points = majority(votes) or ()
+        print("\n".join(f"  {'+' if p else '-'} {c}" for c, p in zip(criteria(query, pack.rubric), points, strict=False)), "\n")

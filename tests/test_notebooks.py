@@ -1,0 +1,96 @@
+"""The notebooks' form, and what running one headless promises."""
+
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from helpers.paths import ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PIPELINE = [n for n in NOTEBOOKS if n.stem[0].isdigit()]
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code(notebook):
+    return [c for c in notebook.cells if c.cell_type == "code"]
+
+
+def test_they_are_all_there():
+    assert [n.stem for n in NOTEBOOKS] == ["01_generate", "02_finetune", "03_grade", "04_plot", "explore"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_thin_and_readable(path):
+    notebook = read(path)
+    nbformat.validate(notebook)
+    first = notebook.cells[0]
+    assert first.cell_type == "markdown"
+    assert re.match(r"# .*\?", first.source), "opens with the question that it answers"
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    assert notebook.metadata.kernelspec.name == "python3"
+    for cell in code(notebook):
+        assert not re.search(r"^\s*(def|class|if|try|while|import sys)\b|^[!%]|sys\.path|except", cell.source, re.M), cell.source
+        if "parameters" not in cell.metadata.get("tags", []):
+            assert len(cell.source.splitlines()) <= 12, cell.source
+        assert not [o for o in cell.outputs if o.output_type == "error" or o.get("name") == "stderr"]
+    assert "/" + "root/" not in path.read_text()
+    assert str(ROOT) not in path.read_text()
+    assert not re.search(r"(sk|hf)[-_][A-Za-z0-9]{16,}", path.read_text())
+
+
+@pytest.mark.parametrize("path", PIPELINE, ids=lambda p: p.stem)
+def test_pipeline_notebooks_close_with_result_and_check(path):
+    notebook = read(path)
+    headings = [c.source.splitlines()[0] for c in notebook.cells if c.cell_type == "markdown"]
+    assert "## Result" in headings
+    assert headings[-1] == "## Check"
+    assert 8 <= len(code(notebook)) <= 16
+    assert "assert " in code(notebook)[-1].source
+    tagged = [c for c in code(notebook) if "parameters" in c.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    assert all(c.execution_count for c in code(notebook)), "committed with the outputs of a whole run: make notebooks"
+    counts = [c.execution_count for c in code(notebook)]
+    assert counts == list(range(1, len(counts) + 1))
+    for line in tagged[0].source.splitlines():
+        assert re.fullmatch(r"\w+: (int|float|str|bool|list|dict) = [^=|]+", line), line
+
+
+def run_stage(tmp_path, source, values=""):
+    notebook = nbformat.v4.new_notebook()
+    cells = [nbformat.v4.new_code_cell(s) for s in source]
+    cells[0].metadata["tags"] = ["parameters"]
+    notebook.cells, notebook.metadata["kernelspec"] = cells, {"name": "python3", "display_name": "x", "language": "python"}
+    nbformat.write(notebook, tmp_path / "n.ipynb")
+    (tmp_path / "p.yaml").write_text(values or "{}")
+    command = [sys.executable, "-m", "helpers.stage", tmp_path / "n.ipynb", tmp_path / "p.yaml", tmp_path / "out/done.ipynb"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_a_stage_that_fails_is_not_done(tmp_path):
+    failed = run_stage(tmp_path, ["x: int = 1", "print('so far')", "1 / 0"])
+    assert failed.returncode == 1
+    assert "ZeroDivisionError" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert not (tmp_path / "out/done.ipynb").exists()
+    assert "so far" in (tmp_path / "out/done.partial.ipynb").read_text()
+    told = run_stage(tmp_path, ["x: int = 1", "from helpers.errors import UserError", "raise UserError('params/x.yaml: no such file')"])
+    assert told.returncode == 1
+    assert told.stderr.strip() == "done: params/x.yaml: no such file"
+
+
+def test_a_stage_that_succeeds_holds_results_only(tmp_path):
+    source = ["x: int = 1", "import sys, os\nprint('how far', file=sys.stderr)\nprint(x, os.environ['STAGE_LABEL'])"]
+    done = run_stage(tmp_path, source, "x: 7")
+    assert done.returncode == 0, done.stderr
+    assert "how far" in done.stderr
+    text = (tmp_path / "out/done.ipynb").read_text()
+    assert "7 done" in text
+    assert "how far\\n" not in text
+    assert "papermill" not in text.replace('"injected-parameters"', "")
+    assert not (tmp_path / "out/done.partial.ipynb").exists()

@@ -1,0 +1,155 @@
+"""Profiles: complete, checked as a whole, errors in one sentence; the notebooks' parameters cells agree with them."""
+
+import ast
+import shutil
+
+import papermill
+import pytest
+import yaml
+
+from helpers import params, paths, plan
+from helpers.errors import UserError
+from helpers.paths import ROOT
+
+
+@pytest.fixture
+def profile():
+    """A copy of the smoke profile to break; gone afterwards."""
+    folder = ROOT / "params/broken-for-test"
+    shutil.copytree(ROOT / "params/smoke", folder, dirs_exist_ok=True)
+    yield folder
+    shutil.rmtree(folder)
+    shutil.rmtree(paths.run(folder.name), ignore_errors=True)
+
+
+@pytest.mark.parametrize("name", params.profiles())
+def test_every_profile_is_valid(name):
+    notebooks = params.load_profile(name)
+    assert {n.split("/")[0] for n in notebooks} == set(params.STAGES)
+
+
+@pytest.mark.parametrize("name", params.profiles())
+def test_notebooks_declare_what_profiles_inject(name):
+    """Papermill lets an undeclared key or a changed type through; this does not."""
+    for notebook, values in params.load_profile(name).items():
+        declared = papermill.inspect_notebook(str(ROOT / f"notebooks/{notebook.split('/')[0]}.ipynb"))
+        injected = values.model_dump(mode="json")
+        assert set(declared) == set(injected), notebook
+        for key, value in injected.items():
+            default = ast.literal_eval(declared[key]["default"])
+            assert isinstance(value, type(default)) or (isinstance(value, list) and key == "training_topics"), f"{notebook}: {key}"
+
+
+def test_notebook_defaults_are_the_smoke_profile():
+    smoke = params.load_profile("smoke")
+    for stage, key in {
+        "01_generate": "01_generate",
+        "02_finetune": "02_finetune/k123-s0",
+        "03_grade": "03_grade/k123-s0",
+        "04_plot": "04_plot",
+    }.items():
+        declared = papermill.inspect_notebook(str(ROOT / f"notebooks/{stage}.ipynb"))
+        defaults = {name: ast.literal_eval(p["default"]) for name, p in declared.items()}
+        assert params.STAGES[stage].of(defaults) == smoke[key]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("shared", "seed: 0", "sead: 0", "shared.yaml: unknown key sead; did you mean seed?"),
+        ("shared", "seed: 0", 'seed: "0"', "shared.yaml: seed = '0' is wrong: input should be a valid integer"),
+        ("shared", "seed: 0", "seed: -1", "seed = -1 is wrong: input should be greater than or equal to 0"),
+        ("shared", "model: teacher", "modle: teacher", "shared.yaml: unknown key teacher.modle; did you mean model?"),
+        ("shared", "training_topics: 10 ", "training_topics: 20 ", "training_topics: 20 of 20 topics leaves a part empty"),
+        ("shared", "[literary,", "[poetry,", "poetry not in the catalog, whose categories are"),
+        ("shared", "skills: params", "skills: nowhere", "nowhere/catalog/miniature/skills.csv: no such file"),
+        ("shared", '"3": 40}', '"3": 41}', "mix k123 takes 41 texts of k = 3, and params/broken-for-test/01_generate.yaml makes 40"),
+        ("shared", "base/three", "base/four", "neither a folder with a model nor a hub name"),
+        ("shared", '"world:"', '"world:?dorp=1"', "the rates are drop"),
+        ("shared", '"world:"', '"ftp://x"', "is neither http"),
+        ("shared", "student_turns: 1", "student_turns: 3", "student_turns = 3, and the prompt pack has 2"),
+        ("shared", "evaluation_ks: [1,", "evaluation_ks: [15,", "k = 15 needs 15 skills, and setting II has 14"),
+        ("02_finetune", "steps: 12", "setps: 12", "02_finetune.yaml: unknown key setps; did you mean steps?"),
+        ("02_finetune", "learning_rate: 2.0e-4", "learning_rate: 2e-4", "learning_rate = '2e-4' is wrong: input should be a valid number"),
+        ("02_finetune", "learned_turns: last", "learned_turns: none", "input should be 'last' or 'all'"),
+        ("02_finetune", "topology: params", "topology: nowhere", "no such file"),
+        ("02_finetune", "steps: 12", "seed: 1", "02_finetune.yaml: seed stands in shared.yaml already"),
+        ("02_finetune", "steps: 12", "variant: x", "02_finetune.yaml: variant is set by the profile"),
+        ("03_grade", "settings: [I, II]", "settings: [I, IV]", "input should be 'I', 'II' or 'III'"),
+        ("03_grade", "temperature: 0.7", "temperature: [", "03_grade.yaml: not YAML"),
+    ],
+)
+def test_errors_are_one_sentence_and_nothing_is_written(profile, file, old, new, said):
+    path = profile / f"{file}.yaml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(UserError) as error:
+        params.main(profile.name)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not paths.run(profile.name).exists()
+
+
+def test_missing_file_and_unknown_profile(profile):
+    (profile / "03_grade.yaml").unlink()
+    with pytest.raises(UserError, match=r"03_grade.yaml: no such file"):
+        params.load_profile(profile.name)
+    with pytest.raises(UserError, match=r"PROFILE=nowhere: no such profile; the profiles are .*mini"):
+        params.load_profile("nowhere")
+
+
+def test_resolved_files_change_only_with_their_values(profile):
+    params.main(profile.name)
+    run = paths.run(profile.name)
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*.*")}
+    (profile / "02_finetune.yaml").write_text("# another comment\n" + (profile / "02_finetune.yaml").read_text())
+    params.main(profile.name)
+    assert {p: p.stat().st_mtime_ns for p in run.rglob("*.*")} == before
+    (profile / "02_finetune.yaml").write_text((profile / "02_finetune.yaml").read_text().replace("steps: 12", "steps: 13"))
+    params.main(profile.name)
+    changed = {p.relative_to(run).as_posix() for p in run.rglob("*.*") if p.stat().st_mtime_ns != before.get(p)}
+    assert changed == {"params/02_finetune/k123-s0.yaml"}
+
+
+def test_a_variant_that_is_gone_leaves_no_file(profile):
+    params.main(profile.name)
+    shared = profile / "shared.yaml"
+    shared.write_text(shared.read_text().replace("mixes: {k123: ", "mixes: {k3: "))
+    params.main(profile.name)
+    assert not (paths.run(profile.name) / "params/02_finetune/k123-s0.yaml").exists()
+    assert "k3-s0" in (paths.run(profile.name) / "notebooks.mk").read_text()
+
+
+def test_paper_profile_is_the_papers():
+    """[ZK24] section 3 and 4, [YK23] section 3."""
+    notebooks = params.load_profile("paper")
+    finetune = notebooks["02_finetune/llama-2-13b-k123-s0"]
+    assert (finetune.steps, finetune.batch, finetune.learning_rate, finetune.warmup, finetune.max_tokens) == (4000, 64, 2e-5, 64, 1024)
+    assert sum(finetune.mix.values()) == 13_957
+    grade = notebooks["03_grade/mistral-7b-base"]
+    assert grade.checkpoint() == "mistralai/Mistral-7B-Instruct-v0.2"
+    assert (grade.evaluation_ks, grade.settings, grade.generations, grade.gradings) == ([2, 3, 4, 5], ["I", "II", "III"], 3, 3)
+    assert (grade.evaluation_queries, grade.new_tokens, grade.temperature, grade.student_turns) == (100, 512, 0.7, 2)
+
+
+@pytest.mark.parametrize("name", params.profiles())
+def test_plan_needs_nothing(name, capsys, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    plan.main(name)
+    printed = capsys.readouterr().out
+    assert "01_generate" in printed
+    assert "US dollars" in printed
+
+
+def test_plan_counts_the_papers_gradings():
+    """3 settings x 4 k x 100 queries x 3 generations x 3 gradings x 4 models x 2 students = 86,400."""
+    notebooks = params.load_profile("paper")
+    grades = [p for name, p in notebooks.items() if name.startswith("03")]
+    table = plan.plan_grade(grades[0], len(grades))
+    assert sum(int(n.replace(",", "")) for n in table.requests) == 86_400
+
+
+def test_prices_are_dated_and_positive():
+    text = (ROOT / "params/prices.yaml").read_text()
+    assert "2026-" in text.splitlines()[1]
+    assert all(len(p) == 2 and min(p) >= 0 for p in yaml.safe_load(text).values())
