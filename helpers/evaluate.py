@@ -96,9 +96,9 @@ def nearest(texts: Sequence[str], known: Sequence[str]) -> list[float]:
 def leaks(graded: dict[str, list[dict]], corpus: list[dict]) -> pd.DataFrame:
     """What training and evaluation share, counted on the files (protocol, "Settled").
 
-    Columns: model (all its training seeds together), setting, k, queries, answers; same_task (evaluation queries whose topic and skills were trained on: must be 0 in setting I
-    from k = 2 on), same_topic and same_skill (must be 0 in setting II), near_texts (answers that are near-duplicates of a
-    text the model was trained on).
+    Columns: model (all its training seeds together), setting, k, queries, answers; same_task (queries whose topic and skills
+    were trained on: must be 0 in setting I from k = 2 on), same_topic and same_skill (must be 0 in setting II), near_texts
+    (answers that are near-duplicates of a text the model was trained on).
     """
     kept = [r for r in corpus if not r["dropped"]]
     trained = {(r["topic"], frozenset(r["skills"])) for r in kept}

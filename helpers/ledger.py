@@ -16,6 +16,7 @@ import pandas as pd
 from helpers.errors import UserError
 
 APPLICATION = 0x534B4D58  # "SKMX", in the file's header: tells our ledger from any other SQLite file
+WAIT = 60  # seconds for other processes' writes
 SCHEMA = """
 create table attempt (
   id integer primary key,
@@ -55,7 +56,7 @@ class Ledger:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # One connection serves a notebook's thread and the client's; never both at once.
-            self.db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+            self.db = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
             self._prepare()
         except (sqlite3.Error, OSError) as e:
             if self.db:
@@ -72,7 +73,7 @@ class Ledger:
         log = self.path.with_name(self.path.name + "-wal")  # a last page not yet whole may still stand in the log
         if self.path.stat().st_size % self.db.execute("pragma page_size").fetchone()[0] and not (log.exists() and log.stat().st_size):
             raise sqlite3.DatabaseError("its last page is torn")
-        self.db.execute("pragma journal_mode = wal")
+        self._log_ahead()
         self.db.execute("pragma synchronous = normal")
         self.db.execute("begin immediate")
         if not self.db.execute(count).fetchone()[0]:
@@ -80,6 +81,18 @@ class Ledger:
                 self.db.execute(statement)
             self.db.execute(f"pragma application_id = {APPLICATION}")
         self.db.execute("commit")
+
+    def _log_ahead(self) -> None:
+        """Switch to write-ahead logging. Here SQLite does not wait itself for other processes that open the file just now."""
+        deadline = time.monotonic() + WAIT
+        while True:
+            try:
+                self.db.execute("pragma journal_mode = wal")
+                return
+            except sqlite3.OperationalError as e:
+                if e.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
 
     def _write(self, statement: str, values=(), many: bool = False):
         try:

@@ -95,7 +95,7 @@ def full_marks_by_k(summary: pd.DataFrame, *, trained_ks: list[int], world: str)
 def training_loss(logs: pd.DataFrame, *, world: str) -> Figure:
     """Loss against step, a line a mix (mean over training seeds), thin lines the seeds. `logs`: model, seed, step, loss."""
     students = students_of(logs.model.unique())
-    size = (WIDTH * (0.7 if len(students) == 1 else 1), 2.6)
+    size = (WIDTH, 2.6)
     figure, axes = plt.subplots(1, len(students), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axis, student in zip(axes[0], students, strict=True):
         for mix, (colour, _, dash) in STYLE.items():

@@ -16,6 +16,7 @@ from helpers.catalog import Query
 from helpers.chat import Reply, Request
 from helpers.errors import UserError
 
+SPACING = 100  # between the replicates of a query, so that re-asking one never meets the next
 NUMBERS = "zero one two three four five six seven eight nine ten".split()
 
 
@@ -161,7 +162,7 @@ def converse(
         going = [i for i, talk in enumerate(talks) if talk is not None]
         for i in going:
             talks[i][0].append({"role": "user", "content": generation_turns(queries[i], pack)[turn]})
-        replies = ask([Request(list(talks[i][0]), replicate=replicates[i]) for i in going])
+        replies = ask([Request(list(talks[i][0]), replicate=replicates[i] * SPACING) for i in going])
         for i, reply in zip(going, replies, strict=True):
             said = [*talks[i][0], {"role": "assistant", "content": reply[0].text}] if reply else []
             talks[i] = (said, reply[0].cut) if reply else None

@@ -6,6 +6,7 @@ Nothing here needs torch, so that the notebook which starts a training stays lig
 import dataclasses
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -16,6 +17,8 @@ import pandas as pd
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.progress import Progress
+
+STARTED_BY = "TRAINING_STARTED_BY"  # environment variable: the process without which a training has no purpose
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +103,9 @@ def launch(recipe: Recipe, topology: Path) -> float:
     (out / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=2))
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(topology), "-m", "helpers.train"]
     with open(out / "train.txt", "w") as output, Progress("steps", recipe.steps) as progress:
-        child = subprocess.Popen([*command, str(out / "recipe.json")], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+        environment = {**os.environ, STARTED_BY: str(os.getpid())}
+        command.append(str(out / "recipe.json"))
+        child = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
         try:
             while child.poll() is None:
                 time.sleep(0.5)

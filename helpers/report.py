@@ -12,8 +12,8 @@ from helpers.params import load_profile
 STYLE = """
 body { font: 16px/1.5 Georgia, serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 h1, h2 { line-height: 1.2; } h2 { margin-top: 2.2rem; }
-table { border-collapse: collapse; font: 13px/1.4 system-ui, sans-serif; display: block; overflow-x: auto; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: left; }
+table { border-collapse: collapse; border: 0; margin: 1rem 0; font: 13px/1.4 system-ui, sans-serif; display: block; overflow-x: auto; }
+th, td { padding: .25rem .6rem; border: 0; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
 img, svg { max-width: 100%; height: auto; }
 pre { white-space: pre-wrap; font-size: 13px; background: #f6f6f6; padding: .6rem; }
 .prompt, .anchor-link, .jp-InputArea { display: none; }

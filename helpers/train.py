@@ -10,6 +10,7 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads cost 4x on a shared machine
 
+import fcntl
 import functools
 import json
 import re
@@ -28,7 +29,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.masking_utils import AttentionMaskInterface
 
-from helpers.recipe import Recipe, run_identity
+from helpers.recipe import STARTED_BY, Recipe, run_identity
 
 # Attention. Tokens are packed without padding for every matrix product; attention alone sees the right-padded grid,
 # where a causal mask is enough: no real token is to the right of a pad.
@@ -234,6 +235,12 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.learning_rate * warm * min(1.0, left)
 
 
+def is_orphan() -> bool:
+    """Was this started by `recipe.launch`, and is that process no longer there?"""
+    starter = os.environ.get(STARTED_BY)
+    return starter is not None and not Path(f"/proc/{starter}").exists() and Path("/proc/self").exists()
+
+
 def computes_in_bf16(state: PartialState) -> bool:
     """bf16 as the topology asks; on a CPU only where it has the instructions, since elsewhere it is slower than fp32."""
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no") == "bf16"
@@ -245,6 +252,9 @@ def main(recipe: Recipe) -> None:
     state = PartialState(cpu=not torch.cuda.is_available())
     out = Path(recipe.out)
     out.mkdir(parents=True, exist_ok=True)
+    lock = open(out / "lock", "w")  # noqa: SIM115 (held until this process ends)
+    if state.is_main_process:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a training that lost its notebook ends within a step; wait for it
     identity = run_identity(recipe)
     torch.manual_seed(recipe.seed)
     mixed = computes_in_bf16(state)
@@ -279,6 +289,8 @@ def main(recipe: Recipe) -> None:
 
     autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=mixed and not flag("ACCELERATE_USE_FSDP"))
     while step < recipe.steps:
+        if is_orphan():
+            raise SystemExit(f"the process that started this training is gone; stopped after step {step}")
         start = time.perf_counter()
         rows = batch_rows(step, len(data), recipe.batch, recipe.seed)
         labelled = sum(labels[r] for r in rows)

@@ -1,0 +1,53 @@
+"""The README's numbers come from the committed scores and from the plan."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from transformers import AutoModelForCausalLM
+
+from helpers import params, plan, scores
+from helpers.paths import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def table():
+    return pd.read_csv(ROOT / "figures/scores.csv")
+
+
+def test_tables_are_those_of_the_committed_scores():
+    samples = params.load_profile("mini")["04_plot"].bootstrap_samples
+    for markdown in scores.readme_tables(ROOT / "figures/scores.csv", samples=samples):
+        assert markdown in README, "python -m helpers.scores prints the tables"
+
+
+def test_committed_scores_are_those_of_the_mini_profile(table):
+    notebooks = params.load_profile("mini")
+    grade = notebooks["03_grade/base"]
+    assert set(table.model + table.seed.map("-s{}".format).where(table.model != "base", "")) == set(notebooks["04_plot"].graded)
+    assert set(table.setting) == set(grade.settings)
+    assert set(table.k) == set(grade.evaluation_ks)
+    assert (table.groupby(["model", "seed", "setting", "k"])["query"].nunique() == grade.evaluation_queries).all()
+    assert (table.groupby(scores.KEY).generation.nunique() == grade.generations).all()
+
+
+def test_size_and_cost():
+    base = params.load_profile("mini")["03_grade/base"].checkpoint()
+    weights = AutoModelForCausalLM.from_pretrained(base).num_parameters()
+    assert f"{weights / 1e6:.2f} million parameters" in README
+    notebooks = params.load_profile("paper")
+    grades = [p for name, p in notebooks.items() if name.startswith("03")]
+    rows = pd.concat([plan.plan_generate(notebooks["01_generate"]), plan.plan_grade(grades[0], len(grades))])
+    assert f"{rows.low.sum():,.0f} to {rows.high.sum():,.0f} US dollars" in README
+
+
+def test_what_it_names_is_there():
+    for path in re.findall(r"`((?:helpers|params|figures|notebooks|tests)/[\w./-]+)`", README):
+        assert (ROOT / path).exists(), path
+    for target in re.findall(r"make ([a-z-]+)", README):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M) or target == "alone", target
+    for module in Path(ROOT / "helpers").glob("*.py"):
+        assert module.name == "__init__.py" or module.name in README, f"{module.name} is missing from the tree"
