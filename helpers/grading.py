@@ -7,11 +7,11 @@ one. Points are numbers, and whole: a fraction below 1 earns nothing; a word or 
 import html
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import takewhile, zip_longest
+from functools import cache, lru_cache
+from itertools import takewhile
 
 from rapidfuzz import fuzz
 
@@ -20,32 +20,31 @@ from helpers.catalog import Query
 from helpers.ledger import Ledger
 from helpers.prompts import NUMBERS, Pack, criteria, grading_turn, sentence_limit
 
-CLOSE = 85  # similarity (0 to 100) from which two long words are one, misspelt; inductive and deductive have 78
-
-# Words that do not tell one criterion from another: around its name; for the points; for criteria of a kind.
-FRAME = set(
-    "a an the of to in on is are and its has have does it text texts answer response student students piece correctly clearly show "
-    "shows showing shown illustrates illustrate illustrated contains contain demonstrates demonstrate uses use using includes include "
-    "exhibits displays employs presents pertains pertain relates relate related relevant about stays make makes making as whole overall".split()
+# Words that do not tell one criterion from another: around its name, of points, and of criteria in general.
+FRAME = re.compile(
+    "an?|the|of|to|in|on|is|are|and|its?|has|have|does|texts?|answer|response|students?|piece|correctly|clearly|relevant|about|as|whole|"
+    "overall|(?:show|illustrat|contain|demonstrat|us|includ|exhibit|display|employ|pertain|relat|mak)(?:e?s|e|ing|e?d|n)?"
 )
 EARNED = set("earned awarded given received obtained assigned scored".split())
-POINTS = EARNED | set("point points pt pts score scores grade grades mark marks".split())
+POINTS = EARNED | set("point points pt pts score scores grade grades mark marks rating result evaluation assessment".split())
 LABEL = POINTS | set("for topic skill skills criterion criteria item requirement name".split())
-MOST = set("max maximum possible available worth weight weighting can could potential".split())
+MOST = set("max maximum full possible available worth weight weighting can could potential".split())
+CLOSE = 88  # similarity (0 to 100) from which two words are one, misspelt: simile and similie 92; allusion and illusion 87.5
 
 NUMBER = r"(?:\d+⁄\d+|\d+(?:[.,]\d+)?|\.\d+|(?:zero|one)\b)"  # ½ becomes 1⁄2
 LAST_NUMBER = re.compile(  # 1, 0.5, +1, 1/1, 1 out of 1, 1 point (max 1), 1.0.
-    rf"(?<![\w.,/⁄<>≤≥≈~#$+−–-])(?P<got>[+−–-]?{NUMBER})\s*(?:points?|pts?|marks?)?"
-    rf"(?:\s*[(\[,]?\s*(?:/|out of|of|max(?:imum)?\.?:?)\s*(?:a )?(?:possible |maximum |total )?(?:of )?(?P<of>{NUMBER}))?"
-    r"\s*(?:points?|pts?|marks?)?(?:\s*(?:earned|awarded|given|possible))?[\s.,;:!)\]}\"'”’]*$",
-    re.I,
+    rf"(?i)(?<![\w./⁄<>≤≥≈~#$+−–-])(?<!\d,)(?P<got>[+−–-]?{NUMBER})\s*(?:points?|pts?|marks?)?"
+    rf"(?:\s*[(\[,]?\s*(?:/|out of|of|max(?:imum)?\.?:?)\s*(?:a )?(?:possible |maximum |total )?(?:of )?(?P<of>{NUMBER})(?:\s*possible)?)?"
+    r"\s*(?:points?|pts?|marks?)?(?:\s*(?:earned|awarded|given))?[\s.,;:!)\]}\"'”’\\]*$"
 )
+COUNTED = re.compile(r"(?i)\b(?:an?|the|of|to|in|on|and|it|ha[sv]e?|about|as|text|shows?|contains?|uses?|criteri\w+|skill|item|topic)\s+$")
+IN_BRACKETS = re.compile(r"[(\[]\s*[\d.]+\s*(points?|pts?|marks?)?\s*[)\]]\s*$", re.I)
 REMARK = re.compile(r"[.,;](?=\s+\D)|\s[–—-]\s(?=\s*\D)|(?<=/1[)\]]):(?=\s+\D)|\s*[(\[]|\s(?=because\b|since\b|as\b)", re.I)
-IN_BRACKETS = re.compile(r"[(\[]\s*[\d.]+\s*(?:points?|pts?)?\s*[)\]]\s*$", re.I)
-CLOSING = re.compile(r"(?:^|[.;!?)\]\"'”’]\s+|\s[–—-]\s*)(?:points?|score)(?:\s+(?:earned|awarded|given|received))?\s*[:=]\s*$", re.I)
+LABELLED = r"(?:points?|score)(?:\s+(?:earned|awarded|given|received))?\s*[:=]\s*"
+CLOSING = re.compile(rf"(?i)(?!.*{LABELLED}\d)(.*?(?:^|[.;!?)\]\"'”’](?=\s)|\s[–—-](?=\s)))\s*{LABELLED}$")  # a remark, then a label
 ORDINAL = re.compile(r"^\W*(?:(?:criterion|criteria|item|skill|point|no)\b\.?)?\s*#?\(?(\d+|[a-z]|[ivx]+)[.):]+\s+", re.I)
-MENTIONED = "mentioned"  # a criterion is named, its points may follow
-Said = tuple[int | None, float | str | None]  # criterion or None for no name; points, None for off the menu, or MENTIONED
+MENTIONED = "mentioned"
+Said = tuple[int | None, float | str | None]  # criterion, None for no name; points, None for off the menu, or MENTIONED
 
 
 @dataclass(frozen=True)
@@ -62,46 +61,41 @@ def plain(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.replace("_", " ")))
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=2**14)
 def words(text: str) -> tuple[str, ...]:
     """What tells a criterion from others: its words but for the frame, numbers as digits."""
-    return tuple(str(NUMBERS.index(w)) if w in NUMBERS else w for w in plain(text).split() if w not in FRAME)
+    return tuple(str(NUMBERS.index(w)) if w in NUMBERS else w for w in plain(text).split() if not FRAME.fullmatch(w))
 
 
 def read_points(text: str) -> tuple[str, float | None] | None:
     """Split a text into what it is about and the points it ends in; None if it ends in no number, points None if off the menu."""
-    found = LAST_NUMBER.search(text)
-    if not found:
+    if not (found := LAST_NUMBER.search(text)) or COUNTED.search(text[: found.start()]):
         return None
     got, *over = found["got"].lower().replace("zero", "0").replace("one", "1").replace(",", ".").split("⁄")
-    points = float(got) / float(over[0]) if over and float(over[0]) else float(got) if got[0] not in "−–-" else -1
-    on_menu = 0 <= points <= 1 and found["of"] in (None, "1", "1.0", "one")
-    return text[: found.start()], points if on_menu else None
+    points = -1 if got[0] in "−–-" else float(got) / (float("".join(over) or 1) or 1)
+    return text[: found.start()], points if 0 <= points <= 1 and found["of"] in (None, "1", "1.0", "one") else None
 
 
 def splits(text: str) -> Iterator[tuple[str, float | None]]:
-    """`read_points` of the text, and of what stands before each remark in it. "(1 point)" with a remark may be what it is worth."""
-    ends = [len(text), *(m.start() for m in REMARK.finditer(text))]
-    for end in ends:
-        if (found := read_points(text[:end])) and (end == len(text) or not IN_BRACKETS.search(text[:end])):
+    """`read_points` of the text and of what stands before each remark in it; "(1 point)" may be what a criterion is worth."""
+    for end in (len(text), *(remark.start() for remark in REMARK.finditer(text))):
+        bracket = IN_BRACKETS.search(text[:end])
+        if (found := read_points(text[:end])) and not (bracket and (bracket[1] or end < len(text) or found[1] is None)):
             yield found
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=2**14)
 def agreement(text: str, item: str) -> int:
-    """Does the text mean the criterion: 4 the same text, 3 the same words, 2 long ones misspelt, 1 short of its brackets, 0 no."""
+    """Does the text mean the criterion: 4 the same text, 3 the same words, 2 misspelt, 1 short of its brackets, 0 no."""
     if plain(text) == plain(item):
         return 4
-    known, best = words(item), 0
-    for form in {words(text), tuple(w for w in words(text) if w not in LABEL)} - {()}:
-        pairs = zip(form, known, strict=False)
-        if sorted(form) == sorted(known) or "".join(form) == "".join(known):
-            best = max(best, 3)
-        elif len(form) == len(known) and all(a == b or (min(len(a), len(b)) > 4 and fuzz.ratio(a, b) >= CLOSE) for a, b in pairs):
-            best = max(best, 2)
-        elif Counter(words(item.split("(")[0])) <= Counter(form) <= Counter(known):
-            best = max(best, 1)
-    return best
+    known = words(item)
+    forms = {words(text), tuple(w for w in words(text) if w not in LABEL)} - {()}
+    if any(sorted(form) == sorted(known) or "".join(form) == "".join(known) for form in forms):
+        return 3
+    if any(len(form) == len(known) and all(fuzz.ratio(*pair) >= CLOSE for pair in zip(form, known, strict=True)) for form in forms):
+        return 2
+    return int(any(Counter(words(item.split("(")[0])) <= Counter(form) <= Counter(known) for form in forms))
 
 
 def criterion_of(about: str, items: Sequence[str]) -> int | None:
@@ -112,20 +106,20 @@ def criterion_of(about: str, items: Sequence[str]) -> int | None:
     about = re.sub(r"\.{4,}|(?:\s\.){2,}", " ", about.replace("…", "..."))  # rows of dots lead to the points
     bare = ORDINAL.sub("", about)
     if "..." in bare:  # cut short: any criterion that goes on like this
-        known = [re.escape(" ".join(words(part))) for part in bare.split("...")]
-        levels = [int(any(known) and bool(re.fullmatch(".*".join(known), " ".join(words(item))))) for item in items]
+        parts = [" ".join(words(part)) for part in bare.split("...")]
+        levels = [any(parts) and bool(re.fullmatch(".*".join(map(re.escape, parts)), " ".join(words(item)))) for item in items]
     else:
         unremarked = re.sub(r"[(\[][^][()]*[)\]]\W*$", "", bare)
-        levels = [max(agreement(about, i), agreement(bare, i)) or int(agreement(unremarked, i) > 1) for i in items]
-    if not any(levels) and words(about) == ("topic",):
+        levels = [max(agreement(about, i), agreement(bare, i)) or agreement(unremarked, i) > 1 for i in items]
+    if not any(levels) and [w for w in words(bare) if w not in LABEL - {"topic"}] == ["topic"]:
         return len(items) - 3
-    hits = [i for i, level in enumerate(levels) if level and level == max(levels)]
-    return hits[0] if len(hits) == 1 else None
+    best = [i for i, level in enumerate(levels) if level and level == max(levels)]
+    return best[0] if len(best) == 1 else None
 
 
 def name_of(text: str, items: Sequence[str]) -> int | None:
     """The criterion that a text is, or opens with before a colon, a dash or a full stop."""
-    ends = [len(text), *(m.start() for m in re.finditer(r":|\s[–—-]\s|\.(?=\s)", text[:300]))]
+    ends = [len(text), *(end.start() for end in re.finditer(r":|\s[–—-]\s|\.(?=\s)", text[:300]))]
     return next((i for end in sorted(ends, reverse=True) if (i := criterion_of(text[:end], items)) is not None), None)
 
 
@@ -133,128 +127,116 @@ def lines_of(reply: str) -> list[str]:
     """The reply's lines without markup. Rows of an HTML table become lines with bars, members of a JSON object lines."""
     text = unicodedata.normalize("NFKC", re.sub(r"\r\n?|[\v\f\x85\u2028\u2029]", "\n", html.unescape(reply)))
     text = "".join(c for c in text if c in "\n\t" or (unicodedata.category(c) not in ("Cc", "Cf") and c not in "\ufe0f\u20e3*`"))
-    text = re.sub(r"<tr\b.*?(?:</tr\s*>|(?=<tr\b|</table|\Z))", lambda m: "\n|" + " ".join(m[0].split()), text, flags=re.S | re.I)
-    text = re.sub(r"</?[a-z][^<>\n]*>", lambda m: {"</t": " | ", "<li": "\n"}.get(m[0][:3].lower(), " "), text, flags=re.I)
-    if found := re.search(r"^\s*[{\[]\s*(?:[\"'{\[]|$)", text, re.M):
-        start, end = found.start(), max(text.rfind("}"), text.rfind("]"), found.end())
-        members = re.sub(r'("(?:[^"\\\n]|\\.)*")|[{}\[\],]', lambda m: m[1] or "\n", text[start:end])
-        text = text[:start] + members + text[end:]
+    text = re.sub(r"(?is)<tr\b.*?(?:</tr\s*>|(?=<tr\b|</table|\Z))", lambda m: "\n|" + " ".join(m[0].split()), text)
+    text = re.sub(r"(?i)</?[a-z][^<>\n]*>|(?<!\w)_+|_+(?!\w)", lambda m: {"</t": " | ", "<li": "\n"}.get(m[0][:3].lower(), " "), text)
+    json, token = r"(?ms)^[ \t]*[{\[]\s*(?:[\"'{\[]|$)(?:.*[}\]]|.*)", r'("(?:[^"\\\n]|\\.)*")|[{}\[\],]'
+    text = re.sub(json, lambda m: re.sub(token, lambda t: t[1] or "\n", m[0]), text, count=1)
     lines = [re.sub(r"[│┃]|(?<=[\w)])\t+(?=\S)", "|", line).strip() for line in text.split("\n")]
-    if lines[-1].startswith("|") and not lines[-1].endswith("|") and any(x.startswith("|") and x.endswith("|") for x in lines):
-        lines.pop()  # cut off inside a row
-    return lines
-
-
-def labels_only(text: str) -> bool:
-    return not set(words(text)) - POINTS
+    cut = lines[-1].startswith("|") and not lines[-1].endswith("|") and any(x.startswith("|") and x.endswith("|") for x in lines)
+    return lines[: len(lines) - cut]  # without a row that was cut off
 
 
 def column(head: str) -> int:
-    """What a table's column holds by its head: 3 points earned, 2 points, -1 the most that can be earned, 0 something else."""
+    """What a table's column holds by its head: 2 points earned, 1 points, 0 not said, -1 something else, -2 the most to be earned."""
     named = set(plain(re.sub(r"\([^()]*\d[^()]*\)", "", head)).split())
     if named & MOST or (named & {"out", "total"} and not named & EARNED):
-        return -1
-    return 3 if named & EARNED and named & (POINTS - EARNED) else 2 if named & POINTS else 0
+        return -2
+    if not named & POINTS or named & {"lost", "deducted", "missed", "off"}:
+        return -1 if named else 0
+    return 2 if named & EARNED and named - EARNED & POINTS else 1
 
 
 def read_row(cells: Sequence[str], heads: Sequence[str], items: Sequence[str]) -> list[Said]:
-    """A row of a table. Its heads say which number counts; without them all that follow the name do. Or they are the criteria."""
-    held = [{points for about, points in splits(cell) if labels_only(about)} for cell in cells]
-    columns = list(zip_longest(heads, map(column, heads), cells, held, fillvalue=""))
-    names = [(n, i) for n, cell in enumerate(cells) if (i := criterion_of(cell, items)) is not None]
-    names = names or [(0, i) for i in [name_of(cells[0], items)] if i is not None]
-    if not names:
-        if above := [(i, points) for head, _, _, points in columns if (i := criterion_of(head, items)) is not None]:
-            return [(i, p) for i, points in above for p in points or [None] if column(cells[0]) >= 0]
-        bare = sum(map(bool, held)) == 1 and not any(words(cell) for _, _, cell, points in columns if not points)
-        return [(None, p) for points in held for p in points if bare]
-    at, name = names[0]
-    best = max([kind for _, kind, _, _ in columns if kind], default=0)
-    counted = [c for c in columns if c[1] == best] if best > 0 else [c for c in columns[at + 1 :] if c[3] and c[1] != -1]
-    odd = any(set(points) - {1} for _, kind, _, points in columns if kind == -1)  # other scales: a maximum that is not 1
-    odd = odd or any(int(n) > 1 for head, *_ in counted for n in re.findall(r"\d+", head))
-    return [(name, MENTIONED), *((name, None if odd else p) for *_, points in counted for p in points or [None])]
+    """A table's row. Its heads say which number counts; without them, all after the name do. Or they are the criteria."""
+    heads = heads if len(heads) >= len(cells) else [""] * len(cells)  # too few heads: which is whose?
+    held = [{p for about, p in splits(cell) if set(words(about)) <= POINTS} for cell in cells] + [set()] * (len(heads) - len(cells))
+    named = [(n, i) for n, cell in enumerate(cells) if (i := criterion_of(cell, items)) is not None]
+    named = named or [(0, i) for i in [name_of(cells[0], items)] if i is not None]
+    if not named:
+        if above := [(i, points) for head, points in zip(heads, held, strict=True) if (i := criterion_of(head, items)) is not None]:
+            return [(i, p) for i, points in above for p in points or [None] if any(held) and column(cells[0]) > -2]
+        return read_line(" ".join(cells).strip(), items)
+    (at, name), kinds = named[0], list(map(column, heads))
+    counted = [n for n, kind in enumerate(kinds) if kind == max(kinds) and (kind > 0 or (kind == 0 and n > at and held[n]))]
+    odd = any(int(x) > 1 for n in counted for x in re.findall(r"\d+", heads[n]))  # another scale
+    odd = odd or any(points - {1} for kind, points in zip(kinds, held, strict=True) if kind == -2)
+    return [(name, MENTIONED), *((name, None if odd else p) for n in counted for p in held[n] or [None])]
 
 
 def read_line(line: str, items: Sequence[str]) -> list[Said]:
     """A line outside of tables: a name, a name and its points, several of them, or points that belong to a name above."""
-    last = read_points(line)
     if re.fullmatch(r"[\s>-]*\d+[.)]\s*", line):  # a list number
         return []
-    if (name := criterion_of(re.sub(r"[][()]", " ", line) if last else line, items)) is not None:
+    if (name := criterion_of(re.sub(r"[][()]", " ", line) if read_points(line) else line, items)) is not None:
         return [(name, MENTIONED)]
-    parts = [read_points(part) for part in re.split(r"[;,]\s+|(?<=\d)\.\s+(?=\D)", ORDINAL.sub("", line))]
+    line = ORDINAL.sub("", line)
+    last, parts = read_points(line), [read_points(part) for part in re.split(r"[;,]\s+|(?<=\d)\.\s+(?=\D)", line)]
     if len(parts) > 1 and all(parts):
         several = [(criterion_of(about, items), p) for about, p in parts]
-        named = [(i, p) for i, p in several if i is not None]
-        if all(i is not None or not set(words(about)) - POINTS - {"total"} for (i, _), (about, _) in zip(several, parts, strict=True)):
-            return named or several
+        if all(i is not None or {"total", "grade"} & set(words(about)) for (i, _), (about, _) in zip(several, parts, strict=True)):
+            return [(i, p) for i, p in several if i is not None]
+        if all(set(words(about)) <= POINTS for about, _ in parts):
+            return several
     said = [(i, p) for about, p in splits(line) if (i := criterion_of(about, items)) is not None]
-    if last and (closing := CLOSING.search(last[0])):
-        said.append((name_of(last[0][: closing.start() + 1], items), last[1]))
-    said = said or [(None, p) for about, p in splits(line) if labels_only(ORDINAL.sub("", about))]
-    return said or [(name, MENTIONED) for name in [name_of(line, items)] if name is not None]
+    if last and (closing := CLOSING.match(last[0])):
+        said.append((name_of(closing[1], items), last[1]))
+    said = said or [(None, p) for about, p in splits(line) if set(words(about)) <= POINTS]
+    return said or [(i, MENTIONED) for i in [name_of(line, items)] if i is not None]
 
 
 def statements(lines: Iterable[str], items: Sequence[str]) -> Iterator[Said]:
     """What the lines say of which criterion; points without a name belong to the last name, outside of tables."""
     heads: list[str] = []
-    current, given, nameless = None, set(), 0
+    current, given, nameless, gap, blank = None, set(), 0, False, False
     for line in lines:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if len(cells) > 1:
-            if not any(read_points(cell) and not column(cell) for cell in cells) and (
-                any(map(column, cells)) or sum(criterion_of(cell, items) is not None for cell in cells) > 1
-            ):
-                heads = cells
-                continue
-            said = read_row(cells, heads, items)
+        table, names = len(cells) > 1, [i for cell in cells if (i := criterion_of(cell, items)) is not None]
+        worded = sum(bool(words(cell)) for cell in cells) > 1
+        if table and worded and len(names) != 1 and all(column(cell) > 0 for cell in cells if read_points(cell)):
+            heads, said = cells, [(i, MENTIONED) for i in names]
         else:
-            said = read_line(line, items)
+            said = read_row(cells, heads, items) if table else read_line(cells[0], items)
+        gap = gap or bool(nameless and not said and plain(line))
         for name, points in said:
             if name is not None:
                 yield name, points
-                current = None if len(cells) > 1 else name
+                current = None if table else name
                 given |= {name} if points != MENTIONED else set()
-            elif current is None:
+            elif current is None:  # in place of names: one after the other, list numbers in order
                 nameless += 1
                 number = ORDINAL.match(line)
-                yield None, None if number and number[1] not in (str(nameless), "") else points
-            elif current not in given or (points is not None and "grade" not in plain(line)):  # a grade may be the total
-                given.add(current)
+                yield None, None if gap or (number and number[1] != str(nameless)) else points
+            elif current not in given or (points is not None and re.search("point|score" if blank else "^(?!.*grade)", line, re.I)):
+                given.add(current)  # a second time, where it cannot be the total
                 yield current, points
+        blank = not line
 
 
 def read_verdict(reply: str, criteria: Sequence[str]) -> Verdict:
     """The points that a judge's reply gives to each criterion.
 
-    Understood are tables, lists with the points at the end of a line or on a later one, and, if no line names a
-    criterion, exactly as many bare points as there are criteria. The last criterion, the number of sentences, may be
-    missing, since it is counted in code. What is quoted (`>`) earns nothing. Different points for one criterion make
-    the reply unreadable.
+    Understood are tables, lists, points on a line below the name, and, if no line names a criterion, exactly as many
+    bare points. The last criterion may be missing, since sentences are counted in code. What is quoted earns nothing.
     """
     lines = lines_of(reply)
-    own = list(statements((line for line in lines if not line.startswith(">")), criteria))
-    quoted = list(statements((line.lstrip("> ") for line in lines if line.startswith(">")), criteria))
-    before = list(takewhile(lambda said: said[0] is None, own))
-    given: dict[int, set] = defaultdict(set)
-    for name, points in own:
-        if name is not None and points != MENTIONED:
-            given[name].add(None if points is None else int(points))
-    if len(before) < len(own) and any(points is not None for _, points in before):
+    own, quoted = (list(statements((x.lstrip("> ") for x in lines if x.startswith(">") is q), criteria)) for q in (False, True))
+    bare = list(takewhile(lambda said: said[0] is None, own))
+    if len(bare) == len(own) == len(criteria):
+        own = [(i, points) for i, (_, points) in enumerate(bare)]
+    elif len(bare) < len(own) and any(points is not None for _, points in bare):
         return Verdict(None, "points before the first criterion")
-    if own and len(before) == len(own) == len(criteria):
-        given = {i: {None if points is None else int(points)} for i, (_, points) in enumerate(own)}
-    if missing := [criteria[i] for i in range(len(criteria) - 1) if i not in given]:
+
+    def points_of(i: int, said: list[Said]) -> set:
+        return {None if points is None else int(points) for name, points in said if name == i and points != MENTIONED}
+
+    if missing := [criterion for i, criterion in enumerate(criteria[:-1]) if not points_of(i, own)]:
         return Verdict(None, f"no points for: {'; '.join(missing)}")
-    for name, points in quoted:
-        if name in given and points != MENTIONED:
-            given[name].add(None if points is None else int(points))
-    if double := [criteria[i] for i, points in given.items() if len(points) > 1]:
+    given = [points_of(i, own + quoted) or {0} for i in range(len(criteria))]
+    if double := [criterion for criterion, points in zip(criteria, given, strict=True) if len(points) > 1]:
         return Verdict(None, f"different points for: {'; '.join(double)}")
-    if strange := [criteria[i] for i, points in given.items() if None in points]:
+    if strange := [criterion for criterion, points in zip(criteria, given, strict=True) if None in points]:
         return Verdict(None, f"neither 0 nor 1 point for: {'; '.join(strange)}")
-    return Verdict(tuple(min(given.get(i, {0})) for i in range(len(criteria))))
+    return Verdict(tuple(min(points) for points in given))
 
 
 def count_sentences(text: str) -> int:
@@ -304,8 +286,12 @@ def grade(
         requests[turn] = chat.Request([{"role": "user", "content": turn}], n=gradings)
         rubric[turn] = criteria(query, pack.rubric)
 
+    @cache  # each reply is looked at twice: whether it can be used, and then for its points
+    def read(turn: str, text: str) -> tuple[int, ...] | None:
+        return read_verdict(text, rubric[turn]).points
+
     def points(request: chat.Request, reply: chat.Reply) -> tuple[int, ...] | None:
-        return read_verdict(reply.text, rubric[request.messages[0]["content"]]).points
+        return read(request.messages[0]["content"], reply.text)
 
     readable = chat.ask(
         list(requests.values()), judge, ledger, stage="judge", usable=lambda q, r: points(q, r) is not None, what="texts graded"

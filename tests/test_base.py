@@ -78,15 +78,19 @@ def test_the_diet_is_what_it_says(name):
     """No request asks for more skills than `request_skills` has weights; answers to several are unreliable."""
     diet = base.Diet(**yaml.safe_load((ROOT / f"params/base/{name}.yaml").read_text()))
     rng = random.Random(0)
-    asked, complete = [], 0
+    asked, complete, longest = [], [], 0
     for _ in range(4000):
         messages = base.row(rng, diet)["messages"]
-        found = [m["content"].split("Skills: ")[1].split(", ") for m in messages if "Skills: " in m["content"]]
-        for skills in found:
-            asked.append(len(skills))
-            complete += len(skills) == 2 and all(detectors.shows(s, messages[-1]["content"].removeprefix("Answer: ")) for s in skills)
-    assert max(asked) == len(diet.request_skills)
-    assert complete / asked.count(2) == pytest.approx(diet.kept**2, abs=0.06)
+        shown = messages[0]["content"].partition("Show: ")[2]
+        items = shown.split(", ") if shown else []
+        skills = [i for i in items if i in language.PHRASINGS]
+        asked.append(len(skills))
+        longest = max(longest, len(items))
+        if len(skills) == len(items) == 2:
+            complete.append(all(detectors.shows(s, messages[-1]["content"].removeprefix("Answer: ")) for s in skills))
+    assert max(asked) == len(diet.request_skills), "no request lists more skills"
+    assert longest == diet.items
+    assert sum(complete) / len(complete) == pytest.approx(diet.kept**2, abs=4 * (0.25 / len(complete)) ** 0.5)
 
 
 def test_a_short_rebuild_is_deterministic(tmp_path):

@@ -146,7 +146,7 @@ def build(diet_file: Path, target: Path, work: Path) -> None:
         export_dtype="bfloat16",
     )
     (work / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe)))
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "params/accelerate/cpu1.yaml")]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "params/accelerate/cpu2.yaml")]
     subprocess.run([*launch, "-m", "helpers.train", str(work / "recipe.json")], check=True, cwd=ROOT)
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(work / "model", target)
