@@ -38,8 +38,12 @@ def write_texts(
     judge: chat.Endpoint,
     ledger: Ledger,
     gradings: int,
+    seen: set[str],
 ) -> list[dict]:
-    """Ask the teacher, in all the pack's turns, until `wanted` different texts with full marks are there or `budget` queries were asked.
+    """Ask the teacher, in all the pack's turns, until `wanted` new texts with full marks are there or `budget` queries were asked.
+
+    Args:
+        seen: texts that were written before, for another k too; every text asked for is added to it.
 
     Returns:
         A record for every text asked for: k, topic, skills, messages, text, points, dropped (why; empty if kept). A good
@@ -47,7 +51,6 @@ def write_texts(
     """
     records: list[dict] = []
     asked: dict = {}  # how often a query came: a repeat is asked as a new replicate
-    seen: set[str] = set()
     kept = 0
     while kept < wanted and len(records) < budget:
         share = kept / len(records) if kept else 1.0
@@ -82,7 +85,7 @@ def build(p: Generate, ledger: Ledger) -> list[dict]:
         for q in evaluation_queries(pools["I"], k, p.evaluation_queries, seed=p.seed, setting="I")
         if k > 1
     }
-    records = []
+    records, seen = [], set()
     for k, wanted in sorted((int(k), n) for k, n in p.texts.items()):
         records += write_texts(
             training_queries(pools["I"], k, seed=p.seed, avoid=avoid),
@@ -93,6 +96,7 @@ def build(p: Generate, ledger: Ledger) -> list[dict]:
             judge=p.judge,
             ledger=ledger,
             gradings=p.filter_gradings,
+            seen=seen,
         )
     return records
 

@@ -63,9 +63,24 @@ def test_a_repeated_query_is_asked_as_a_new_question(tmp_path):
     one = type(pool)(pool.skills[:1], pool.topics[:1])
     queries = training_queries(one, 1, seed=0, avoid=set())
     endpoints = {"teacher": GENERATE.teacher, "judge": GENERATE.judge}
-    records = corpus.write_texts(queries, 12, 200, GENERATE.pack(), ledger=Ledger(tmp_path / "l.sqlite"), gradings=1, **endpoints)
+    records = corpus.write_texts(
+        queries, 12, 200, GENERATE.pack(), ledger=Ledger(tmp_path / "l.sqlite"), gradings=1, seen=set(), **endpoints
+    )
     kept = [r["text"] for r in records if not r["dropped"]]
     assert len(kept) == len(set(kept)) == 12
+
+
+def test_a_text_of_another_k_is_not_kept_again(tmp_path):
+    """D(1) and D(2) share no text, even where the judge errs and takes one of D(1)'s for two skills."""
+    pool, seen = GENERATE.pools()["I"], {"The rook is no small matter."}
+    one = type(pool)(tuple(s for s in pool.skills if s.name == "litotes"), ("chess",))
+    queries = training_queries(one, 1, seed=0, avoid=set())
+    endpoints = {"teacher": chat.Endpoint(base_url="world:?drop=0&overrun=0&stray=0", model="teacher"), "judge": GENERATE.judge}
+    settings = {"ledger": Ledger(tmp_path / "l.sqlite"), "gradings": 1, "seen": seen}
+    records = corpus.write_texts(queries, 10, 60, GENERATE.pack(), **settings, **endpoints)
+    again = [r["dropped"] for r in records if r["text"] == "The rook is no small matter."]
+    assert "duplicate" in again
+    assert "" not in again
 
 
 def test_a_spent_budget_ends_the_asking(tmp_path):
@@ -73,7 +88,7 @@ def test_a_spent_budget_ends_the_asking(tmp_path):
     queries = training_queries(GENERATE.pools()["I"], 2, seed=0, avoid=set())
     ledger = Ledger(tmp_path / "l.sqlite")
     judge = chat.Endpoint(base_url="world:?flip=0", model="judge")
-    records = corpus.write_texts(queries, 5, 20, GENERATE.pack(), teacher=never, judge=judge, ledger=ledger, gradings=1)
+    records = corpus.write_texts(queries, 5, 20, GENERATE.pack(), teacher=never, judge=judge, ledger=ledger, gradings=1, seen=set())
     assert len(records) == 20
     assert {r["dropped"] for r in records} <= {"off topic", "several faults"}
 
@@ -82,7 +97,9 @@ def test_unreadable_grades_are_their_own_outcome(tmp_path):
     silent = chat.Endpoint(base_url="world:?unreadable=1", model="judge")
     queries = training_queries(GENERATE.pools()["I"], 2, seed=0, avoid=set())
     ledger = Ledger(tmp_path / "l.sqlite")
-    records = corpus.write_texts(queries, 5, 10, GENERATE.pack(), teacher=GENERATE.teacher, judge=silent, ledger=ledger, gradings=1)
+    records = corpus.write_texts(
+        queries, 5, 10, GENERATE.pack(), teacher=GENERATE.teacher, judge=silent, ledger=ledger, gradings=1, seen=set()
+    )
     assert {r["dropped"] for r in records} == {"grade unreadable"}
     assert all(r["points"] is None for r in records)
 
