@@ -16,6 +16,7 @@ from helpers.ledger import Ledger
 from helpers.params import Generate
 from helpers.prompts import Pack, converse, extract_answer
 
+DUPLICATE = "full marks, duplicate"
 NOT_NEEDED = "full marks, not needed"
 OTHER_CRITERIA = ("off topic", "makes no sense", "too many sentences")
 
@@ -69,7 +70,7 @@ def write_texts(
         records += [_record(q, dropped="no answer") for q, t in zip(some, talks, strict=True) if not t]
         for (query, messages, text), vote in zip(answered, votes, strict=True):
             points = majority(vote)
-            dropped = why_dropped(points) or ("duplicate" if text in seen else NOT_NEEDED if kept == wanted else "")
+            dropped = why_dropped(points) or (DUPLICATE if text in seen else NOT_NEEDED if kept == wanted else "")
             seen.add(text)
             kept += not dropped
             records.append(_record(query, messages=messages, text=text, points=points, dropped=dropped))

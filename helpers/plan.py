@@ -90,7 +90,7 @@ def plan_finetune(p: Finetune) -> str:
     """What one training does, in a line."""
     texts = sum(p.mix.values())
     passes = p.steps * p.batch / texts
-    length = f"at most {p.max_tokens} tokens each, at most {p.steps * p.batch * p.max_tokens / 1e6:,.0f} million in all"
+    length = f"at most {p.max_tokens} tokens each, at most {p.steps * p.batch * p.max_tokens:,} in all"
     return (
         f"{p.variant}: {p.student}, {p.steps:,} steps of {p.batch} texts ({passes:.1f} passes over {texts:,} texts), {length}; {p.topology}"
     )

@@ -8,7 +8,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from helpers.catalog import SETTINGS
-from helpers.corpus import NOT_NEEDED
+from helpers.corpus import DUPLICATE, NOT_NEEDED
 
 # Okabe and Ito's colours, told apart with every kind of colour blindness; markers and dashes tell the lines apart in grey.
 STYLE = {
@@ -117,9 +117,9 @@ def training_loss(logs: pd.DataFrame, *, world: str) -> Figure:
 def corpus_by_k(counts: pd.DataFrame, *, world: str) -> Figure:
     """How many texts were written, and why those that were dropped were. `counts`: k, outcome, texts."""
     table = counts.pivot_table(index="k", columns="outcome", values="texts", fill_value=0)
-    good = [c for c in ("kept", NOT_NEEDED) if c in table]
+    good = [c for c in ("kept", DUPLICATE, NOT_NEEDED) if c in table]
     order = [*good, *sorted((c for c in table if c not in good), key=lambda c: -table[c].sum())]
-    colours = dict(zip(good, ["#009E73", "#8FD3BC"], strict=False)) | dict(zip(order[len(good) :], FAULTS, strict=False))
+    colours = dict(zip(good, ["#009E73", "#5DBFA0", "#B5E3D4"], strict=False)) | dict(zip(order[len(good) :], FAULTS, strict=False))
     figure, axis = plt.subplots(figsize=(WIDTH, 2.4), layout="constrained")
     left = pd.Series(0.0, index=table.index)
     for outcome in order:

@@ -1,6 +1,6 @@
 """Runs one notebook headless with papermill: aside, and moved to its place on success, so that a failed stage is not done.
 
-`python -m helpers.stage <notebook> <parameters.yaml> <output.ipynb>`; the Makefile's only way to run a notebook.
+`python -m helpers.stage <notebook> [<parameters.yaml>] <output.ipynb>`; the Makefile's only way to run a notebook.
 """
 
 import logging
@@ -22,6 +22,7 @@ from helpers.progress import HEADLESS
 def tidied(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Without progress lines (stderr), timings, paths and papermill's marks: results only."""
     notebook.metadata.pop("papermill", None)
+    notebook.metadata["language_info"] = {"name": "python"}  # the version is this machine's
     for cell in notebook.cells:
         for name in ("papermill", "execution"):
             cell.metadata.pop(name, None)
@@ -72,5 +73,5 @@ def run(notebook: Path, parameters: dict | None, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    source, values, target = map(Path, sys.argv[1:])
-    run(source, yaml.safe_load(values.read_text()), target)
+    source, *values, target = map(Path, sys.argv[1:])
+    run(source, yaml.safe_load(values[0].read_text()) if values else None, target)

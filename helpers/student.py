@@ -7,14 +7,17 @@ not depend on the batch it came in, on order, or on a resumed run.
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 from transformers.masking_utils import AttentionMaskInterface
+from transformers.utils.logging import disable_progress_bar
 
 from helpers.chat import Reply, Request, parse
 from helpers.ledger import Ledger, key
+from helpers.paths import ROOT
 from helpers.progress import Progress
 from helpers.recipe import fingerprint
 
@@ -111,6 +114,7 @@ class Student:
 
     def __init__(self, path: str, ledger: Ledger, *, new_tokens: int, temperature: float, batch: int, seed: int, dtype: str = "float32"):
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        disable_progress_bar()  # of loading: a widget that would stay in the notebook
         self.tokenizer = AutoTokenizer.from_pretrained(path)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), attn_implementation="cached")
         self.model = model.to(device).eval()
@@ -118,7 +122,8 @@ class Student:
         self.end = {self.tokenizer.eos_token_id, *(end if isinstance(end, list) else [end])} - {None}
         self.ledger, self.batch = ledger, batch
         self.settings = {"max_tokens": new_tokens, "temperature": temperature, "seed": seed, "dtype": dtype}
-        self.name, self.identity = path, f"local:{fingerprint(path)}"
+        self.name = str(Path(path).relative_to(ROOT)) if Path(path).is_relative_to(ROOT) else path
+        self.identity = f"local:{fingerprint(path)}"
 
     def ask(self, requests: Sequence[Request]) -> list[list[Reply]]:
         """One reply to each request; what the ledger holds is not sampled again. A kill loses at most one batch."""
