@@ -21,12 +21,14 @@ pre { white-space: pre-wrap; font-size: 13px; background: #f6f6f6; padding: .6re
 """
 
 
-def render(notebook: nbformat.NotebookNode, title: str) -> str:
-    """The notebook's prose and results as a page that loads nothing from anywhere."""
+def render(notebook: nbformat.NotebookNode, world: str) -> str:
+    """The notebook's prose and results as a page that loads nothing from anywhere; `world` says what its numbers are from."""
     exporter = HTMLExporter(template_name="basic", exclude_input=True, embed_images=True)
     body, _ = exporter.from_notebook_node(notebook)
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head><body>\n{body}\n</body></html>\n'
+    meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    head = f"{meta}<title>Skill composition from examples</title><style>{STYLE}</style>"
+    opening = f"<p><strong>This run: {world}.</strong></p>"
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{opening}\n{body}\n</body></html>\n'
 
 
 def main(profile: str) -> Path:
@@ -34,7 +36,7 @@ def main(profile: str) -> Path:
     p = load_profile(profile)["04_plot"]
     notebook = nbformat.read(paths.run(profile) / "04_plot.ipynb", as_version=4)
     target = paths.ROOT / p.figures / "report.html"
-    target.write_text(render(notebook, f"Skill composition from examples: {p.world}"), encoding="utf-8")
+    target.write_text(render(notebook, p.world), encoding="utf-8")
     return target
 
 

@@ -61,7 +61,8 @@ def test_report_loads_nothing(tmp_path):
     notebook = nbformat.v4.new_notebook()
     notebook.cells = [nbformat.v4.new_markdown_cell("# A question?"), nbformat.v4.new_code_cell("secret_code = 1")]
     notebook.cells[1].outputs = [nbformat.v4.new_output("stream", text="a result")]
-    page = render(notebook, "title")
+    page = render(notebook, "in a test")
+    assert "This run: in a test." in page
     assert "A question?" in page
     assert "a result" in page
     assert "secret_code" not in page
