@@ -29,7 +29,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.masking_utils import AttentionMaskInterface
 
-from helpers.recipe import STARTED_BY, Recipe, run_identity
+from helpers.recipe import STARTED_BY, Recipe, is_finished, read_log, run_identity
 
 # Attention. Tokens are packed without padding for every matrix product; attention alone sees the right-padded grid,
 # where a causal mask is enough: no real token is to the right of a pad.
@@ -254,7 +254,10 @@ def main(recipe: Recipe) -> None:
     out.mkdir(parents=True, exist_ok=True)
     lock = open(out / "lock", "w")  # noqa: SIM115 (held until this process ends)
     if state.is_main_process:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a training that lost its notebook ends within a step; wait for it
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another training of this folder: it ends within a step if its notebook is gone
+    state.wait_for_everyone()
+    if is_finished(recipe):  # by the one that was waited for
+        return
     identity = run_identity(recipe)
     torch.manual_seed(recipe.seed)
     mixed = computes_in_bf16(state)
@@ -281,8 +284,8 @@ def main(recipe: Recipe) -> None:
             shutil.rmtree(out / f"step-{old}")
     log = None
     if state.is_main_process:
-        kept = [line for line in (out / "log.jsonl").read_text().splitlines() if json.loads(line)["step"] <= step] if step else []
-        (out / "log.jsonl").write_text("".join(line + "\n" for line in kept))
+        kept = [row for row in read_log(out) if row["step"] <= step]
+        (out / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
         log = open(out / "log.jsonl", "a", buffering=1)  # noqa: SIM115 (open as long as the training runs)
         facts = {"texts": len(data), "too_long": len(encoded) - len(data), "tokens": sum(length), "labelled": sum(labels)}
         (out / "data.json").write_text(json.dumps({**facts, "bf16": mixed, "processes": state.num_processes}))
