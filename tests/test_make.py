@@ -72,7 +72,7 @@ def test_nothing_is_done_twice_and_only_what_changed_is_done(checkout):
     assert "done in" not in again.stderr
     (folder / "helpers/plots.py").write_text((folder / "helpers/plots.py").read_text() + "\n# changed\n")
     changed = make(folder, "reproduce", "PROFILE=smoke")
-    assert re.findall(r"^(\S+).*: done in", changed.stderr, re.M) == ["04_plot:"] or "04_plot: done" in changed.stderr
+    assert "04_plot: done in" in changed.stderr
     assert changed.stderr.count("done in") == 1
     assert results(folder) == before
     shared = folder / "params/smoke/shared.yaml"
