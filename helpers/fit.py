@@ -141,7 +141,8 @@ def needs(shape: Shape, recipe: Recipe, topology: Topology) -> dict[str, float]:
         "the process": 0.5 * GB if topology.cpu else 1.5 * GB,
     }
     # A new checkpoint beside the old one (fp32 weights and two moments each), and the final model.
-    disk = 24 * shape.weights + shape.weights * (2 if recipe.export_dtype == "bfloat16" else 4)
+    saves = recipe.save_every < recipe.steps or recipe.save_minutes > 0
+    disk = shape.weights * ((24 if saves else 0) + (2 if recipe.export_dtype == "bfloat16" else 4))
     return {name: size / GB for name, size in {**parts, "disk": disk}.items()}
 
 

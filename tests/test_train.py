@@ -157,6 +157,8 @@ def test_same_weights_on_any_layout(toys, tmp_path, monkeypatch):
     """One process and one batch; one with many micro-batches; two, with DDP and FSDP2. Mistral's shape, 2 turns learned."""
     one_cpu = (ROOT / "params/accelerate/cpu1.yaml").read_text().replace("bf16", "'no'")
     (tmp_path / "cpu1_fp32.yaml").write_text(one_cpu)
+    one = (ROOT / "params/accelerate/gpu1.yaml").read_text()
+    (tmp_path / "cpu1_fsdp2.yaml").write_text(one.replace("mixed_precision: bf16", "mixed_precision: 'no'"))
     four = (ROOT / "params/accelerate/gpu4_fsdp2.yaml").read_text()
     (tmp_path / "cpu2_fsdp2.yaml").write_text(
         four.replace("num_processes: 4", "num_processes: 2").replace("mixed_precision: bf16", "mixed_precision: 'no'")
@@ -167,6 +169,7 @@ def test_same_weights_on_any_layout(toys, tmp_path, monkeypatch):
         ("micro", tmp_path / "cpu1_fp32.yaml", 200),
         ("two", ROOT / "params/accelerate/cpu2.yaml", 400),
         ("sharded", tmp_path / "cpu2_fsdp2.yaml", 400),
+        ("one sharded", tmp_path / "cpu1_fsdp2.yaml", 400),
     ):
         (tmp_path / name).mkdir()
         r = recipe(tmp_path / name, toys["mistral"], micro_tokens=budget, turns="all", chat_turns=2)
@@ -176,7 +179,7 @@ def test_same_weights_on_any_layout(toys, tmp_path, monkeypatch):
         assert json.loads((Path(r.out) / "data.json").read_text())["processes"] == (2 if name in ("two", "sharded") else 1)
     start = load_file(Path(toys["mistral"]) / "model.safetensors")
     assert distance(made["whole"], start) > 1e-3, "nothing was trained"
-    for name in ("micro", "two", "sharded"):
+    for name in ("micro", "two", "sharded", "one sharded"):
         assert distance(made["whole"], made[name]) < 2e-5, name
         for a, b in zip(logs["whole"], logs[name], strict=True):
             assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
