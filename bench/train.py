@@ -5,7 +5,6 @@ default and best settings, and what else was tried here, the slower ones too.
 """
 
 import argparse
-import itertools
 import json
 import logging
 import os
@@ -21,7 +20,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 from accelerate import PartialState
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
@@ -133,17 +132,16 @@ class Ours:
 
 
 class Trl:
-    """SFTTrainer with these settings: it trains as long as it is asked to, and we look at the clock between its steps."""
+    """SFTTrainer with these settings; the clock is looked at between its steps."""
 
     def __init__(self, student: str, texts: list, **settings):
-        tok = AutoTokenizer.from_pretrained(student)
-        self.tokens = BATCH * statistics.mean(len(batches.encode(tok, chat)[0]) for chat in texts)
-        data = Dataset.from_list([{"prompt": chat[:-1], "completion": chat[-1:]} for chat in texts])
-        self.settings, self.student, self.data, self.tok = settings, student, data, tok
+        self.data = Dataset.from_list([{"prompt": chat[:-1], "completion": chat[-1:]} for chat in texts])
+        self.student, self.settings = student, settings
 
-    def times(self, steps: int) -> list[float]:
-        """Seconds of each of `steps` steps, after one to warm up."""
+    def speed(self, steps: int) -> float:
+        """Real tokens a second over `steps` steps, after one to warm up."""
         marks: list[float] = []
+        tokens: list[int] = []
 
         class Clock(TrainerCallback):
             def on_step_begin(self, *_, **__):
@@ -153,38 +151,39 @@ class Trl:
             common = {"output_dir": folder, "per_device_train_batch_size": BATCH, "max_steps": steps + 2, "max_length": 512}
             quiet = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "logging_strategy": "no", "use_cpu": True}
             arguments = SFTConfig(**common, **quiet, learning_rate=1e-4, **self.settings)
-            model = LlamaForCausalLM.from_pretrained(self.student)
-            trainer = SFTTrainer(model, arguments, train_dataset=self.data, processing_class=self.tok, callbacks=[Clock()])
+            model, tok = LlamaForCausalLM.from_pretrained(self.student), AutoTokenizer.from_pretrained(self.student)
+            trainer = SFTTrainer(model, arguments, train_dataset=self.data, processing_class=tok, callbacks=[Clock()])
+            collate = trainer.data_collator
+
+            def counted(rows):
+                tokens.append(sum(len(row["input_ids"]) for row in rows))
+                return collate(rows)
+
+            trainer.data_collator = counted
             trainer.train()
-        return [b - a for a, b in itertools.pairwise(marks[1:])]
+        return sum(tokens[1 : steps + 1]) / (marks[steps + 1] - marks[1])
 
 
-def measure(variants: dict[str, Callable], rounds: int, steps: int) -> dict[str, float]:
+def measure(variants: dict[str, Callable[[int], float]], rounds: int, steps: int) -> dict[str, int]:
     """Median tokens a second of each variant, taken in turn so that a neighbour's load meets all alike."""
-    speeds: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(rounds):
-        for name, speed in variants.items():
-            speeds[name] += speed(steps)
-    return {name: round(statistics.median(found)) for name, found in speeds.items()}
+    found = [{name: speed(steps) for name, speed in variants.items()} for _ in range(rounds)]
+    return {name: round(statistics.median(one[name] for one in found)) for name in variants}
 
 
-def ours(*where, **options) -> Callable:
+def ours(*where, **options) -> Callable[[int], float]:
     trainer = Ours(*where, **options)
-    trainer.step()
 
-    def speed(steps: int) -> list[float]:
-        found = []
-        for _ in range(steps):
-            start = time.perf_counter()
-            found.append(trainer.step() / (time.perf_counter() - start))
-        return found
+    def speed(steps: int) -> float:
+        trainer.step()  # warms up
+        start = time.perf_counter()
+        tokens = sum(trainer.step() for _ in range(steps))
+        return tokens / (time.perf_counter() - start)
 
     return speed
 
 
-def trl(*where, **settings) -> Callable:
-    trainer = Trl(*where, **settings)
-    return lambda steps: [trainer.tokens / seconds for seconds in trainer.times(steps)]
+def trl(*where, **settings) -> Callable[[int], float]:
+    return Trl(*where, **settings).speed
 
 
 def compare(where: tuple[str, list], rounds: int, steps: int, tried: bool) -> dict:
@@ -218,6 +217,7 @@ def main() -> None:
     torch.set_num_threads(1)
     set_verbosity_error()
     disable_progress_bar()
+    disable_progress_bars()
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         large = compare(two_million(Path(folder)), arguments.rounds, arguments.steps, tried=True)
