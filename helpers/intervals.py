@@ -3,8 +3,9 @@
 A cell is an array (seeds, queries) of scores between 0 and 1. Seeds and queries are both samples, of trainings and of
 tasks, and answers of one seed, or to one query, are alike. So the variance of a cell's mean is that of its seeds' means
 over their number plus that of its queries' means over theirs: what a bootstrap of seeds and queries (Owen 2007, "The
-pigeonhole bootstrap") comes to, in closed form and with the n - 1 that three seeds need. What is left over counts in
-both, which is a little too much. Its degrees of freedom are Satterthwaite's (1946), and Student's t takes the normal's place.
+pigeonhole bootstrap") comes to, in closed form and with the n - 1 that three seeds need. What neither explains counts in
+both, once too often; the bootstrap counts it three times. The degrees of freedom are Satterthwaite's (1946), and Student's
+t takes the normal's place.
 
 Means near 0 and 1 get Wilson's interval with the effective number of answers, mean (1 - mean) / variance, as for clustered
 surveys (Dean and Pagano 2015). A cell without any variation counts as one independent answer a query, whatever its seeds:
@@ -20,26 +21,30 @@ from math import sqrt
 
 import numpy as np
 
+ANGLES = np.linspace(0, np.pi / 2, 8001)  # atan(t / sqrt(df)), in which Student's density is a power of a cosine
+
 
 @lru_cache(maxsize=4096)
-def student(df: float) -> tuple[np.ndarray, np.ndarray]:
-    """Student's t as a table: P(|T| <= t) and t. The density is a power of a cosine in the angle atan(t / sqrt(df))."""
-    angle = np.linspace(0, np.pi / 2, 8001)[:-1]
-    density = np.cos(angle) ** (df - 1)
+def student(df: float) -> np.ndarray:
+    """P(|T| <= t) at each of `ANGLES`."""
+    density = np.cos(ANGLES) ** (df - 1)
     mass = np.concatenate([[0], np.cumsum(density[1:] + density[:-1])])
-    return mass / (mass[-1] + density[-1]), sqrt(df) * np.tan(angle)
+    return mass / mass[-1]
+
+
+def tenths(df: float) -> float:
+    """Cut, so that the table above is made once for many; beyond 1,000 there is nothing to tell."""
+    return int(10 * min(df, 1000)) / 10
 
 
 def quantile(level: float, df: float) -> float:
-    """The t that |T| exceeds with probability 1 - level; df is taken as at most 1,000, and cut to tenths."""
-    mass, t = student(int(10 * min(df, 1000)) / 10)
-    return float(np.interp(level, mass, t))
+    """The t that |T| exceeds with probability 1 - level."""
+    return sqrt(tenths(df)) * float(np.tan(np.interp(level, student(tenths(df)), ANGLES)))
 
 
 def tail(t: float, df: float) -> float:
     """P(|T| > t)."""
-    mass, ts = student(int(10 * min(df, 1000)) / 10)
-    return float(1 - np.interp(t, ts, mass))
+    return 1 - float(np.interp(np.arctan(t / sqrt(tenths(df))), ANGLES, student(tenths(df))))
 
 
 @dataclasses.dataclass(frozen=True)

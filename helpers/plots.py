@@ -46,7 +46,9 @@ sns.set_theme(
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write `name`.png and `name`.svg."""
+    """Write `name`.png and `name`.svg; nothing for a figure in which nothing is drawn."""
+    if not figure.axes:
+        return []
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{kind}" for kind in ("png", "svg")]
     figure.savefig(paths[0], dpi=200)
@@ -108,7 +110,9 @@ def full_marks_by_k(summary: pd.DataFrame, *, trained_ks: list[int], world: str,
         row[0].set_ylabel("ratio of full marks")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), title="fine-tuned on", title_fontsize=9)
-    words = f"Ratio of full marks by number of skills, {'best' if over_generations == 'max' else 'mean'} of a query's generations ({world})."
+    words = (
+        f"Ratio of full marks by number of skills, {'best' if over_generations == 'max' else 'mean'} of a query's generations ({world})."
+    )
     caption(figure, f"{words} Bands: 95% intervals over {sampled(summary)}.")
     plt.close(figure)  # a notebook shows the figure that a cell ends with, once
     return figure

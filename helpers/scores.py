@@ -214,12 +214,9 @@ def queries_needed(gain: Gain, tests: int) -> int | None:
         low, high = more.between(quantile(1 - LEVEL / tests, more.df) + POWER)
         return low > 0 or high < 0 or more.between(quantile(0.95, more.df) + POWER)[1] < SMALLEST_EFFECT
 
-    few, many = gain.model.queries, MOST_QUERIES
-    if not decided(many):
-        return None
-    while many - few > 1:
-        few, many = (few, middle) if decided(middle := (few + many) // 2) else (middle, many)
-    return many
+    # With few seeds more queries also leave fewer degrees of freedom, so there may be a best number: the first that does.
+    numbers = np.unique(np.geomspace(gain.model.queries + 1, MOST_QUERIES, 200).astype(int)).tolist()
+    return next((n for n in numbers if decided(n)), None)
 
 
 def power(table: pd.DataFrame, verdicts: pd.DataFrame, claims: Sequence[Finding] = FINDINGS, **rules) -> pd.DataFrame:
