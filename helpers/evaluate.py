@@ -123,15 +123,18 @@ def leaks(graded: dict[str, list[dict]], corpus: list[dict]) -> pd.DataFrame:
 
 
 def unreadable(records: Sequence[dict], p: Grade) -> pd.DataFrame:
-    """What a judge said that could not be read, a row a judge and reason; `no grading` are those missing after re-asking."""
+    """What could not be read: gradings wanted of each judge, its unreadable replies by reason, and what is missing after re-asking."""
     rows = []
     for name in p.judges():
         graded = [r["grades"][name] for r in records]
         replies = Counter(reason.split(":")[0] for g in graded for reason in g["unreadable"])
-        rows += [{"judge": name, "what": reason, "number": n} for reason, n in replies.most_common()]
-        rows.append({"judge": name, "what": "gradings wanted", "number": p.gradings * len(records)})
-        rows.append({"judge": name, "what": "no grading", "number": sum(p.gradings - len(g["gradings"]) for g in graded)})
-        rows.append({"judge": name, "what": "answers without any", "number": sum(not g["gradings"] for g in graded)})
+        numbers = {
+            "gradings wanted": p.gradings * len(records),
+            **{f"unreadable reply: {reason}": n for reason, n in replies.most_common()},
+            "gradings missing": sum(p.gradings - len(g["gradings"]) for g in graded),
+            "answers without any": sum(not g["gradings"] for g in graded),
+        }
+        rows += [{"judge": name, "what": what, "number": n} for what, n in numbers.items()]
     return pd.DataFrame(rows).set_index(["judge", "what"])
 
 

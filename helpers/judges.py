@@ -13,20 +13,19 @@ from helpers.grading import majority
 from helpers.params import FIRST
 from helpers.scores import COMPARED, FINDINGS, KEY, Finding, findings
 
+OTHERS = ("on topic", "makes sense")
 ENOUGH = 30  # points; a skill with fewer has no row of its own
 SAMPLES = 1000  # of the bootstrap over queries
 
 
 def points(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a judged criterion: model, seed, setting, k, query, generation, judge, kind, criterion, point."""
+    """One row a judged criterion: model, seed, setting, k, query, generation, judge, criterion (a skill's name, or `OTHERS`), point."""
     rows = []
     for row in table.drop_duplicates([*KEY, "generation", "judge"]).itertuples():
         voted = majority([tuple(map(int, vote)) for vote in row.votes.split()])
-        names = [*row.skills.split("; "), "on topic", "makes sense"]
-        kinds = ["skill"] * row.k + ["topic", "sense"]
         answer = (*(getattr(row, name) for name in (*KEY, "generation")), row.judge)
-        rows += [(*answer, kind, name, point) for kind, name, point in zip(kinds, names, (voted or ())[:-1], strict=False)]
-    return pd.DataFrame(rows, columns=[*KEY, "generation", "judge", "kind", "criterion", "point"])
+        rows += [(*answer, *given) for given in zip((*row.skills.split("; "), *OTHERS), voted[:-1], strict=True)] if voted else []
+    return pd.DataFrame(rows, columns=[*KEY, "generation", "judge", "criterion", "point"])
 
 
 def kappa(counts: np.ndarray) -> np.ndarray:
@@ -39,21 +38,21 @@ def kappa(counts: np.ndarray) -> np.ndarray:
         return np.where(chance < 1, (same - chance) / (1 - chance), np.nan)
 
 
-def agreement(table: pd.DataFrame, *, by: str = "kind", seed: int = 0) -> pd.DataFrame:
-    """How far each second judge agrees with the first, by `kind` of criterion (skill, topic, sense) or by `criterion`.
+def agreement(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+    """How far each second judge agrees with the first, on each kind of criterion, and on each skill that has `ENOUGH` points.
 
-    Columns: judge, kind (and criterion), n (points that both gave), first and second (share of points given), agreement,
-    kappa, low, high (its 95% interval from a bootstrap of queries, since the answers to one query are alike).
+    Columns: judge, criterion (`all skills`, `on topic`, `makes sense`, then skills by name), n (points that both gave),
+    first and second (share of points given), agreement, kappa, low, high (its 95% interval from a seeded bootstrap of
+    queries, since the answers to one query are alike).
     """
     given = points(table) if table.judge.nunique() > 1 else points(table[:0])
-    same = [*KEY, "generation", "kind", "criterion"]
+    same = [*KEY, "generation", "criterion"]
     first = given[given.judge == FIRST].drop(columns="judge")
     both = first.merge(given[given.judge != FIRST], on=same, suffixes=("_first", "_second"))
-    groups = ["judge", "kind"] if by == "kind" else ["judge", "kind", "criterion"]
+    every = both.assign(criterion=both.criterion.where(both.criterion.isin(OTHERS), "all skills"))
+    each = both[~both.criterion.isin(OTHERS) & (both.groupby(["judge", "criterion"]).criterion.transform("size") >= ENOUGH)]
     rows = []
-    for name, group in both.groupby(groups):
-        if by == "criterion" and len(group) < ENOUGH:
-            continue
+    for (judge, criterion), group in [*every.groupby(["judge", "criterion"]), *each.groupby(["judge", "criterion"])]:
         cell = 2 * group.point_first + group.point_second
         query = pd.factorize(pd.MultiIndex.from_frame(group[["setting", "k", "query"]]))[0]
         counts = np.zeros((query.max() + 1, 4))
@@ -62,9 +61,18 @@ def agreement(table: pd.DataFrame, *, by: str = "kind", seed: int = 0) -> pd.Dat
         sampled = kappa(drawn @ counts)
         low, high = np.nanquantile(sampled, [0.025, 0.975]) if not np.isnan(sampled).all() else (np.nan, np.nan)
         shares = {"first": group.point_first.mean(), "second": group.point_second.mean(), "agreement": cell.isin([0, 3]).mean()}
-        row = {**dict(zip(groups, name, strict=True)), "n": len(group), **shares}
-        rows.append({**row, "kappa": float(kappa(counts.sum(axis=0))), "low": low, "high": high})
-    return pd.DataFrame(rows, columns=[*groups, "n", "first", "second", "agreement", "kappa", "low", "high"])
+        rows.append(
+            {
+                "judge": judge,
+                "criterion": criterion,
+                "n": len(group),
+                **shares,
+                "kappa": float(kappa(counts.sum(axis=0))),
+                "low": low,
+                "high": high,
+            }
+        )
+    return pd.DataFrame(rows, columns=["judge", "criterion", "n", "first", "second", "agreement", "kappa", "low", "high"])
 
 
 def swap(table: pd.DataFrame, claims: Sequence[Finding] = FINDINGS, **rules) -> pd.DataFrame:

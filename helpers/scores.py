@@ -41,7 +41,7 @@ def tidy(files: Sequence[Path]) -> pd.DataFrame:
     """One row a generation and judge, from the files that 03_grade writes.
 
     Columns: model (a variant without its seed), kind and texts (which k it was trained on, and how many texts in all),
-    seed, judge, setting, k, query, topic, skills, generation, cut (the answer stopped at the token limit), gradings (how
+    seed, judge, setting, k, query, skills, generation, cut (the answer stopped at the token limit), gradings (how
     many were readable), votes (their points in the rubric's order, as `11011 11001 11011`), the three metrics (NaN where
     no grading was readable).
     """
@@ -50,7 +50,7 @@ def tidy(files: Sequence[Path]) -> pd.DataFrame:
         model, seed = re.fullmatch(r"(.+?)(?:-s(\d+))?", path.stem).groups()
         for record in read_json_lines(path, "03_grade"):
             about = {"model": model, "kind": kind_of(record["mix"]), "texts": sum(record["mix"].values()), "seed": int(seed or 0)}
-            asked = {name: record[name] for name in ("setting", "k", "query", "topic")} | {"skills": "; ".join(record["skills"])}
+            asked = {name: record[name] for name in ("setting", "k", "query")} | {"skills": "; ".join(record["skills"])}
             for judge, grades in record["grades"].items():
                 votes = " ".join("".join(map(str, points)) for points in grades["gradings"])
                 graded = {"generation": record["generation"], "cut": record["cut"], "gradings": len(grades["gradings"]), "votes": votes}

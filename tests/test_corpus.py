@@ -173,9 +173,9 @@ def test_a_second_judge_grades_the_same_answers(built, graded):
     counts = evaluate.unreadable(records, both).number
     assert counts["first", "gradings wanted"] == counts["strict", "gradings wanted"] == 3 * len(records)
     missing = sum(3 - len(r["grades"]["strict"]["gradings"]) for r in records)
-    assert counts["strict", "no grading"] == missing > counts["first", "no grading"]
+    assert counts["strict", "gradings missing"] == missing > counts["first", "gradings missing"]
     assert counts["strict", "answers without any"] == sum(r["grades"]["strict"]["points"] is None for r in records)
-    assert counts["strict", "no points for"] > 0
+    assert counts["strict", "unreadable reply: no points for"] > 0
     json.dumps(records)
 
 

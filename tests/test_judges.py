@@ -30,10 +30,10 @@ def test_agreement_against_a_slow_version():
         truth = [rng.random() < 0.6 for _ in range(5)]
         given = {name: [int(t != (rng.random() < noise)) for t in truth] for name, noise in {"first": 0.05, "other": 0.2}.items()}
         rows += [answer(query, name, " ".join(["".join(map(str, points))] * 3)) for name, points in given.items()]
-        for kind, a, b in zip(["skill", "skill", "topic", "sense"], given["first"], given["other"], strict=False):
+        for kind, a, b in zip(["all skills", "all skills", "on topic", "makes sense"], given["first"], given["other"], strict=False):
             slow.setdefault(kind, []).append((a, b))
     rows += [answer(60, "first", "11111"), answer(60, "other", "")]  # unreadable for one: no pair
-    found = judges.agreement(pd.DataFrame(rows)).set_index("kind")
+    found = judges.agreement(pd.DataFrame(rows)).set_index("criterion")
     for kind, pairs in slow.items():
         n, same = len(pairs), sum(a == b for a, b in pairs) / len(pairs)
         a, b = sum(a for a, _ in pairs) / n, sum(b for _, b in pairs) / n
@@ -42,29 +42,25 @@ def test_agreement_against_a_slow_version():
         assert row[["first", "second", "agreement"]].tolist() == pytest.approx([a, b, same])
         assert row.kappa == pytest.approx((same - a * b - (1 - a) * (1 - b)) / (1 - a * b - (1 - a) * (1 - b)))
         assert row.low < row.kappa < row.high
-    each = judges.agreement(pd.DataFrame(rows), by="criterion")
-    assert set(each.criterion) == {"metaphor", "simile", "on topic", "makes sense"}
-    assert each[each.kind == "skill"].n.sum() == found.loc["skill"].n
-    few = judges.agreement(pd.DataFrame(rows[: 2 * 20]), by="criterion")
-    assert few.empty, "fewer points than are enough have no row"
+    assert list(found.index) == ["all skills", "makes sense", "on topic", "metaphor", "simile"]
+    assert found.n["metaphor"] + found.n["simile"] == found.n["all skills"]
+    few = judges.agreement(pd.DataFrame(rows[: 2 * 20]))
+    assert set(few.criterion) == {"all skills", "on topic", "makes sense"}, "a skill with few points has no row of its own"
 
 
 def test_agreement_is_by_majority_and_leaves_the_counted_sentences_out():
     rows = [answer(q, judge, votes) for q in range(40) for judge, votes in (("first", "10110 10110 01000"), ("other", "10111 10111 10111"))]
     found = judges.agreement(pd.DataFrame(rows))
-    assert set(found.kind) == {"skill", "topic", "sense"}
     assert (found.agreement == 1).all()
-    assert found.n.tolist() == [40, 80, 40]
+    assert found.set_index("criterion").n.to_dict() == {"all skills": 80, "makes sense": 40, "on topic": 40, "metaphor": 40, "simile": 40}
+    assert found.kappa.dropna().tolist() == [1], "where a criterion always has the same point, nothing is beyond chance"
 
 
 def test_without_a_second_judge_tables_are_empty():
     table = simulated(np.random.default_rng(0), {"base": 0.1, "k123": 0.8}).assign(votes="", skills="")
     assert judges.agreement(table).empty
-    assert judges.agreement(table, by="criterion").empty
     assert judges.swap(table).empty
     assert judges.what_changed(judges.swap(table)) == "No second judge graded these answers."
-    both = pd.concat([judges.agreement(table), judges.agreement(table, by="criterion")], ignore_index=True)
-    assert list(both.columns)[-1] == "criterion"
 
 
 def test_what_a_swap_changes_is_said():
