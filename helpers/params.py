@@ -76,7 +76,7 @@ class Tasks(Experiment):
 TextsPerK = dict[str, PositiveInt]
 
 
-class Graded(Tasks):
+class Grading(Tasks):
     """How texts are graded, the teacher's and the students'."""
 
     judge: Endpoint
@@ -90,7 +90,7 @@ class SecondJudge(Endpoint):
     enabled: bool = True  # false: `make plan` prices it, and it is not asked
 
 
-class Generate(Graded):
+class Generate(Grading):
     teacher: Endpoint
     texts: TextsPerK
     queries_per_text: PositiveFloat
@@ -134,7 +134,7 @@ class Finetune(Experiment):
         )
 
 
-class Grade(Graded):
+class Grade(Grading):
     variant: str
     student: str
     mix: TextsPerK
@@ -290,6 +290,9 @@ def check_together(folder: Path, variants: Variants, notebooks: dict[str, Model]
     for mix in (*variants.mixes, *sweep):
         if not re.fullmatch(r"\w+", mix) or mix == "base" or (mix in sweep and mix in variants.mixes):
             raise UserError(f"{shared}: mix {mix!r}: a mix has a name of its own, of letters, digits and _ only, and base is taken")
+    for mix, texts in mixes.items():
+        if re.fullmatch("k[1-9]+", mix) and sorted(mix[1:]) != sorted(texts):
+            raise UserError(f"{shared}: mix {mix} holds texts of k = {', '.join(texts)}; its name says something else")
     for name, judge in grade.second_judges.items():
         if not re.fullmatch(r"\w+", name) or name == FIRST:
             raise UserError(f"{folder}/03_grade.yaml: second judge {name!r}: use letters, digits and _ only, and {FIRST} is taken")

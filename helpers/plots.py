@@ -75,6 +75,13 @@ def title_of(mix: str) -> str:
     return " + ".join(f"D({k})" for k in mix[1:]) if re.fullmatch(r"k[1-9]+", mix) else mix
 
 
+def legend(figure: Figure, labels) -> None:
+    """One legend over all panels, whichever of them drew a line."""
+    handles = {label: handle for axis in figure.axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    order = [label for label in labels if label in handles]
+    figure.legend([handles[x] for x in order], order, loc="outside upper center", ncols=len(order), title="fine-tuned on", title_fontsize=9)
+
+
 def sampled(summary: pd.DataFrame) -> str:
     """What the intervals are over, in words."""
     seeds, queries = summary.seeds.max(), f"{summary.queries.max()} queries"
@@ -96,20 +103,21 @@ def full_marks_by_k(summary: pd.DataFrame, *, trained_ks: list[int], world: str,
         for axis, setting in zip(row, settings, strict=True):
             if unseen := [k for k in ks if k > max(trained_ks)]:
                 axis.axvspan(min(unseen) - 0.5, max(ks) + 0.35, color="#F0F0F0", lw=0, zorder=0)
-                axis.text(max(ks) + 0.3, 1.0, "k never\nseen in training", ha="right", va="top", fontsize=7, color="#555555")
+                words = "k never\nseen in\ntraining" if len(settings) > 2 else "k never\nseen in training"
+                axis.text(max(ks) + 0.3, 1.0, words, ha="right", va="top", fontsize=7, color="#555555")
             for mix, (colour, marker, dash) in styles(summary.model.map(mix_of)).items():
                 line = summary[(summary.model == "-".join(filter(None, [student, mix]))) & (summary.setting == setting)].sort_values("k")
                 if len(line):
                     axis.fill_between(line.k, line.low, line.high, color=colour, alpha=0.18, lw=0)
                     axis.plot(line.k, line["mean"], color=colour, marker=marker, ms=4.5, ls=dash, lw=1.6, label=title_of(mix))
-            axis.set_title(" ".join(filter(None, [student, f"Setting {setting}: {SETTINGS[setting]}"])), loc="left")
+            parts = [f"{student}, setting {setting}" if student else f"Setting {setting}", SETTINGS[setting]]
+            axis.set_title((":\n" if student or len(settings) > 2 else ": ").join(parts), loc="left")
             axis.set_xticks(ks)
             axis.set_xlim(min(ks) - 0.35, max(ks) + 0.35)
             axis.set_ylim(-0.03, 1.06)
             axis.set_xlabel("skills asked for, k")
         row[0].set_ylabel("ratio of full marks")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), title="fine-tuned on", title_fontsize=9)
+    legend(figure, map(title_of, styles(summary.model.map(mix_of))))
     words = (
         f"Ratio of full marks by number of skills, {'best' if over_generations == 'max' else 'mean'} of a query's generations ({world})."
     )
@@ -119,7 +127,7 @@ def full_marks_by_k(summary: pd.DataFrame, *, trained_ks: list[int], world: str,
 
 
 def data_efficiency(summary: pd.DataFrame, *, world: str, ks: tuple[int, ...] = (3, 4)) -> Figure:
-    """Full marks at each of `ks` against the number of training texts, a line a kind of mix, a panel a setting and k.
+    """Full marks at `ks` (at every k if neither was asked) against training texts, a line a kind of mix, a panel a setting and k.
 
     Drawn is the student that has mixes of several sizes; the base is where no text is. Without such mixes the figure says so.
     """
@@ -130,15 +138,18 @@ def data_efficiency(summary: pd.DataFrame, *, world: str, ks: tuple[int, ...] = 
         figure.text(0.01, 0.5, "This profile has no mixes that differ in size alone: no sweep to draw.", va="center", color="#444444")
         plt.close(figure)
         return figure
-    rows = summary[(summary.model.map(student_of) == swept[0]) & summary.k.isin(ks)]
-    settings, shown = sorted(rows.setting.unique()), sorted(rows.k.unique())
+    shown = sorted(set(ks) & set(summary.k)) or sorted(set(summary.k))
+    rows = summary[(summary.model.map(student_of) == swept[0]) & summary.k.isin(shown)]
+    settings, looks = sorted(rows.setting.unique()), styles(rows.kind)
     size = (WIDTH, 0.7 + 1.9 * len(shown))
     figure, axes = plt.subplots(len(shown), len(settings), figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained")
     ticks = sorted(rows.texts[rows.texts > 0].unique())
     for (k, setting), axis in zip(((k, s) for k in shown for s in settings), axes.flat, strict=True):
         panel = rows[(rows.k == k) & (rows.setting == setting)]
-        for kind, (colour, marker, dash) in styles(panel.kind).items():
+        for kind, (colour, marker, dash) in looks.items():
             line = panel[panel.kind == kind].sort_values("texts")
+            if line.empty:
+                continue
             if kind == "base":
                 axis.axhline(line["mean"].iloc[0], color=colour, ls=dash, lw=1, label=title_of(kind))
                 continue
@@ -153,9 +164,7 @@ def data_efficiency(summary: pd.DataFrame, *, world: str, ks: tuple[int, ...] = 
         axis.set_ylabel("ratio of full marks")
     for axis in axes[-1]:
         axis.set_xlabel("training texts in all")
-    handles = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    order = [label for label in map(title_of, styles(rows.kind)) if label in handles]
-    figure.legend([handles[x] for x in order], order, loc="outside upper center", ncols=len(order), title="fine-tuned on", title_fontsize=9)
+    legend(figure, map(title_of, looks))
     which = f" of {swept[0]}" if swept[0] else ""
     words = f"Full marks{which} by number of training texts, at equal steps and batch ({world})."
     caption(figure, f"{words} Bars and bands: 95% intervals over {sampled(rows)}.")

@@ -285,7 +285,8 @@ def own_verdict(reply: str, criteria: Sequence[str], text: str) -> Verdict:
     """`read_verdict`, but a reply that could be the student's own grading, handed back, is not believed.
 
     Where the graded text holds a readable rubric and the judge's points are exactly those, nobody can tell the judge's
-    mind from a copy. Zeros throughout are believed: they give nothing away.
+    mind from a copy, and an honest judge who happens to agree is lost too: counted, and shown by 03. Zeros throughout are
+    believed: they give nothing away.
     """
     verdict = read_verdict(reply, criteria)
     if verdict.points is None or not any(verdict.points[:-1]):

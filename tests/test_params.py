@@ -72,6 +72,7 @@ def test_notebook_defaults_are_the_smoke_profile():
         ("shared", "evaluation_ks: [1,", "evaluation_ks: [15,", "k = 15 needs 15 skills, and setting II has 14"),
         ("shared", "mixes: {k123:", "mixes: {k-123:", "mix 'k-123': a mix has a name of its own, of letters, digits and _ only"),
         ("shared", "mixes: {k123:", "mixes: {base:", "base is taken"),
+        ("shared", "mixes: {k123:", "mixes: {k12:", "mix k12 holds texts of k = 1, 2, 3; its name says something else"),
         ("shared", "jobs: 0", 'jobs: 0\nsweep: {student: big, mixes: {small: {"1": 5}}}', "sweep.student = big: the students are tiny"),
         ("shared", "jobs: 0", 'jobs: 0\nsweep: {student: tiny, mixes: {k123: {"1": 5}}}', "mix 'k123': a mix has a name of its own"),
         ("shared", "jobs: 0", 'jobs: 0\nsweep: {student: tiny, mixes: {small: {"2": 41}}}', "mix small takes 41 texts of k = 2"),
@@ -127,10 +128,10 @@ def test_resolved_files_change_only_with_their_values(profile):
 def test_a_variant_that_is_gone_leaves_no_file(profile):
     params.main(profile.name)
     shared = profile / "shared.yaml"
-    shared.write_text(shared.read_text().replace("mixes: {k123: ", "mixes: {k3: "))
+    shared.write_text(shared.read_text().replace("mixes: {k123: ", "mixes: {other: "))
     params.main(profile.name)
     assert not (paths.run(profile.name) / "params/02_finetune/k123-s0.yaml").exists()
-    assert "k3-s0" in (paths.run(profile.name) / "notebooks.mk").read_text()
+    assert "other-s0" in (paths.run(profile.name) / "notebooks.mk").read_text()
 
 
 def test_paper_profile_is_the_papers():

@@ -102,6 +102,8 @@ def test_data_efficiency_draws_each_kind_against_its_texts():
         "40 queries",
     ):
         assert words in said(figure), words
+    other = plots.data_efficiency(summary.assign(k=summary.k - 1).query("k < 3"), world="in a test")
+    assert "k = 1" in said(other), "where neither 3 nor 4 was asked, every k is drawn"
     two = pd.concat(
         [summary.assign(model="three-" + summary.model), scores.largest(summary).assign(model=lambda s: "five-" + s.model)],
         ignore_index=True,
