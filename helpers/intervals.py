@@ -97,6 +97,10 @@ class Mean:
         """Variance between trainings that more queries would not lessen; 0 for a single seed."""
         return max(0.0, self.of_seeds - self.residual / self.queries)
 
+    def with_trainings_alike(self) -> "Mean":
+        """What it would be if seeds differed by no more than their queries explain."""
+        return dataclasses.replace(self, of_seeds=self.of_seeds - self.of_trainings)
+
     def with_queries(self, queries: int) -> "Mean":
         """What it would be with another number of queries, if mean and variances stayed as they are."""
         return dataclasses.replace(self, queries=queries, of_seeds=self.of_trainings + self.residual / queries)
@@ -166,10 +170,8 @@ class Gain:
             inside, outside = (t, outside) if low <= 0 <= high else (inside, t)
         return tail(inside, self.df)
 
-    @property
-    def varies_by_training(self) -> bool:
-        """Do training seeds differ by more than their queries explain?"""
-        return self.model.of_trainings + self.against.of_trainings > 0
+    def with_trainings_alike(self) -> "Gain":
+        return dataclasses.replace(self, model=self.model.with_trainings_alike(), against=self.against.with_trainings_alike())
 
     def with_queries(self, queries: int) -> "Gain":
         return dataclasses.replace(self, model=self.model.with_queries(queries), against=self.against.with_queries(queries))

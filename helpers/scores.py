@@ -220,13 +220,17 @@ def queries_needed(gain: Gain, tests: int) -> int | None:
 
 
 def power(table: pd.DataFrame, verdicts: pd.DataFrame, claims: Sequence[Finding] = FINDINGS, **rules) -> pd.DataFrame:
-    """For each undecided row of `findings`: the gain seen, the queries asked, and how many would decide it."""
+    """For each undecided row of `findings`: the gain seen, the queries asked, and how many would decide it.
+
+    `more training seeds`: queries would do it if the seeds did not differ as they do.
+    """
     rows = []
     for (row, gain), found in zip(comparisons(table, claims, **rules), verdicts.verdict, strict=True):
         if found == "undecided":
             needed = queries_needed(gain, len(verdicts))
-            open_ended = "more training seeds" if gain.varies_by_training else f"over {MOST_QUERIES:,}"
-            rows.append({**row, "gain": gain.gain, "asked": gain.model.queries, "needed": f"{needed:,}" if needed else open_ended})
+            seeds_alone = not needed and queries_needed(gain.with_trainings_alike(), len(verdicts))
+            words = f"{needed:,}" if needed else "more training seeds" if seeds_alone else f"over {MOST_QUERIES:,}"
+            rows.append({**row, "gain": gain.gain, "asked": gain.model.queries, "needed": words})
     return pd.DataFrame(rows, columns=[*COMPARED, "gain", "asked", "needed"])
 
 
