@@ -74,7 +74,7 @@ $(VENV)/done: requirements.txt
 
 # The notebooks of a profile. An executed notebook is its stage's stamp; `helpers.stage` writes it only on success.
 H = $(addprefix helpers/,$(addsuffix .py,$(1)))
-ASKING := $(call H,catalog chat grading ledger params prompts) $(wildcard helpers/world/*.py)
+ASKING := $(call H,catalog chat grading ledger params prompts verdicts) $(wildcard helpers/world/*.py)
 STAGE   = @$(PY) -m helpers.stage $< $(RUN)/params/$(@:$(RUN)/%.ipynb=%).yaml $@
 
 notebooks-of-profile:
@@ -89,7 +89,7 @@ $(RUN)/02_finetune/%.ipynb: notebooks/02_finetune.ipynb $(RUN)/params/02_finetun
 $(RUN)/03_grade/%.ipynb: notebooks/03_grade.ipynb $(RUN)/params/03_grade/%.yaml $(ASKING) $(call H,evaluate student)
 	$(STAGE)
 
-$(RUN)/04_plot.ipynb: notebooks/04_plot.ipynb $(RUN)/params/04_plot.yaml $(addprefix $(RUN)/,$(02_finetune) $(03_grade)) $(call H,plots scores)
+$(RUN)/04_plot.ipynb: notebooks/04_plot.ipynb $(RUN)/params/04_plot.yaml $(addprefix $(RUN)/,$(02_finetune) $(03_grade)) $(call H,intervals judges plots scores)
 	$(STAGE)
 
 $(RUN)/report.done: $(RUN)/04_plot.ipynb $(call H,report)

@@ -11,7 +11,7 @@ import pandas as pd
 from helpers import chat
 from helpers.catalog import Query, evaluation_queries, training_queries
 from helpers.errors import UserError
-from helpers.grading import grade, majority
+from helpers.grading import grade
 from helpers.ledger import Ledger
 from helpers.params import Generate
 from helpers.prompts import Pack, converse, extract_answer
@@ -40,6 +40,8 @@ def write_texts(
     ledger: Ledger,
     gradings: int,
     seen: set[str],
+    sentence_counter: str = "reference",
+    deduct_named_skills: bool = False,
 ) -> list[dict]:
     """Ask the teacher, in all the pack's turns, until `wanted` new texts with full marks are there or `budget` queries were asked.
 
@@ -66,10 +68,10 @@ def write_texts(
 
         talks = converse(ask, some, replicates, pack, turns=len(pack.generation))
         answered = [(q, t[0], extract_answer(t[0][-1]["content"])) for q, t in zip(some, talks, strict=True) if t]
-        votes = grade([q for q, _, _ in answered], [text for _, _, text in answered], pack, judge, ledger, gradings=gradings)
+        rules = {"gradings": gradings, "sentence_counter": sentence_counter, "deduct_named_skills": deduct_named_skills}
+        graded = grade([q for q, _, _ in answered], [text for _, _, text in answered], pack, judge, ledger, **rules)
         records += [_record(q, dropped="no answer") for q, t in zip(some, talks, strict=True) if not t]
-        for (query, messages, text), vote in zip(answered, votes, strict=True):
-            points = majority(vote)
+        for (query, messages, text), points in zip(answered, [g.points for g in graded], strict=True):
             dropped = why_dropped(points) or (DUPLICATE if text in seen else NOT_NEEDED if kept == wanted else "")
             seen.add(text)
             kept += not dropped
@@ -98,6 +100,8 @@ def build(p: Generate, ledger: Ledger) -> list[dict]:
             ledger=ledger,
             gradings=p.filter_gradings,
             seen=seen,
+            sentence_counter=p.sentence_counter,
+            deduct_named_skills=p.deduct_named_skills,
         )
     return records
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,9 +13,9 @@ from helpers import paths
 from helpers.catalog import evaluation_queries
 from helpers.corpus import read_json_lines
 from helpers.errors import UserError
-from helpers.grading import grade, majority
+from helpers.grading import grade
 from helpers.ledger import Ledger
-from helpers.params import Grade
+from helpers.params import FIRST, Grade
 from helpers.prompts import converse, extract_answer
 from helpers.student import Student
 
@@ -59,19 +60,25 @@ def load_student(p: Grade, ledger: Ledger) -> Student:
 
 
 def evaluate(p: Grade, student: Student, ledger: Ledger) -> list[dict]:
-    """One record a generation: the task, the answer, its gradings, and the points by majority (None if none was readable)."""
+    """One record a generation: the task, the answer, and its `grades` by judge.
+
+    A judge's grades are its readable gradings, the points by majority (None if none was readable), and why replies were
+    unreadable. All judges see the same answers.
+    """
     pack, all_tasks = p.pack(), tasks(p)
     queries = [t["task"] for t in all_tasks]
     talks = converse(student.ask, queries, [t["generation"] for t in all_tasks], pack, turns=p.student_turns)
     texts = [extract_answer(messages[-1]["content"]) for messages, _ in talks]
-    gradings = grade(queries, texts, pack, p.judge, ledger, gradings=p.gradings)
+    rules = {"gradings": p.gradings, "sentence_counter": p.sentence_counter, "deduct_named_skills": p.deduct_named_skills}
+    by_judge = {name: grade(queries, texts, pack, judge, ledger, **rules) for name, judge in p.judges().items()}
     near = nearest(texts, training_texts(p))
     records = []
-    for task, (_, cut), text, votes, similarity in zip(all_tasks, talks, texts, gradings, near, strict=True):
+    for i, (task, (_, cut), text, similarity) in enumerate(zip(all_tasks, talks, texts, near, strict=True)):
         query = task["task"]
         asked = {"topic": query.topic, "skills": list(query.names), "text": text, "cut": cut, "nearest": similarity}
-        records.append({**task, "task": None, **asked, "gradings": votes, "points": majority(votes)})
-        del records[-1]["task"]
+        found = {name: graded[i] for name, graded in by_judge.items()}
+        grades = {name: {"gradings": g.gradings, "points": g.points, "unreadable": g.unreadable} for name, g in found.items()}
+        records.append({**{name: value for name, value in task.items() if name != "task"}, **asked, "mix": p.mix, "grades": grades})
     return records
 
 
@@ -115,7 +122,24 @@ def leaks(graded: dict[str, list[dict]], corpus: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows).groupby(["model", "setting", "k"], sort=False).sum().reset_index()
 
 
+def unreadable(records: Sequence[dict], p: Grade) -> pd.DataFrame:
+    """What could not be read: gradings wanted of each judge, its unreadable replies by reason, and what is missing after re-asking."""
+    rows = []
+    for name in p.judges():
+        graded = [r["grades"][name] for r in records]
+        replies = Counter(reason.split(":")[0] for g in graded for reason in g["unreadable"])
+        numbers = {
+            "gradings wanted": p.gradings * len(records),
+            **{f"unreadable reply: {reason}": n for reason, n in replies.most_common()},
+            "gradings missing": sum(p.gradings - len(g["gradings"]) for g in graded),
+            "answers without any": sum(not g["gradings"] for g in graded),
+        }
+        rows += [{"judge": name, "what": what, "number": n} for what, n in numbers.items()]
+    return pd.DataFrame(rows).set_index(["judge", "what"])
+
+
 def show(record: dict) -> str:
     """A graded answer in a few lines, for reading."""
-    marks = "unreadable" if record["points"] is None else f"{sum(record['points'])} of {len(record['points'])} points"
+    points = record["grades"][FIRST]["points"]
+    marks = "unreadable" if points is None else f"{sum(points)} of {len(points)} points"
     return f"k = {record['k']}, {record['topic']}: {', '.join(record['skills'])}\n  {json.dumps(record['text'])}\n  {marks}"

@@ -5,7 +5,7 @@ from pathlib import Path
 from helpers import chat, paths
 from helpers.catalog import Query, Skill
 from helpers.errors import UserError
-from helpers.grading import grade, majority
+from helpers.grading import grade
 from helpers.ledger import Ledger
 from helpers.prompts import Pack, converse, criteria, extract_answer, generation_turns, grading_turn
 from helpers.student import Student
@@ -41,9 +41,9 @@ def show_answers(
         text = extract_answer(messages[-1]["content"])
         print(f"--- {name}\n{text}\n")
         try:
-            (votes,) = grade([query], [text], pack, judge, ledger, gradings=3)
+            (graded,) = grade([query], [text], pack, judge, ledger, gradings=3)
         except UserError as error:
             print(error)
             continue
-        points = majority(votes) or ()
+        points = graded.points or ()
         print("\n".join(f"  {'+' if p else '-'} {c}" for c, p in zip(criteria(query, pack.rubric), points, strict=False)), "\n")

@@ -8,9 +8,10 @@ change is not touched, so an edited comment reruns nothing.
 
 import difflib
 import os
+import re
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import pydantic
 import yaml
@@ -23,6 +24,8 @@ from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.prompts import Pack, load_pack
 from helpers.recipe import Recipe
+
+FIRST = "first"  # the judge whose grades are the results; second judges have names of their own
 
 
 class Model(pydantic.BaseModel):
@@ -73,9 +76,22 @@ class Tasks(Experiment):
 TextsPerK = dict[str, PositiveInt]
 
 
-class Generate(Tasks):
-    teacher: Endpoint
+class Grading(Tasks):
+    """How texts are graded, the teacher's and the students'."""
+
     judge: Endpoint
+    sentence_counter: Literal["reference", "sentencex"] = "reference"
+    deduct_named_skills: bool = False
+
+
+class SecondJudge(Endpoint):
+    """Another judge over the same answers."""
+
+    enabled: bool = True  # false: `make plan` prices it, and it is not asked
+
+
+class Generate(Grading):
+    teacher: Endpoint
     texts: TextsPerK
     queries_per_text: PositiveFloat
     filter_gradings: PositiveInt
@@ -122,7 +138,7 @@ class Finetune(Experiment):
         )
 
 
-class Grade(Tasks):
+class Grade(Grading):
     variant: str
     student: str
     mix: TextsPerK
@@ -134,7 +150,11 @@ class Grade(Tasks):
     temperature: NonNegativeFloat
     sample_batch: PositiveInt
     sample_dtype: Literal["float32", "bfloat16"]
-    judge: Endpoint
+    second_judges: dict[str, SecondJudge] = {}
+
+    def judges(self) -> dict[str, Endpoint]:
+        """Everyone who grades, by name; `first` is the judge that the results are from."""
+        return {FIRST: self.judge, **{name: judge for name, judge in self.second_judges.items() if judge.enabled}}
 
     def checkpoint(self) -> str:
         """The model to grade: the variant's own, or the student as it is where the mix is empty."""
@@ -146,7 +166,14 @@ class Plot(Experiment):
     graded: list[str]
     figures: str
     world: str
-    bootstrap_samples: PositiveInt
+    over_generations: Literal["max", "mean"] = "max"
+
+
+class Sweep(Model):
+    """Mixes of different sizes, to compare kinds of texts at equal numbers of them."""
+
+    student: str  # the one of `students` that is trained on them
+    mixes: dict[str, TextsPerK]
 
 
 class Variants(Model):
@@ -154,6 +181,7 @@ class Variants(Model):
 
     students: dict[str, str]
     mixes: dict[str, TextsPerK]
+    sweep: Sweep | None = None
     training_seeds: list[NonNegativeInt]
     jobs: NonNegativeInt
 
@@ -178,6 +206,7 @@ def checked(model: type, values: dict, *, where) -> Model:
         name = ".".join(str(part) for part in error["loc"])
         if error["type"] == "extra_forbidden":
             inner = model.model_fields[key].annotation if len(error["loc"]) > 1 else model
+            inner = inner if hasattr(inner, "model_fields") else next(m for m in get_args(inner) if hasattr(m, "model_fields"))
             raise UserError(unknown_key(where(key), name, list(inner.model_fields))) from None
         if error["type"] == "missing":
             raise UserError(f"{where(key)}: {name} is missing") from None
@@ -236,10 +265,11 @@ def load_profile(profile: str) -> dict[str, Model]:
 
     prefix = "{student}-" if len(variants.students) > 1 else ""
     bases = {f"{prefix.format(student=s)}base": {"student": path, "mix": {}} for s, path in variants.students.items()}
+    sweep = variants.sweep
     trained = {
         f"{prefix.format(student=s)}{mix}-s{seed}": {"student": path, "mix": texts, "training_seed": seed}
         for s, path in variants.students.items()
-        for mix, texts in variants.mixes.items()
+        for mix, texts in (variants.mixes | (sweep.mixes if sweep and s == sweep.student else {})).items()
         for seed in variants.training_seeds
     }
     notebooks = {"01_generate": one("01_generate")}
@@ -256,10 +286,26 @@ def check_together(folder: Path, variants: Variants, notebooks: dict[str, Model]
     grade = next(v for k, v in notebooks.items() if k.startswith("03"))
     shared = folder / "shared.yaml"
     pools, pack = generate.pools(), generate.pack()
-    for k in (*generate.texts, *(k for mix in variants.mixes.values() for k in mix)):
+    sweep = variants.sweep.mixes if variants.sweep else {}
+    mixes = variants.mixes | sweep
+    if variants.sweep and variants.sweep.student not in variants.students:
+        known = ", ".join(variants.students)
+        raise UserError(f"{shared}: sweep.student = {variants.sweep.student}: the students are {known}")
+    for mix in (*variants.mixes, *sweep):
+        if not re.fullmatch(r"\w+", mix) or mix == "base" or (mix in sweep and mix in variants.mixes):
+            raise UserError(f"{shared}: mix {mix!r}: a mix has a name of its own, of letters, digits and _ only, and base is taken")
+    for mix, texts in mixes.items():
+        if re.fullmatch("k[1-9]+", mix) and sorted(mix[1:]) != sorted(texts):
+            raise UserError(f"{shared}: mix {mix} holds texts of k = {', '.join(texts)}; its name says something else")
+    for name, judge in grade.second_judges.items():
+        if not re.fullmatch(r"\w+", name) or name == FIRST:
+            raise UserError(f"{folder}/03_grade.yaml: second judge {name!r}: use letters, digits and _ only, and {FIRST} is taken")
+        if Endpoint(**judge.model_dump(exclude={"enabled"})) == grade.judge:
+            raise UserError(f"{folder}/03_grade.yaml: second_judges.{name} is the first judge again; it would agree with itself")
+    for k in (*generate.texts, *(k for mix in mixes.values() for k in mix)):
         if not k.isdecimal() or k == "0":
             raise UserError(f"{shared}: {k!r} is no number of skills; write it as '1', '2', ...")
-    for mix, texts in variants.mixes.items():
+    for mix, texts in mixes.items():
         for k, n in texts.items():
             if n > generate.texts.get(k, 0):
                 raise UserError(
@@ -279,7 +325,7 @@ def check_together(folder: Path, variants: Variants, notebooks: dict[str, Model]
         is_hub_name = student.count("/") == 1 and not student.startswith((".", "helpers/", "runs/"))
         if not is_hub_name and not (ROOT / student / "config.json").is_file():
             raise UserError(f"{shared}: students.{name} = {student}: neither a folder with a model nor a hub name owner/model")
-    for endpoint in (generate.teacher, generate.judge):
+    for endpoint in (generate.teacher, generate.judge, *grade.second_judges.values()):
         check_address(endpoint.base_url)
 
 

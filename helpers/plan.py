@@ -3,6 +3,7 @@
 Needs no key, no corpus and no model. Tokens are estimated from characters; the ranges are stated assumptions.
 """
 
+import itertools
 import sys
 
 import pandas as pd
@@ -11,7 +12,7 @@ import yaml
 from helpers.catalog import Pool, draw
 from helpers.chat import Endpoint
 from helpers.errors import UserError
-from helpers.params import Finetune, Generate, Grade, load_profile
+from helpers.params import FIRST, Finetune, Generate, Grade, load_profile
 from helpers.paths import ROOT
 from helpers.prompts import generation_turns, grading_turn
 
@@ -70,19 +71,20 @@ def plan_generate(p: Generate) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def plan_grade(p: Grade, models: int = 1) -> pd.DataFrame:
-    """What the judge is asked for `models` models."""
+def plan_grade(p: Grade, models: int = 1, *, judges: dict[str, Endpoint] | None = None) -> pd.DataFrame:
+    """What the judges are asked for `models` models; `judges` are those that grade, or others by name."""
     rows, pools = [], p.pools()
-    for setting in p.settings:
+    for (name, judge), setting in itertools.product((p.judges() if judges is None else judges).items(), p.settings):
         answers = requests = sent = 0.0
         for k in p.evaluation_ks:
             _, grading = mean_prompts(p, pools[setting], k)
             n = min(p.evaluation_queries, pools[setting].distinct(k)) * p.generations * models
-            calls = n * (1 if p.judge.takes_n else p.gradings)
+            calls = n * (1 if judge.takes_n else p.gradings)
             answers, requests, sent = answers + n, requests + calls, sent + calls * grading
         back = tuple(answers * p.gradings * t for t in GRADE_TOKENS)
-        what = f"judge, setting {setting}: {answers:,.0f} answers of {models} models x {p.gradings} gradings"
-        rows.append(row("03_grade", what, p.judge, (requests, requests), (sent, sent), back))
+        who = "judge" if name == FIRST else f"judge {name}"
+        what = f"{who}, setting {setting}: {answers:,.0f} answers of {models} models x {p.gradings} gradings"
+        rows.append(row("03_grade", what, judge, (requests, requests), (sent, sent), back))
     return pd.DataFrame(rows)
 
 
@@ -112,6 +114,11 @@ def main(profile: str) -> None:
     print(f"\nTogether {table.low.sum():,.2f} to {table.high.sum():,.2f} US dollars (params/prices.yaml)", end="")
     unknown = sorted(table.model[table.low.isna()].unique())
     print(f", without {', '.join(unknown)}, whose price that file does not have." if unknown else ".")
+    for name, judge in grades[0].second_judges.items():
+        if not judge.enabled:
+            more = plan_grade(grades[0], len(grades), judges={name: judge})
+            cost = f"{more.low.sum():,.2f} to {more.high.sum():,.2f} US dollars more" if more.low.notna().all() else "price unknown"
+            print(f"Not asked (enabled: false): second judge {name}, {judge.model}: {cost}.")
     print("\n02_finetune")
     print("\n".join("  " + plan_finetune(p) for name, p in notebooks.items() if name.startswith("02")))
     p, pools = grades[0], grades[0].pools()

@@ -1,5 +1,6 @@
 """The figures, one function each; every one returns a matplotlib Figure. `save` writes PNG and SVG, the same bytes for the same scores."""
 
+import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 
 from helpers.catalog import SETTINGS
 from helpers.corpus import DUPLICATE, NOT_NEEDED
+from helpers.scores import mix_of, student_of
 
 # Okabe and Ito's colours, told apart with every kind of colour blindness; markers and dashes tell the lines apart in grey.
 STYLE = {
@@ -17,7 +19,12 @@ STYLE = {
     "k12": ("#56B4E9", "D", (0, (6, 1.5, 1, 1.5))),
     "k123": ("#D55E00", "^", "solid"),
 }
-NAMES = {"base": "before fine-tuning", "k1": "D(1)", "k12": "D(1) + D(2)", "k123": "D(1) + D(2) + D(3)"}
+MORE = [  # for mixes of other kinds, in the order of their names
+    ("#009E73", "v", (0, (3, 1))),
+    ("#CC79A7", "P", (0, (5, 1, 1, 1, 1, 1))),
+    ("#0072B2", "X", (0, (2, 2))),
+    ("#999999", "p", (0, (8, 2))),
+]
 FAULTS = ["#0072B2", "#E69F00", "#CC79A7", "#999999", "#F0E442", "#D55E00", "#000000"]
 WIDTH = 6.5  # inches: a page's text width; readable when shrunk to one column
 sns.set_theme(
@@ -39,7 +46,9 @@ sns.set_theme(
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write `name`.png and `name`.svg."""
+    """Write `name`.png and `name`.svg; nothing for a figure in which nothing is drawn."""
+    if not figure.axes:
+        return []
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{kind}" for kind in ("png", "svg")]
     figure.savefig(paths[0], dpi=200)
@@ -47,14 +56,36 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     return paths
 
 
-def mix_of(model: str) -> str:
-    """`base`, `k1`, `k12` or `k123`, whatever student the name begins with."""
-    return model.rsplit("-", 1)[-1]
-
-
 def students_of(models) -> list[str]:
     """The students in model names `<student>-<mix>`; one empty name where there is only one student."""
-    return sorted({m.removesuffix(mix_of(m)).rstrip("-") for m in models})
+    return sorted({student_of(m) for m in models})
+
+
+def styles(mixes) -> dict[str, tuple]:
+    """Colour, marker and dash of each mix (or kind): the four of the paper in their order and always alike, then the others."""
+    others = sorted(set(mixes) - set(STYLE))
+    more = {mix: MORE[i % len(MORE)] for i, mix in enumerate(others)}
+    return {mix: style for mix, style in (STYLE | more).items() if mix in set(mixes)}
+
+
+def title_of(mix: str) -> str:
+    """`D(1) + D(2)` for `k12`; a mix with another kind of name keeps it."""
+    if mix == "base":
+        return "before fine-tuning"
+    return " + ".join(f"D({k})" for k in mix[1:]) if re.fullmatch(r"k[1-9]+", mix) else mix
+
+
+def legend(figure: Figure, labels) -> None:
+    """One legend over all panels, whichever of them drew a line."""
+    handles = {label: handle for axis in figure.axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    order = [label for label in labels if label in handles]
+    figure.legend([handles[x] for x in order], order, loc="outside upper center", ncols=len(order), title="fine-tuned on", title_fontsize=9)
+
+
+def sampled(summary: pd.DataFrame) -> str:
+    """What the intervals are over, in words."""
+    seeds, queries = summary.seeds.max(), f"{summary.queries.max()} queries"
+    return f"{seeds} training seeds and {queries}" if seeds > 1 else f"{queries} alone: one training seed, no word on another training"
 
 
 def caption(figure: Figure, words: str) -> None:
@@ -62,7 +93,7 @@ def caption(figure: Figure, words: str) -> None:
     figure.text(0.01, -0.02, words, ha="left", va="top", fontsize=7.5, color="#444444", wrap=True)
 
 
-def full_marks_by_k(summary: pd.DataFrame, *, trained_ks: list[int], world: str) -> Figure:
+def full_marks_by_k(summary: pd.DataFrame, *, trained_ks: list[int], world: str, over_generations: str = "max") -> Figure:
     """The headline: full marks against k, a line a model, a panel a setting (and a row a student), 95% bands."""
     settings, students = sorted(summary.setting.unique()), students_of(summary.model.unique())
     size = (WIDTH, 0.5 + 2.5 * len(students))
@@ -72,23 +103,72 @@ def full_marks_by_k(summary: pd.DataFrame, *, trained_ks: list[int], world: str)
         for axis, setting in zip(row, settings, strict=True):
             if unseen := [k for k in ks if k > max(trained_ks)]:
                 axis.axvspan(min(unseen) - 0.5, max(ks) + 0.35, color="#F0F0F0", lw=0, zorder=0)
-                axis.text(max(ks) + 0.3, 1.0, "k never\nseen in training", ha="right", va="top", fontsize=7, color="#555555")
-            for mix, (colour, marker, dash) in STYLE.items():
+                words = "k never\nseen in\ntraining" if len(settings) > 2 else "k never\nseen in training"
+                axis.text(max(ks) + 0.3, 1.0, words, ha="right", va="top", fontsize=7, color="#555555")
+            for mix, (colour, marker, dash) in styles(summary.model.map(mix_of)).items():
                 line = summary[(summary.model == "-".join(filter(None, [student, mix]))) & (summary.setting == setting)].sort_values("k")
                 if len(line):
                     axis.fill_between(line.k, line.low, line.high, color=colour, alpha=0.18, lw=0)
-                    axis.plot(line.k, line["mean"], color=colour, marker=marker, ms=4.5, ls=dash, lw=1.6, label=NAMES[mix])
-            axis.set_title(" ".join(filter(None, [student, f"Setting {setting}: {SETTINGS[setting]}"])), loc="left")
+                    axis.plot(line.k, line["mean"], color=colour, marker=marker, ms=4.5, ls=dash, lw=1.6, label=title_of(mix))
+            parts = [f"{student}, setting {setting}" if student else f"Setting {setting}", SETTINGS[setting]]
+            axis.set_title((":\n" if student or len(settings) > 2 else ": ").join(parts), loc="left")
             axis.set_xticks(ks)
             axis.set_xlim(min(ks) - 0.35, max(ks) + 0.35)
             axis.set_ylim(-0.03, 1.06)
             axis.set_xlabel("skills asked for, k")
         row[0].set_ylabel("ratio of full marks")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), title="fine-tuned on", title_fontsize=9)
-    n = f"{summary.queries.max()} queries a point, best of 3 generations; up to {summary.seeds.max()} training seeds"
-    caption(figure, f"Ratio of full marks by number of skills ({world}). {n}; bands are 95% intervals over seeds and queries.")
+    legend(figure, map(title_of, styles(summary.model.map(mix_of))))
+    words = (
+        f"Ratio of full marks by number of skills, {'best' if over_generations == 'max' else 'mean'} of a query's generations ({world})."
+    )
+    caption(figure, f"{words} Bands: 95% intervals over {sampled(summary)}.")
     plt.close(figure)  # a notebook shows the figure that a cell ends with, once
+    return figure
+
+
+def data_efficiency(summary: pd.DataFrame, *, world: str, ks: tuple[int, ...] = (3, 4)) -> Figure:
+    """Full marks at `ks` (at every k if neither was asked) against training texts, a line a kind of mix, a panel a setting and k.
+
+    Drawn is the student that has mixes of several sizes; the base is where no text is. Without such mixes the figure says so.
+    """
+    sizes = summary[summary.texts > 0].groupby([summary.model.map(student_of), "kind"]).texts.nunique()
+    swept = sorted({student for student, kind in sizes[sizes > 1].index})
+    if not swept:
+        figure = plt.figure(figsize=(WIDTH, 0.6))
+        figure.text(0.01, 0.5, "This profile has no mixes that differ in size alone: no sweep to draw.", va="center", color="#444444")
+        plt.close(figure)
+        return figure
+    shown = sorted(set(ks) & set(summary.k)) or sorted(set(summary.k))
+    rows = summary[(summary.model.map(student_of) == swept[0]) & summary.k.isin(shown)]
+    settings, looks = sorted(rows.setting.unique()), styles(rows.kind)
+    size = (WIDTH, 0.7 + 1.9 * len(shown))
+    figure, axes = plt.subplots(len(shown), len(settings), figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained")
+    ticks = sorted(rows.texts[rows.texts > 0].unique())
+    for (k, setting), axis in zip(((k, s) for k in shown for s in settings), axes.flat, strict=True):
+        panel = rows[(rows.k == k) & (rows.setting == setting)]
+        for kind, (colour, marker, dash) in looks.items():
+            line = panel[panel.kind == kind].sort_values("texts")
+            if line.empty:
+                continue
+            if kind == "base":
+                axis.axhline(line["mean"].iloc[0], color=colour, ls=dash, lw=1, label=title_of(kind))
+                continue
+            axis.fill_between(line.texts, line.low, line.high, color=colour, alpha=0.18, lw=0)
+            error = [line["mean"] - line.low, line.high - line["mean"]]
+            axis.errorbar(line.texts, line["mean"], error, color=colour, marker=marker, ms=4.5, ls=dash, lw=1.6, label=title_of(kind))
+        axis.set(xscale="log", ylim=(-0.03, 1.06))
+        axis.set_title(f"Setting {setting}, k = {k}", loc="left")
+        axis.set_xticks(ticks, [f"{n:,}" for n in ticks], rotation=45, ha="right")
+        axis.minorticks_off()
+    for axis in axes[:, 0]:
+        axis.set_ylabel("ratio of full marks")
+    for axis in axes[-1]:
+        axis.set_xlabel("training texts in all")
+    legend(figure, map(title_of, looks))
+    which = f" of {swept[0]}" if swept[0] else ""
+    words = f"Full marks{which} by number of training texts, at equal steps and batch ({world})."
+    caption(figure, f"{words} Bars and bands: 95% intervals over {sampled(rows)}.")
+    plt.close(figure)
     return figure
 
 
@@ -98,13 +178,13 @@ def training_loss(logs: pd.DataFrame, *, world: str) -> Figure:
     size = (WIDTH, 2.6)
     figure, axes = plt.subplots(1, len(students), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axis, student in zip(axes[0], students, strict=True):
-        for mix, (colour, _, dash) in STYLE.items():
+        for mix, (colour, _, dash) in styles(logs.model.map(mix_of)).items():
             runs = logs[logs.model == "-".join(filter(None, [student, mix]))]
             for _, run in runs.groupby("seed"):
                 axis.plot(run.step, run.loss.rolling(5, min_periods=1).mean(), color=colour, lw=0.5, alpha=0.5)
             if len(runs):
                 mean = runs.groupby("step").loss.mean().rolling(5, min_periods=1).mean()
-                axis.plot(mean.index, mean, color=colour, ls=dash, lw=1.6, label=NAMES[mix])
+                axis.plot(mean.index, mean, color=colour, ls=dash, lw=1.6, label=title_of(mix))
         axis.set(xlabel="optimizer step", title=student)
         axis.set_ylim(bottom=0)
     axes[0][0].set_ylabel("loss (nats a token)")

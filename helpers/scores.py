@@ -1,12 +1,13 @@
 """From graded answers to scores with intervals, and to verdicts on the paper's findings ([ZK24] section 4, [YK23] section 3).
 
-The tidy table has one row a model, seed, setting, k, query and generation. A query's score is the maximum over its
-generations; queries are the same for every model, so comparisons are paired.
+The tidy table, `scores.csv`, has one row a model, seed, setting, k, query, generation and judge: its votes, and the metrics
+of their majority. A query's score is the maximum (or mean) over its generations; queries are the same for every model,
+so comparisons are paired. What is said of the results is computed from this table alone, by `helpers.intervals`.
 """
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,74 +16,96 @@ import pandas as pd
 
 from helpers.corpus import read_json_lines
 from helpers.grading import metrics
+from helpers.intervals import Gain, gain_of, mean_of, quantile
+from helpers.params import FIRST
 
 METRICS = ("full_marks", "all_skills", "skill_fraction")
 KEY = ["model", "seed", "setting", "k", "query"]
 SMALLEST_EFFECT = 0.05  # a gain whose whole interval lies below this is no gain
 LEVEL = 0.05  # of the tests, after Holm's correction
+POWER = 0.84  # normal quantile: what is needed is needed for four chances in five
+MOST_QUERIES = 10_000  # nobody asks more
+
+
+def kind_of(mix: dict[str, int]) -> str:
+    """Which k a model was trained on: `k123` for texts of k = 1, 2 and 3, however many; `base` for none."""
+    return "k" + "".join(sorted(mix, key=int)) if mix else "base"
+
+
+def student_of(model: str) -> str:
+    """The student in a model's name `<student>-<mix>`; empty where there is only one student."""
+    return model.rpartition("-")[0]
 
 
 def tidy(files: Sequence[Path]) -> pd.DataFrame:
-    """One row a generation, from the files that 03_grade writes.
+    """One row a generation and judge, from the files that 03_grade writes.
 
-    Columns: model (a variant without its seed), seed, setting, k, query, generation, the three metrics (NaN where no
-    grading was readable), gradings (how many were), cut (the answer stopped at the token limit).
+    Columns: model (a variant without its seed), kind and texts (which k it was trained on, and how many texts in all),
+    seed, judge, setting, k, query, skills, generation, cut (the answer stopped at the token limit), gradings (how
+    many were readable), votes (their points in the rubric's order, as `11011 11001 11011`), the three metrics (NaN where
+    no grading was readable).
     """
     rows = []
     for path in files:
         model, seed = re.fullmatch(r"(.+?)(?:-s(\d+))?", path.stem).groups()
         for record in read_json_lines(path, "03_grade"):
-            scores = metrics(record["points"]) if record["points"] else dict.fromkeys(METRICS, np.nan)
-            taken = {name: record[name] for name in ("setting", "k", "query", "generation", "cut")}
-            rows.append({"model": model, "seed": int(seed or 0), **taken, "gradings": len(record["gradings"]), **scores})
+            about = {"model": model, "kind": kind_of(record["mix"]), "texts": sum(record["mix"].values()), "seed": int(seed or 0)}
+            asked = {name: record[name] for name in ("setting", "k", "query")} | {"skills": "; ".join(record["skills"])}
+            for judge, grades in record["grades"].items():
+                votes = " ".join("".join(map(str, points)) for points in grades["gradings"])
+                graded = {"generation": record["generation"], "cut": record["cut"], "gradings": len(grades["gradings"]), "votes": votes}
+                found = metrics(grades["points"]) if grades["points"] else dict.fromkeys(METRICS, np.nan)
+                rows.append({**about, "judge": judge, **asked, **graded, **found})
     return pd.DataFrame(rows)
 
 
-def per_query(table: pd.DataFrame, metric: str = "full_marks", *, over_generations: str = "max") -> pd.Series:
-    """A query's score, indexed by model, seed, setting, k, query; without queries that have no readable generation."""
-    return table.groupby(KEY)[metric].agg(over_generations).dropna()
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """The tidy table, for `read_csv`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.round(6).to_csv(path, index=False)
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """The tidy table; votes are text, not numbers."""
+    return pd.read_csv(path, dtype={"votes": str}, keep_default_na=False, na_values={metric: [""] for metric in METRICS})
+
+
+def largest(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each student's models that no other of the same kind outdoes in texts; a sweep's smaller mixes are left out."""
+    most = frame.texts.groupby([frame.model.map(student_of), frame.kind]).transform("max")
+    return frame[frame.texts == most]
+
+
+def per_query(table: pd.DataFrame, metric: str = "full_marks", *, over_generations: str = "max", judge: str = FIRST) -> pd.Series:
+    """A query's score by one judge, indexed by model, seed, setting, k, query; without queries that have no readable generation."""
+    return table[table.judge == judge].groupby(KEY)[metric].agg(over_generations).dropna()
 
 
 def grid(scores: pd.Series, model: str, setting: str, k: int) -> pd.DataFrame:
-    """One model's scores in one cell: a row a training seed, a column a query."""
+    """One model's scores in one cell: a row a training seed, a column a query that has a score from every seed."""
     cell = scores.xs((model, setting, k), level=["model", "setting", "k"])
-    return cell.unstack("query")
+    return cell.unstack("query").dropna(axis="columns")
 
 
-def resampled_means(cells: Sequence[pd.DataFrame], samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Means of several models' cells under one bootstrap of seeds (each model's own) and queries (common): (samples, cells)."""
-    common = sorted(set.intersection(*(set(c.columns) for c in cells)))
-    queries = rng.integers(len(common), size=(samples, len(common)))
-    means = []
-    for cell in cells:
-        values = cell[common].to_numpy()
-        seeds = rng.integers(len(values), size=(samples, len(values)))
-        weight = np.stack([(seeds == s).mean(axis=1) for s in range(len(values))], axis=1)  # (samples, seeds)
-        by_query = weight @ values  # (samples, queries)
-        means.append(np.take_along_axis(by_query, queries, axis=1).mean(axis=1))
-    return np.stack(means, axis=1)
-
-
-def summary(table: pd.DataFrame, *, metric: str = "full_marks", samples: int, seed: int = 0) -> pd.DataFrame:
-    """Mean, standard error and 95% interval of every model, setting and k.
-
-    Standard error and interval come from one bootstrap over training seeds and queries.
-    """
-    scores = per_query(table, metric)
+def summary(table: pd.DataFrame, *, metric: str = "full_marks", over_generations: str = "max", judge: str = FIRST) -> pd.DataFrame:
+    """Mean, standard error and 95% interval (`intervals`) of every model, setting and k; over queries alone where seeds is 1."""
+    scores = per_query(table, metric, over_generations=over_generations, judge=judge)
+    models = table.drop_duplicates("model").set_index("model")[["kind", "texts"]]
     rows = []
     for model, setting, k in scores.index.droplevel(["seed", "query"]).unique():
-        cell = grid(scores, model, setting, k)
-        means = resampled_means([cell], samples, np.random.default_rng(seed))[:, 0]
-        low, high = np.quantile(means, [0.025, 0.975])
-        counts = {"seeds": len(cell), "queries": cell.shape[1]}
-        mean = np.nanmean(cell.to_numpy())
-        rows.append({"model": model, "setting": setting, "k": k, **counts, "mean": mean, "se": means.std(), "low": low, "high": high})
+        if (cell := grid(scores, model, setting, k)).empty:
+            continue
+        found = mean_of(cell.to_numpy())
+        low, high = found.interval()
+        counts = {"seeds": found.seeds, "queries": found.queries}
+        about = {"model": model, **models.loc[model], "setting": setting, "k": k}
+        rows.append({**about, **counts, "mean": found.mean, "se": found.se, "low": low, "high": high})
     return pd.DataFrame(rows)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim: `model` scores higher than `against` in this setting at each of these k."""
+    """A claim: `model` scores higher than `against` in this setting at each of these k. Both are kinds, or names of mixes."""
 
     claim: str
     model: str
@@ -97,6 +120,23 @@ FINDINGS = (
     Finding("k = 1, 2, 3 (k123) lift held-out skills", "k123", "base", "II", (2, 3, 4, 5)),
     Finding("k = 3 texts add to k = 1, 2 (k123 over k12)", "k123", "k12", "I", (3, 4, 5)),
 )
+
+
+def sweep_findings(table: pd.DataFrame) -> tuple[Finding, ...]:
+    """[ZK24]'s third point, for each number of texts that mixes of different kinds have: larger k teach more, at k = 3 and 4."""
+    mixes = table[table.texts > 0].drop_duplicates("model").sort_values(["texts", "kind"])
+    claims = {}  # in order, each once: students may share them
+    for (texts, _), same in mixes.groupby([mixes.texts, mixes.model.map(student_of)]):
+        for less, more in zip(same.itertuples(), same[1:].itertuples(), strict=False):
+            if less.kind != more.kind:
+                claim = f"{texts:,} texts: {more.kind} teaches more than {less.kind}"
+                claims[Finding(claim, mix_of(more.model), mix_of(less.model), "I", (3, 4))] = True
+    return tuple(claims)
+
+
+def mix_of(model: str) -> str:
+    """`base`, or the mix in a model's name, whatever student the name begins with."""
+    return model.rpartition("-")[2]
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
@@ -118,38 +158,80 @@ def verdict(gain: float, high: float, p: float) -> str:
     return "does not hold" if high < SMALLEST_EFFECT else "undecided"
 
 
-def findings(table: pd.DataFrame, *, metric: str = "full_marks", samples: int, seed: int = 0) -> pd.DataFrame:
-    """Every finding at every k that the table covers: the gain, its 95% interval, a corrected p-value, the verdict.
-
-    Where several students were trained, their models are named `<student>-<mix>` and each student has its own rows.
-    """
-    scores = per_query(table, metric)
+def comparisons(table: pd.DataFrame, claims: Sequence[Finding], **rules) -> Iterator[tuple[dict, Gain]]:
+    """Every claim at every k that the table covers, for each student: what is compared, and the gain on common queries."""
+    scores = per_query(table, **rules)
     cells = set(scores.index.droplevel(["seed", "query"]).unique())
-    prefixes = sorted({m.removesuffix("base") for m, _, _ in cells if m.endswith("base")})
-    rows = []
-    for prefix in prefixes:
-        for finding in FINDINGS:
-            model, against = prefix + finding.model, prefix + finding.against
+    every, main = table.drop_duplicates("model"), largest(table).drop_duplicates("model")
+    for student in sorted(set(every.model.map(student_of))):
+        named = {mix_of(m): m for m in every.model if student_of(m) == student}
+        named |= {row.kind: row.model for row in main.itertuples() if student_of(row.model) == student}
+        for finding in claims:
+            model, against = named.get(finding.model), named.get(finding.against)
             for k in finding.ks:
                 if not {(model, finding.setting, k), (against, finding.setting, k)} <= cells:
                     continue
                 pair = [grid(scores, m, finding.setting, k) for m in (model, against)]
-                means = resampled_means(pair, samples, np.random.default_rng(seed))
-                gains = means[:, 0] - means[:, 1]
                 common = pair[0].columns.intersection(pair[1].columns)
-                gain = np.nanmean(pair[0][common]) - np.nanmean(pair[1][common])
-                p = min(1.0, 2 * (1 + min((gains <= 0).sum(), (gains >= 0).sum())) / (samples + 1))
-                low, high = np.quantile(gains, [0.025, 0.975])
-                n = {"seeds": len(pair[0]), "queries": len(common)}
-                rows.append(
-                    {"claim": finding.claim, "model": model, "against": against, "setting": finding.setting, "k": k, **n}
-                    | {"gain": gain, "low": low, "high": high, "p": p}
-                )
-    found = pd.DataFrame(rows)
-    if len(found):
-        found["p_holm"] = holm(found.pop("p"))
-        found["verdict"] = [verdict(r.gain, r.high, r.p_holm) for r in found.itertuples()]
+                if len(common):
+                    row = {"claim": finding.claim, "setting": finding.setting, "model": model, "against": against, "k": k}
+                    yield row, gain_of(*(cell[common].to_numpy() for cell in pair))
+
+
+COMPARED = ["claim", "setting", "model", "against", "k"]
+FOUND = [*COMPARED, "seeds", "queries", "gain", "se", "low", "high", "p", "p_holm", "verdict"]
+
+
+def findings(table: pd.DataFrame, claims: Sequence[Finding] = FINDINGS, **rules) -> pd.DataFrame:
+    """Every claim with its gain, standard error, 95% interval, p-value before and after Holm's correction over all rows, verdict.
+
+    `rules` are those of `per_query`. Where several students were trained, each student has its own rows. Without anything
+    to compare the table is empty.
+    """
+    rows = []
+    for row, gain in comparisons(table, claims, **rules):
+        low, high = gain.interval()
+        counts = {"seeds": gain.model.seeds, "queries": gain.model.queries}
+        rows.append({**row, **counts, "gain": gain.gain, "se": gain.se, "low": low, "high": high, "p": gain.p})
+    found = pd.DataFrame(rows, columns=FOUND[:-2])
+    found["p_holm"] = holm(found.p)
+    found["verdict"] = [verdict(r.gain, r.high, r.p_holm) for r in found.itertuples()]
     return found
+
+
+def queries_needed(gain: Gain, tests: int) -> int | None:
+    """The queries with which a gain would be decided, four times in five, if gain and variances stayed as they were seen.
+
+    Args:
+        tests: how many Holm's correction is over; the gain is asked to pass the strictest.
+
+    Returns:
+        None if `MOST_QUERIES` would not do.
+    """
+
+    def decided(queries: int) -> bool:
+        more = gain.with_queries(queries)
+        low, high = more.between(quantile(1 - LEVEL / tests, more.df) + POWER)
+        return low > 0 or high < 0 or more.between(quantile(0.95, more.df) + POWER)[1] < SMALLEST_EFFECT
+
+    # With few seeds more queries also leave fewer degrees of freedom, so there may be a best number: the first that does.
+    numbers = np.unique(np.geomspace(gain.model.queries + 1, MOST_QUERIES, 200).astype(int)).tolist()
+    return next((n for n in numbers if decided(n)), None)
+
+
+def power(table: pd.DataFrame, verdicts: pd.DataFrame, claims: Sequence[Finding] = FINDINGS, **rules) -> pd.DataFrame:
+    """For each undecided row of `findings`: the gain seen, the queries asked, and how many would decide it.
+
+    `more training seeds`: queries would do it if the seeds did not differ as they do.
+    """
+    rows = []
+    for (row, gain), found in zip(comparisons(table, claims, **rules), verdicts.verdict, strict=True):
+        if found == "undecided":
+            needed = queries_needed(gain, len(verdicts))
+            seeds_alone = not needed and queries_needed(gain.with_trainings_alike(), len(verdicts))
+            words = f"{needed:,}" if needed else "more training seeds" if seeds_alone else f"over {MOST_QUERIES:,}"
+            rows.append({**row, "gain": gain.gain, "asked": gain.model.queries, "needed": words})
+    return pd.DataFrame(rows, columns=[*COMPARED, "gain", "asked", "needed"])
 
 
 def spread(summary: pd.DataFrame) -> pd.DataFrame:
@@ -159,16 +241,10 @@ def spread(summary: pd.DataFrame) -> pd.DataFrame:
     return cells.pivot(index=["setting", "model"], columns="k", values="cell")
 
 
-def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """The tidy table, for `read_csv`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.round(6).to_csv(path, index=False)
-
-
 def headline(verdicts: pd.DataFrame) -> pd.DataFrame:
     """One row a claim: the verdict at each k with the gain and its interval."""
     cell = [f"{r.verdict}: {r.gain:+.2f} [{r.low:+.2f}, {r.high:+.2f}]" for r in verdicts.itertuples()]
-    return verdicts.assign(cell=cell).pivot(index=["claim", "setting", "model", "against"], columns="k", values="cell").fillna("")
+    return verdicts.assign(cell=cell).pivot(index=COMPARED[:-1], columns="k", values="cell").fillna("")
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -178,11 +254,11 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def readme_tables(scores_csv: Path, *, samples: int) -> tuple[str, str]:
+def readme_tables(scores_csv: Path) -> tuple[str, str]:
     """The two tables of the README: full marks by model, setting and k; the verdicts."""
-    table = pd.read_csv(scores_csv)
-    return markdown(spread(summary(table, samples=samples))), markdown(headline(findings(table, samples=samples)))
+    table = read_csv(scores_csv)
+    return markdown(spread(summary(table))), markdown(headline(findings(table)))
 
 
 if __name__ == "__main__":
-    print(*readme_tables(Path(sys.argv[1]), samples=int(sys.argv[2])), sep="\n\n")
+    print(*readme_tables(Path(sys.argv[1])), sep="\n\n")

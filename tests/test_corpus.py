@@ -149,9 +149,46 @@ def test_evaluation_asks_every_task_once(graded):
     json.dumps(graded)
     for r in graded:
         assert len(r["skills"]) == r["k"]
-        assert all(len(points) == r["k"] + 3 for points in r["gradings"])
+        assert set(r["grades"]) == {params.FIRST}
+        assert all(len(points) == r["k"] + 3 for points in r["grades"][params.FIRST]["gradings"])
+        assert r["mix"] == {}
     pools = BASE.pools()
     assert {s for r in graded if r["setting"] == "II" for s in r["skills"]} <= {s.name for s in pools["II"].skills}
+
+
+def test_a_second_judge_grades_the_same_answers(built, graded):
+    """Nothing is sampled again, the first judge's grades stay as they were, and what is missing is counted for each judge."""
+    ledger = built[1]
+    strict = params.SecondJudge(base_url="world:?flip=0.3&unreadable=0.5", model="judge", temperature=1.0)
+    off = params.SecondJudge(base_url="http://nowhere.invalid/v1", model="none", enabled=False)
+    both = BASE.model_copy(update={"second_judges": {"strict": strict, "off": off}})
+    before = ledger.summary().set_index(["stage", "state"]).attempts
+    records = evaluate.evaluate(both, evaluate.load_student(both, ledger), ledger)
+    after = ledger.summary().set_index(["stage", "state"]).attempts
+    assert after.loc["student"].sum() == before.loc["student"].sum()
+    assert after.loc["judge"].sum() > before.loc["judge"].sum()
+    assert [r["text"] for r in records] == [r["text"] for r in graded]
+    assert [r["grades"]["first"] for r in records] == [r["grades"]["first"] for r in graded]
+    assert {name for r in records for name in r["grades"]} == {"first", "strict"}
+    counts = evaluate.unreadable(records, both).number
+    assert counts["first", "gradings wanted"] == counts["strict", "gradings wanted"] == 3 * len(records)
+    missing = sum(3 - len(r["grades"]["strict"]["gradings"]) for r in records)
+    assert counts["strict", "gradings missing"] == missing > counts["first", "gradings missing"]
+    assert counts["strict", "answers without any"] == sum(r["grades"]["strict"]["points"] is None for r in records)
+    assert counts["strict", "unreadable reply: no points for"] > 0
+    json.dumps(records)
+
+
+def test_rules_of_grading_reach_the_corpus(tmp_path):
+    counted = {}
+    for counter in ("reference", "sentencex"):
+        p = GENERATE.model_copy(update={"sentence_counter": counter, "texts": {"1": 1}})
+        seen = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(corpus.grade.__globals__["COUNTERS"], counter, lambda text, seen=seen: seen.append(text) or 1)
+            corpus.build(p, Ledger(tmp_path / f"{counter}.sqlite"))
+        counted[counter] = len(seen)
+    assert all(counted.values()), "the counter that was named is the one that counts"
 
 
 def test_leaks_are_counted_on_the_files(built, graded):

@@ -10,7 +10,9 @@ import subprocess
 import time
 
 import pytest
+import yaml
 
+from helpers import scores
 from helpers.paths import ROOT
 
 KEPT = ("scores.csv", "full_marks_by_k.png", "full_marks_by_k.svg", "training_loss.svg", "corpus_by_k.png")
@@ -107,3 +109,33 @@ def test_killed_anywhere_it_ends_the_same(checkout):
         0
     ]
     assert twice <= 8 * in_flight
+
+
+@pytest.mark.slow
+def test_two_judges_and_a_sweep_run_through(checkout):
+    """03 and 04 with all that `mini-full` has, at smoke's size, by the same notebooks; stage by stage nothing is asked twice."""
+    folder = checkout("both")
+    profile = shutil.copytree(folder / "params/smoke", folder / "params/both")
+    sweep = {"student": "tiny", "mixes": {"k12n60": {"1": 30, "2": 30}, "k123n60": {"1": 20, "2": 20, "3": 20}}}
+    for name, more in {
+        "shared": {"sweep": sweep, "sentence_counter": "sentencex", "deduct_named_skills": True},
+        "03_grade": {"second_judges": {"lenient": {"base_url": "world:?lenient=0.5", "model": "judge", "temperature": 1.0}}},
+        "04_plot": {"figures": "runs/both/figures", "over_generations": "mean"},
+    }.items():
+        values = yaml.safe_load((profile / f"{name}.yaml").read_text()) | more
+        (profile / f"{name}.yaml").write_text(yaml.safe_dump(values))
+    done = make(folder, "reproduce", "PROFILE=both")
+    assert done.returncode == 0, done.stderr
+    run = folder / "runs/both"
+    assert (run / "figures/data_efficiency.png").exists()
+    table = scores.read_csv(run / "figures/scores.csv")
+    assert set(table.judge) == {"first", "lenient"}
+    assert set(table.model) == {"base", "k123", "k12n60", "k123n60"}
+    assert (table.votes.str.count(" ") + 1 == table.gradings).all()
+    report = (run / "figures/report.html").read_text()
+    for words in ("Judge lenient:", "kappa", "60 texts: k123 teaches more than k12"):
+        assert words in report, words
+    ledger = sqlite3.connect(run / "ledger.sqlite")
+    answers = "select count(*), count(distinct key) from attempt where stage = 'student' and state = 'replied'"
+    sampled, distinct = ledger.execute(answers).fetchone()
+    assert sampled == distinct == len(table) / 2, "each answer is sampled once, for both judges"

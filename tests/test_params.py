@@ -1,6 +1,7 @@
 """Profiles: complete, checked as a whole, errors in one sentence; the notebooks' parameters cells agree with them."""
 
 import ast
+import re
 import shutil
 
 import papermill
@@ -69,6 +70,19 @@ def test_notebook_defaults_are_the_smoke_profile():
         ("shared", '"world:"', '"ftp://x"', "is neither http"),
         ("shared", "student_turns: 1", "student_turns: 3", "student_turns = 3, and the prompt pack has 2"),
         ("shared", "evaluation_ks: [1,", "evaluation_ks: [15,", "k = 15 needs 15 skills, and setting II has 14"),
+        ("shared", "mixes: {k123:", "mixes: {k-123:", "mix 'k-123': a mix has a name of its own, of letters, digits and _ only"),
+        ("shared", "mixes: {k123:", "mixes: {base:", "base is taken"),
+        ("shared", "mixes: {k123:", "mixes: {k12:", "mix k12 holds texts of k = 1, 2, 3; its name says something else"),
+        ("shared", "jobs: 0", 'jobs: 0\nsweep: {student: big, mixes: {small: {"1": 5}}}', "sweep.student = big: the students are tiny"),
+        ("shared", "jobs: 0", 'jobs: 0\nsweep: {student: tiny, mixes: {k123: {"1": 5}}}', "mix 'k123': a mix has a name of its own"),
+        ("shared", "jobs: 0", 'jobs: 0\nsweep: {student: tiny, mixes: {small: {"2": 41}}}', "mix small takes 41 texts of k = 2"),
+        ("shared", "jobs: 0", "jobs: 0\nsweep: {students: tiny, mixes: {}}", "unknown key sweep.students; did you mean student?"),
+        ("shared", "jobs: 0", "jobs: 0\nsentence_counter: guess", "input should be 'reference' or 'sentencex'"),
+        ("03_grade", "gradings: 3", "gradings: 3\nsecond_judges: {x: {base_url: 'world:', model: judge}}", "is the first judge again"),
+        ("03_grade", "gradings: 3", "gradings: 3\nsecond_judges: {first: {base_url: 'world:', model: j}}", "first is taken"),
+        ("03_grade", "gradings: 3", "gradings: 3\nsecond_judges: {x: {base_url: 'ftp:', model: j}}", "is neither http"),
+        ("03_grade", "gradings: 3", "gradings: 3\nsecond_judges: {x: {base_url: 'world:', modle: j}}", "unknown key second_judges.x.modle"),
+        ("04_plot", "world: in", "over_generations: median\nworld: in", "input should be 'max' or 'mean'"),
         ("02_finetune", "steps: 12", "setps: 12", "02_finetune.yaml: unknown key setps; did you mean steps?"),
         ("02_finetune", "learning_rate: 2.0e-4", "learning_rate: 2e-4", "learning_rate = '2e-4' is wrong: input should be a valid number"),
         ("02_finetune", "learned_turns: last", "learned_turns: none", "input should be 'last' or 'all'"),
@@ -114,10 +128,10 @@ def test_resolved_files_change_only_with_their_values(profile):
 def test_a_variant_that_is_gone_leaves_no_file(profile):
     params.main(profile.name)
     shared = profile / "shared.yaml"
-    shared.write_text(shared.read_text().replace("mixes: {k123: ", "mixes: {k3: "))
+    shared.write_text(shared.read_text().replace("mixes: {k123: ", "mixes: {other: "))
     params.main(profile.name)
     assert not (paths.run(profile.name) / "params/02_finetune/k123-s0.yaml").exists()
-    assert "k3-s0" in (paths.run(profile.name) / "notebooks.mk").read_text()
+    assert "other-s0" in (paths.run(profile.name) / "notebooks.mk").read_text()
 
 
 def test_paper_profile_is_the_papers():
@@ -147,6 +161,31 @@ def test_plan_counts_the_papers_gradings():
     grades = [p for name, p in notebooks.items() if name.startswith("03")]
     table = plan.plan_grade(grades[0], len(grades))
     assert sum(int(n.replace(",", "")) for n in table.requests) == 86_400
+
+
+def test_a_second_judge_that_is_off_is_priced_apart(capsys):
+    notebooks = params.load_profile("paper")
+    grade = notebooks["03_grade/mistral-7b-base"]
+    (other,) = grade.second_judges.values()
+    assert not other.enabled
+    assert other.base_url != grade.judge.base_url, "another maker's"
+    assert set(grade.judges()) == {params.FIRST}
+    plan.main("paper")
+    said = capsys.readouterr().out
+    assert re.search(rf"Not asked \(enabled: false\): second judge claude, {other.model}: [\d,.]+ to [\d,.]+ US dollars more", said)
+    on = grade.model_copy(update={"second_judges": {"claude": other.model_copy(update={"enabled": True})}})
+    assert len(plan.plan_grade(on)) == 2 * len(plan.plan_grade(grade))
+
+
+def test_a_sweep_is_trained_on_its_student_alone():
+    notebooks = params.load_profile("mini-full")
+    swept = [n for n in notebooks if n.startswith("02_finetune") and "n150" in n]
+    assert sorted(swept) == sorted(f"02_finetune/three-{mix}n150-s{seed}" for mix in ("k12", "k123") for seed in (0, 1, 2))
+    totals = {}
+    for name, p in notebooks.items():
+        if name.startswith("02_finetune/three") and p.training_seed == 0:
+            totals.setdefault(sum(p.mix.values()), []).append("".join(p.mix))
+    assert {n: kinds for n, kinds in totals.items() if len(kinds) > 1} == {150: ["12", "123"], 450: ["12", "123"], 1200: ["1", "12", "123"]}
 
 
 def test_prices_are_dated_and_positive():

@@ -9,7 +9,7 @@ import pytest
 from helpers import chat
 from helpers.catalog import Query, load_skills, load_topics
 from helpers.errors import UserError
-from helpers.grading import count_sentences, grade, majority
+from helpers.grading import grade, reference_count
 from helpers.ledger import Ledger
 from helpers.paths import ROOT
 from helpers.prompts import converse, extract_answer, grading_turn, load_pack, sentence_limit
@@ -53,7 +53,7 @@ def test_detectors_fire_on_their_skill_alone():
         text = language.text(rng, topic, shown)
         assert detectors.makes_sense(text), text
         assert detectors.on_topic(topic, text)
-        assert count_sentences(text) <= sentence_limit(len(shown))
+        assert reference_count(text) <= sentence_limit(len(shown))
         for skill in language.PHRASINGS:
             found = detectors.shows(skill, text)
             hits[skill] += found and skill in shown
@@ -92,7 +92,7 @@ def test_faultless_teacher_and_judge_agree(tmp_path):
     talks = converse(ask_as("teacher", ledger, FAULTLESS), queries, [0] * 200, PACK, turns=2)
     texts = [extract_answer(messages[-1]["content"]) for messages, _ in talks]
     judge = chat.Endpoint(base_url=FAULTLESS, model="judge")
-    assert all(all(majority(v)) for v in grade(queries, texts, PACK, judge, ledger, gradings=3))
+    assert all(all(g.points) for g in grade(queries, texts, PACK, judge, ledger, gradings=3))
 
 
 def test_error_rates_are_what_they_say(tmp_path):
