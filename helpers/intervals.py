@@ -17,35 +17,20 @@ by more than we have seen: tests/test_intervals.py.
 """
 
 import dataclasses
-from functools import lru_cache
 from math import sqrt
 
 import numpy as np
-
-ANGLES = np.linspace(0, np.pi / 2, 8001)  # atan(t / sqrt(df)), in which Student's density is a power of a cosine
-
-
-@lru_cache(maxsize=4096)
-def student(df: float) -> np.ndarray:
-    """P(|T| <= t) at each of `ANGLES`."""
-    density = np.cos(ANGLES) ** (df - 1)
-    mass = np.concatenate([[0], np.cumsum(density[1:] + density[:-1])])
-    return mass / mass[-1]
-
-
-def tenths(df: float) -> float:
-    """Cut, so that the table above is made once for many; beyond 1,000 there is nothing to tell."""
-    return int(10 * min(df, 1000)) / 10
+from scipy.special import stdtr, stdtrit
 
 
 def quantile(level: float, df: float) -> float:
     """The t that |T| exceeds with probability 1 - level."""
-    return sqrt(tenths(df)) * float(np.tan(np.interp(level, student(tenths(df)), ANGLES)))
+    return float(stdtrit(df, (1 + level) / 2))
 
 
 def tail(t: float, df: float) -> float:
     """P(|T| > t)."""
-    return 1 - float(np.interp(np.arctan(t / sqrt(tenths(df))), ANGLES, student(tenths(df))))
+    return float(2 * stdtr(df, -t))
 
 
 @dataclasses.dataclass(frozen=True)
