@@ -273,7 +273,9 @@ class Ledger:
         """Note what the provider calls the uploaded file, or the batch."""
         self._write("update batch set file = coalesce(?, file), batch = coalesce(?, batch) where id = ?", (file, name, batch))
 
-    def end_batch(self, batch: int, state: str, replies: Iterable[tuple] = (), *, unbilled: dict[str, str] | None = None, rest: str) -> None:
+    def end_batch(
+        self, batch: int, state: str, replies: Iterable[tuple] = (), *, unbilled: dict[str, str] | None = None, rest: str
+    ) -> None:
         """Store a batch that has ended, whole and once, whoever else of this ledger's processes does it too.
 
         Args:
@@ -322,7 +324,9 @@ class Ledger:
         Columns: requests (different ones), attempts, prompt_tokens, completion_tokens, dollars (of state replied: paid; of
         others: what they may have cost; NaN where a price is unknown).
         """
-        counts = "count(distinct key) requests, count(*) attempts, sum(prompt_tokens) prompt_tokens, sum(completion_tokens) completion_tokens"
+        counts = (
+            "count(distinct key) requests, count(*) attempts, sum(prompt_tokens) prompt_tokens, sum(completion_tokens) completion_tokens"
+        )
         money = "case when count(dollars) = count(*) then sum(dollars) end dollars"
         of = "where run = ?" if run else ""
         query = f"select stage, model, state, {counts}, {money} from attempt {of} group by stage, model, state order by stage, model, state"

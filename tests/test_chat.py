@@ -14,7 +14,7 @@ import traceback
 
 import pytest
 
-from helpers import chat
+from helpers import chat, endpoint, limits
 from helpers.chat import Endpoint, Request, ask
 from helpers.errors import UserError
 from helpers.ledger import Ledger
@@ -38,7 +38,7 @@ def _key(monkeypatch):
 @pytest.fixture
 def quick(monkeypatch):
     """No waiting between tries."""
-    monkeypatch.setattr(chat, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(limits, "FIRST_WAIT", 0.001)
 
 
 def at(server, **settings):
@@ -126,7 +126,7 @@ def test_order_of_replies_is_the_order_of_requests(ledger):
         ("401", "the key in TEST_KEY was refused"),
         ("402", "Insufficient credits"),
         ("403", "the key in TEST_KEY was refused"),
-        ("404", "name a model and a base_url"),
+        ("404", "judge.model (or judge.base_url) in params"),
         ("quota", "quota is used up"),
     ],
 )
@@ -145,9 +145,9 @@ def test_refusals_end_the_run_with_a_sentence(ledger, monkeypatch, fault, says, 
 def test_a_server_that_stays_broken(ledger, quick):
     for fault, why in {"500": "HTTP 500", "drop_after": "", "garbage": ""}.items():
         with Server({fault: 1}) as server:
-            with pytest.raises(UserError, match=f"{chat.TRANSPORT_TRIES} failures in a row.*{why}.*run again") as failure:
+            with pytest.raises(UserError, match=f"{limits.TRANSPORT_TRIES} failures in a row.*{why}.*run again") as failure:
                 ask(questions(1), at(server), ledger, stage="judge")
-            assert server.received == chat.TRANSPORT_TRIES
+            assert server.received == limits.TRANSPORT_TRIES
         one_sentence(failure)
     nowhere_in(ledger)
 
@@ -183,7 +183,7 @@ def test_a_time_out_is_tried_again(ledger, quick):
 @pytest.mark.parametrize("retry_after", ["7200", "Wed, 21 Oct 2099 07:28:00 GMT", "nan", "-1", "soon"])
 def test_rate_limits_are_bounded_in_time(ledger, monkeypatch, retry_after):
     """What is no number of seconds counts as at least one."""
-    monkeypatch.setattr(chat, "RATE_LIMIT_SECONDS", 1)
+    monkeypatch.setattr(limits, "RATE_LIMIT_SECONDS", 1)
     with Server({"429": 1}, retry_after=retry_after) as server:
         with pytest.raises(UserError, match="rate limit") as failure:
             ask(questions(1), at(server), ledger, stage="judge")
@@ -217,10 +217,10 @@ def test_loopback_needs_no_key(ledger, monkeypatch):
     with Server() as server:
         assert len(ask(questions(1), at(server), ledger, stage="judge")[0]) == 1
     for address in ("http://localhost", "http://localhost:8000/v1", "http://127.0.0.1/v1", "https://[::1]:1/v1"):
-        chat.client(Endpoint(base_url=address, model="m", key_env="TEST_KEY"))
+        endpoint.client(Endpoint(base_url=address, model="m", key_env="TEST_KEY"))
     for address in ("http://localhost.example.com/v1", "http://127.0.0.1.example.com"):
         with pytest.raises(UserError, match="needs a key"):
-            chat.client(Endpoint(base_url=address, model="m", key_env="TEST_KEY"))
+            endpoint.client(Endpoint(base_url=address, model="m", key_env="TEST_KEY"))
 
 
 # ---- several replies to one request ----
