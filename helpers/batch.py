@@ -176,13 +176,17 @@ async def look(run, held: Batch) -> None:
     Raises:
         UserError: the batch was found invalid, or a request in it was refused; all its replies are stored before.
     """
-    try:
-        there = await run.api.batches.retrieve(held.batch)
-    except openai.NotFoundError:
+
+    async def retrieve():
+        try:
+            return await run.api.batches.retrieve(held.batch)
+        except openai.NotFoundError:
+            return None
+
+    there = await calling(run, retrieve)
+    if there is None:
         run.ledger.end_batch(held.id, "not found", rest="batch not found")
         return
-    except FAILED:
-        there = await calling(run, lambda: run.api.batches.retrieve(held.batch))
     if there.status not in ENDED:
         return
     price, replies, unbilled, refusals = money.price_of(run.endpoint, batch=True), [], {}, []

@@ -216,8 +216,8 @@ async def answer(run: Run, request: Request, usable: Callable[[Reply], bool], re
             return found
         for asked in missing:
             async with run.locks[asked.key]:  # the same may be on its way for another request
+                await run.connect()
                 if run.ledger.reply(asked.key) is None:
-                    await run.connect()
                     if holder := run.in_batches.get(asked.key):
                         raise batch.still_running(holder, run.endpoint)
                     await send(run, asked)

@@ -299,7 +299,7 @@ class Ledger:
 
     def spent(self) -> float:
         """US dollars that all attempts cost, and the most that those without a reply may have cost."""
-        return self._read("select dollars from spent")[0][0]
+        return round(self._read("select dollars from spent")[0][0], 9)  # sums of many small numbers
 
     def unpriced(self) -> list[tuple]:
         """Attempts that were made while their model's price was unknown: (id, model, state, body, prompt and completion tokens)."""
@@ -324,12 +324,12 @@ class Ledger:
         Columns: requests (different ones), attempts, prompt_tokens, completion_tokens, dollars (of state replied: paid; of
         others: what they may have cost; NaN where a price is unknown).
         """
-        counts = (
-            "count(distinct key) requests, count(*) attempts, sum(prompt_tokens) prompt_tokens, sum(completion_tokens) completion_tokens"
-        )
+        counts = "count(distinct key) requests, count(*) attempts"
+        tokens = "sum(prompt_tokens) prompt_tokens, sum(completion_tokens) completion_tokens"
         money = "case when count(dollars) = count(*) then sum(dollars) end dollars"
         of = "where run = ?" if run else ""
-        query = f"select stage, model, state, {counts}, {money} from attempt {of} group by stage, model, state order by stage, model, state"
+        by = "stage, model, state"
+        query = f"select {by}, {counts}, {tokens}, {money} from attempt {of} group by {by} order by {by}"
         try:
             return pd.read_sql_query(query, self.db, params=(run,) if run else None)
         except (sqlite3.Error, pd.errors.DatabaseError) as e:
