@@ -23,6 +23,9 @@ reproduce: $(VENV)/done  ## run the experiment of PROFILE, from the texts to the
 plan: $(VENV)/done  ## what PROFILE would ask, train and cost; asks nothing
 	@$(PY) -m helpers.plan $(PROFILE)
 
+ledger: $(VENV)/done  ## what PROFILE has asked so far: replies, tokens, money
+	@$(PY) -m helpers.ledger $(PROFILE)
+
 test: $(VENV)/done  ## lint, tests, and the notebooks against their committed outputs
 	@$(VENV)/bin/ruff check && $(VENV)/bin/ruff format --check
 	@$(VENV)/bin/pytest -q
@@ -51,7 +54,7 @@ clean:  ## remove executed notebooks and figures of PROFILE; replies, texts and 
 distclean:  ## remove ALL of PROFILE's run, paid replies and models too; asks first
 	@printf 'Remove $(RUN) with every stored reply and model? [y/N] '; read a; [ "$$a" = y ] && rm -rf $(RUN)
 
-.PHONY: help reproduce plan test test-slow lab serve base notebooks clean distclean notebooks-of-profile
+.PHONY: help reproduce plan ledger test test-slow lab serve base notebooks clean distclean notebooks-of-profile
 
 $(VENV)/done: requirements.txt
 	@echo "making $(VENV) from requirements.txt (a few minutes, once)"
@@ -62,7 +65,7 @@ $(VENV)/done: requirements.txt
 
 # The notebooks of a profile. An executed notebook is its stage's stamp; `helpers.stage` writes it only on success.
 H = $(addprefix helpers/,$(addsuffix .py,$(1)))
-ASKING := $(call H,catalog chat grading ledger params prompts) $(wildcard helpers/world/*.py)
+ASKING := $(call H,batch catalog chat endpoint grading ledger limits money params plan prompts) $(wildcard helpers/world/*.py)
 STAGE   = @$(PY) -m helpers.stage $< $(RUN)/params/$(@:$(RUN)/%.ipynb=%).yaml $@
 
 notebooks-of-profile:

@@ -10,7 +10,7 @@ import difflib
 import os
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 import yaml
@@ -20,6 +20,7 @@ from helpers import paths
 from helpers.catalog import Pool, load_skills, load_topics, split
 from helpers.chat import Endpoint, check_address
 from helpers.errors import UserError
+from helpers.money import prices
 from helpers.paths import ROOT
 from helpers.prompts import Pack, load_pack
 from helpers.recipe import Recipe
@@ -71,6 +72,8 @@ class Tasks(Experiment):
 
 # In JSON and YAML the keys of a mapping are text: {"1": 1200} is 1200 texts of k = 1.
 TextsPerK = dict[str, PositiveInt]
+# US dollars that everything in the profile's ledger, all stages together, may cost; null for no limit.
+Budget = Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
 
 
 class Generate(Tasks):
@@ -79,6 +82,7 @@ class Generate(Tasks):
     texts: TextsPerK
     queries_per_text: PositiveFloat
     filter_gradings: PositiveInt
+    budget: Budget = None
 
 
 class Finetune(Experiment):
@@ -131,6 +135,7 @@ class Grade(Tasks):
     sample_batch: PositiveInt
     sample_dtype: Literal["float32", "bfloat16"]
     judge: Endpoint
+    budget: Budget = None
 
     def checkpoint(self) -> str:
         """The model to grade: the variant's own, or the student as it is where the mix is empty."""
@@ -277,6 +282,8 @@ def check_together(folder: Path, variants: Variants, notebooks: dict[str, Model]
             raise UserError(f"{shared}: students.{name} = {student}: neither a folder with a model nor a hub name owner/model")
     for endpoint in (generate.teacher, generate.judge):
         check_address(endpoint.base_url)
+        if generate.budget is not None and endpoint.model not in prices():
+            raise UserError(f"{shared}: budget = {generate.budget}, and params/prices.yaml has no price for model {endpoint.model}")
 
 
 def write_if_changed(path: Path, text: str) -> None:
