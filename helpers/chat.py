@@ -93,7 +93,8 @@ def outcome(
         this = asked_for(request, endpoint, asked, n)
         if (raw := ledger.reply(this.key)) is None:  # alone each of them brings one reply at most, so all will be needed
             rest = 1 if n > 1 else min(request.n - len(found), most - asked)
-            return found, [this, *(asked_for(request, endpoint, asked + i, 1) for i in range(1, rest))]
+            later = (asked_for(request, endpoint, asked + i, 1) for i in range(1, rest))
+            return found, [this, *(a for a in later if ledger.reply(a.key) is None)]
         found += filter(usable, parse(raw))
         asked += n
     return found[: request.n], []
