@@ -47,9 +47,7 @@ def test_what_is_stored_is_not_counted(ledger):
     assert before.requests.tolist() == plan.plan_generate(p).requests.tolist()
     corpus.build(generate(texts={"2": 10}), ledger)
     after = plan.plan_generate(p, ledger)
-    asked = {
-        stage: ledger.db.execute("select count(*) from attempt where stage = ?", (stage,)).fetchone()[0] for stage in ("teacher", "judge")
-    }
+    asked = dict(ledger.db.execute("select stage, count(*) from attempt group by stage").fetchall())
     assert after.stored.tolist() == [asked["teacher"], asked["judge"], 0, 0]
     assert (after.requests[2:] == before.requests[2:]).all()
     assert low(after.requests[0]) == max(0, low(before.requests[0]) - asked["teacher"])
