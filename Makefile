@@ -35,6 +35,9 @@ test: $(VENV)/done  ## lint, tests, and the notebooks against their committed ou
 test-slow: $(VENV)/done  ## slow proofs
 	@$(VENV)/bin/pytest -q -m slow
 
+bench-chat: $(VENV)/done .venv-bench/done  ## speed of the chat client beside its peers, about five minutes
+	@$(PY) -m bench.chat
+
 lab: $(VENV)/done  ## open JupyterLab
 	@$(VENV)/bin/jupyter lab --notebook-dir=notebooks
 
@@ -54,7 +57,7 @@ clean:  ## remove executed notebooks and figures of PROFILE; replies, texts and 
 distclean:  ## remove ALL of PROFILE's run, paid replies and models too; asks first
 	@printf 'Remove $(RUN) with every stored reply and model? [y/N] '; read a; [ "$$a" = y ] && rm -rf $(RUN)
 
-.PHONY: help reproduce plan ledger test test-slow lab serve base notebooks clean distclean notebooks-of-profile
+.PHONY: help reproduce plan ledger test test-slow bench-chat lab serve base notebooks clean distclean notebooks-of-profile
 
 $(VENV)/done: requirements.txt
 	@echo "making $(VENV) from requirements.txt (a few minutes, once)"
@@ -62,6 +65,10 @@ $(VENV)/done: requirements.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
+
+# Peers of the benchmarks have a venv of their own; without it a benchmark runs without them, and says so.
+.venv-bench/done: bench/requirements.txt
+	@$(PYTHON) -m venv .venv-bench && .venv-bench/bin/pip install --quiet --disable-pip-version-check -r $< && touch $@ || true
 
 # The notebooks of a profile. An executed notebook is its stage's stamp; `helpers.stage` writes it only on success.
 H = $(addprefix helpers/,$(addsuffix .py,$(1)))

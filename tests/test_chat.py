@@ -485,6 +485,8 @@ from helpers.errors import UserError
 from helpers.ledger import Ledger
 where = Endpoint(base_url=sys.argv[1], model="gpt-6-luna", key_env="TEST_KEY", max_tokens=1000, concurrency=16)
 some = [Request([{"role": "user", "content": f"{sys.argv[4]} {i}"}]) for i in range(200)]
+print("ready", flush=True)
+sys.stdin.readline()
 try:
     ask(some, where, Ledger(Path(sys.argv[2]), budget=float(sys.argv[3])), stage="judge")
 except UserError as error:
@@ -499,7 +501,12 @@ def test_a_budget_holds_for_two_processes_together(ledger):
     with Dear(latency=0.02, say=lambda body, i: seen.append(Ledger(ledger.path).spent()) or "text") as server:
         command = [sys.executable, "-c", SPENDING, server.url, str(ledger.path), str(budget)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        both = [subprocess.Popen([*command, name], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) for name in "ab"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        both = [subprocess.Popen([*command, name], cwd=ROOT, env=environment, **pipes) for name in "ab"]
+        assert [child.stdout.readline() for child in both] == ["ready\n"] * 2
+        for child in both:
+            child.stdin.write("\n")
+            child.stdin.flush()
         for child in both:
             _, said = child.communicate(timeout=60)
             assert child.returncode == 0, said

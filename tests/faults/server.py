@@ -111,7 +111,8 @@ class Server(ThreadingHTTPServer):
         finish = "length" if fault == "length" else "stop"
         choices = [{"index": i, "finish_reason": finish, "message": {"role": "assistant", "content": t}} for i, t in enumerate(texts)]
         usage = {"prompt_tokens": self.prompt_tokens, "completion_tokens": len(texts)}
-        return {"object": "chat.completion", "choices": choices, "usage": usage}
+        usage["total_tokens"] = sum(usage.values())
+        return {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": body["model"], "choices": choices, "usage": usage}
 
     def handle_error(self, *_):
         """A client that has gone away is no news."""
