@@ -14,6 +14,7 @@ TRANSPORT_TRIES = 6
 RATE_LIMIT_SECONDS = 1800  # how long one request may be put off before the run stops
 FIRST_WAIT = 1.0  # seconds before the second try at most, doubling up to LONGEST_WAIT
 LONGEST_WAIT = 30
+LEAST_WAIT = 0.05  # seconds before a try that was put off, for endpoints that say 0
 AT_ONCE = 0.1  # seconds' worth of requests that may go out together: late wake-ups are made up for, bursts are not made
 
 # The SDK lets some of aiohttp's pass, and a reply's broken JSON.
@@ -63,10 +64,11 @@ def put_off(error: openai.APIStatusError) -> float:
     """Seconds to wait after a rate limit: what the endpoint says, and up to half as much again, so that not all return at once."""
     headers = error.response.headers
     try:
-        wait = float(headers.get("retry-after-ms", 0)) / 1000 or float(headers.get("retry-after", 0))
+        wait = float(headers.get("retry-after-ms", "nan")) / 1000
+        wait = wait if wait >= 0 else float(headers.get("retry-after", "nan"))
     except ValueError:  # a date
-        wait = 0
-    return (wait if wait > 0 else 1.0) * random.uniform(1, 1.5)
+        wait = -1.0
+    return (max(wait, LEAST_WAIT) if wait >= 0 else 1.0) * random.uniform(1, 1.5)
 
 
 class Patience:

@@ -234,6 +234,14 @@ def test_rate_limits_are_bounded_in_time(ledger, monkeypatch, retry_after):
     one_sentence(failure)
 
 
+def test_retry_after_zero_is_soon_and_not_at_once(ledger):
+    with Server({"429": 0.5}, seed=4, retry_after="0") as server:
+        start = time.monotonic()
+        assert [len(r) for r in ask(questions(10), at(server), ledger, stage="judge")] == [1] * 10
+        assert server.happened["429"]
+        assert limits.LEAST_WAIT <= time.monotonic() - start < 1 + limits.LEAST_WAIT
+
+
 @pytest.mark.parametrize("value", [None, "", "sk-MARKED\n0123456789", "sk-MARKED…0123456789"])
 def test_a_key_that_is_missing_or_broken(ledger, monkeypatch, value):
     """`.invalid` is no host, so a request would show as a failure of transport."""
