@@ -119,8 +119,15 @@ async def create(run, held: Batch) -> None:
     file, ledger = held.file, run.ledger
     if file is None:
         content = b"".join(line(k, body) for k, body in ledger.requests_of(held.id))
+
+        async def upload():
+            try:
+                return await run.api.files.create(file=(f"{held.name}.jsonl", content), purpose="batch")
+            except openai.NotFoundError:
+                raise UserError(f"{run.endpoint.base_url} has no Batch API (HTTP 404): set {run.stage}.batch: false") from None
+
         try:
-            file = (await calling(run, lambda: run.api.files.create(file=(f"{held.name}.jsonl", content), purpose="batch"))).id
+            file = (await calling(run, upload)).id
         except UserError:
             given_up(run, held)
             raise

@@ -211,6 +211,13 @@ def test_refused_calls_end_with_a_sentence_without_the_key(ledger, priced, call,
         assert b"MARKED" not in file.read_bytes()
 
 
+def test_an_endpoint_without_batches_says_so(ledger):
+    with pytest.raises(UserError, match=r"world: has no Batch API .* set judge\.batch: false") as failure:
+        ask(questions(2), Endpoint(base_url="world:", model="judge", batch=True), ledger, stage="judge")
+    one_sentence(failure)
+    assert not ledger.open_batches("world:", "judge")
+
+
 def test_a_batch_that_is_gone_is_sent_again(ledger):
     with BatchServer(say=say, polls=10**9) as server:
         server.hook = lambda call: server.batches.clear() if call == "GET batch" and len(server.lines) == 1 else None

@@ -15,7 +15,7 @@ import traceback
 import pydantic
 import pytest
 
-from helpers import chat, endpoint, limits, money
+from helpers import chat, endpoint, limits, money, progress
 from helpers.chat import Endpoint, Request, ask
 from helpers.errors import UserError
 from helpers.ledger import Ledger
@@ -468,6 +468,18 @@ def test_replies_are_counted_by_their_tokens(ledger):
         ask(questions(10, n=2), at(server, **LUNA), ledger, stage="judge")
     assert ledger.spent() == pytest.approx(10 * (4000 * luna()[0] + 2 * luna()[1]))
     assert ledger.summary().dollars.tolist() == pytest.approx([ledger.spent()])
+
+
+def test_the_progress_line_shows_the_running_cost(ledger, monkeypatch, capfd):
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    monkeypatch.setenv(progress.HEADLESS, "01_generate")
+    with Dear() as server:
+        ask(questions(40, n=2), at(server, **LUNA), ledger, stage="judge", what="texts graded")
+        ask(questions(40), at(server), ledger, stage="judge")
+    lines = capfd.readouterr().err.splitlines()
+    last = [line for line in lines if "texts graded" in line][-1]
+    assert re.fullmatch(r"01_generate: texts graded 39 of 40, about 0 s left, 0\.02 US dollars", last)
+    assert lines[-1].endswith(", price unknown")
 
 
 def test_a_budget_is_never_exceeded_and_used_to_its_end(tmp_path):
