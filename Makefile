@@ -23,6 +23,9 @@ reproduce: $(VENV)/done  ## run the experiment of PROFILE, from the texts to the
 plan: $(VENV)/done  ## what PROFILE would ask, train and cost; asks nothing
 	@$(PY) -m helpers.plan $(PROFILE)
 
+ledger: $(VENV)/done  ## what PROFILE has asked so far: replies, tokens, money
+	@$(PY) -m helpers.ledger $(PROFILE)
+
 test: $(VENV)/done  ## lint, tests, and the notebooks against their committed outputs
 	@$(VENV)/bin/ruff check && $(VENV)/bin/ruff format --check
 	@$(VENV)/bin/pytest -q
@@ -37,6 +40,9 @@ bench-train: .venv-bench-train/done  ## training speed beside TRL's, to runs/ben
 
 gpu-check: $(VENV)/done  ## does the paper's path work on this machine's GPU? trains, resumes, samples, times; under 8 minutes
 	@$(PY) -m bench.gpu_check
+
+bench-chat: $(VENV)/done .venv-bench/done  ## speed of the chat client beside its peers, about five minutes
+	@$(PY) -m bench.chat
 
 lab: $(VENV)/done  ## open JupyterLab
 	@$(VENV)/bin/jupyter lab --notebook-dir=notebooks
@@ -57,7 +63,7 @@ clean:  ## remove executed notebooks and figures of PROFILE; replies, texts and 
 distclean:  ## remove ALL of PROFILE's run, paid replies and models too; asks first
 	@printf 'Remove $(RUN) with every stored reply and model? [y/N] '; read a; [ "$$a" = y ] && rm -rf $(RUN)
 
-.PHONY: help reproduce plan test test-slow bench-train gpu-check lab serve base notebooks clean distclean notebooks-of-profile
+.PHONY: help reproduce plan ledger test test-slow bench-train bench-chat gpu-check lab serve base notebooks clean distclean notebooks-of-profile
 
 $(VENV)/done: requirements.txt
 	@echo "making $(VENV) from requirements.txt (a few minutes, once)"
@@ -72,9 +78,13 @@ $(VENV)/done: requirements.txt
 	@.venv-bench-train/bin/pip install --quiet --disable-pip-version-check -r requirements.txt -r bench/requirements-train.txt
 	@touch $@
 
+# Peers of the benchmarks have a venv of their own; without it a benchmark runs without them, and says so.
+.venv-bench/done: bench/requirements.txt
+	@$(PYTHON) -m venv .venv-bench && .venv-bench/bin/pip install --quiet --disable-pip-version-check -r $< && touch $@ || true
+
 # The notebooks of a profile. An executed notebook is its stage's stamp; `helpers.stage` writes it only on success.
 H = $(addprefix helpers/,$(addsuffix .py,$(1)))
-ASKING := $(call H,catalog chat grading ledger params prompts verdicts) $(wildcard helpers/world/*.py)
+ASKING := $(call H,batch catalog chat endpoint grading ledger limits money params plan prompts verdicts) $(wildcard helpers/world/*.py)
 STAGE   = @$(PY) -m helpers.stage $< $(RUN)/params/$(@:$(RUN)/%.ipynb=%).yaml $@
 
 notebooks-of-profile:

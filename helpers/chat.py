@@ -1,55 +1,33 @@
 """The chat client: sends requests to an OpenAI-compatible endpoint and stores every reply in the ledger.
 
 Teacher, judge and served students all go through `ask`. The SDK's own retries are off, since they lose paid replies
-and give up on rate limits; ours are three rest: rate limits by time, transport failures by count, and replies that
-were paid for but cannot be used by count.
+and give up on rate limits; ours are three: rate limits by time, transport failures by count (`limits.py`), and replies
+that were paid for but cannot be used by count (`outcome`). What is sent next depends on nothing but the ledger.
 """
 
 import asyncio
 import contextlib
 import json
-import os
-import random
-import re
-import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
-import aiohttp
 import httpx2
 import openai
-import pydantic
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
+from helpers import batch, money
+from helpers.endpoint import Endpoint, check_address, client
 from helpers.errors import UserError
-from helpers.ledger import Ledger, key
+from helpers.ledger import Asked, Ledger, key
+from helpers.limits import FAILURES, Pace, Patience, is_billed
 from helpers.progress import Progress
 
-TRANSPORT_TRIES = 6
-RATE_LIMIT_SECONDS = 1800  # how long one request may be put off before the run stops
-FIRST_WAIT = 1.0  # seconds before the second try at most, doubling up to LONGEST_WAIT
-LONGEST_WAIT = 30
+__all__ = ["Endpoint", "Reply", "Request", "ask", "check_address", "outcome", "parse"]
 
-
-class Endpoint(pydantic.BaseModel):
-    """Where a model answers and what the endpoint understands."""
-
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    base_url: str  # `world:` is the embedded one, in process; anything else is an HTTP address
-    model: str
-    key_env: str = "OPENAI_API_KEY"  # the environment variable that holds the key; the key itself stands nowhere
-    temperature: NonNegativeFloat | None = 0.7  # None: the model takes none
-    max_tokens: PositiveInt = 1024
-    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"  # newer models have the second
-    takes_n: bool = True  # several choices in one request
-    takes_seed: bool = True
-    concurrency: PositiveInt = 16
-    timeout: PositiveFloat = 600.0  # seconds
+FULL_BUDGET_WAIT = 0.2  # seconds until the budget is asked again, while requests in flight may turn out cheaper
 
 
 @dataclass(frozen=True)
@@ -71,7 +49,7 @@ def request_body(request: Request, endpoint: Endpoint, replicate: int, n: int) -
     """What is sent. The seed tells replicates apart where the endpoint takes one."""
     body = {"model": endpoint.model, "messages": request.messages, endpoint.max_tokens_field: endpoint.max_tokens}
     optional = {"temperature": endpoint.temperature, "seed": replicate if endpoint.takes_seed else None, "n": n if n > 1 else None}
-    return {**body, **{name: value for name, value in optional.items() if value is not None}}
+    return {**body, **{name: value for name, value in optional.items() if value is not None}, **endpoint.extra_body}
 
 
 def parse(raw: bytes) -> list[Reply]:
@@ -96,137 +74,194 @@ def usage_of(raw: bytes) -> dict[str, int]:
         return {}
 
 
-def check_address(base_url: str) -> None:
-    """Is this an address that `http_client` can serve?
+def has_text(reply: Reply) -> bool:
+    return bool(reply.text.strip())
 
-    Raises:
-        UserError: neither HTTP nor the embedded world, or error rates that the world does not have.
+
+def outcome(
+    request: Request, endpoint: Endpoint, ledger: Ledger, *, usable: Callable[[Reply], bool] = has_text, re_asks: int = 2
+) -> tuple[list[Reply], list[Asked]]:
+    """The usable replies that the ledger holds, earliest first, at most `request.n`, and what has to be asked next.
+
+    The first request asks for all replies where the endpoint takes `n`; each one missing or unusable is asked for again
+    alone, as the next replicate, while the budget of `re_asks` lasts. Nothing is left to ask when the second list is empty.
     """
-    if base_url.startswith("world:"):
-        http_client(base_url)
-    elif not base_url.startswith(("http://", "https://")):
-        raise UserError(f"base_url = {base_url!r} is neither http(s)://... nor world:")
+    found: list[Reply] = []
+    first = request.n if endpoint.takes_n else 1
+    asked, most = 0, request.n + re_asks
+    while len(found) < request.n and asked < most:
+        n = first if not asked else 1
+        this = asked_for(request, endpoint, asked, n)
+        if (raw := ledger.reply(this.key)) is None:  # alone each of them brings one reply at most, so all will be needed
+            rest = 1 if n > 1 else min(request.n - len(found), most - asked)
+            later = (asked_for(request, endpoint, asked + i, 1) for i in range(1, rest))
+            return found, [this, *(a for a in later if ledger.reply(a.key) is None)]
+        found += filter(usable, parse(raw))
+        asked += n
+    return found[: request.n], []
 
 
-def http_client(base_url: str) -> httpx2.AsyncClient:
-    """The one place that knows the embedded world from the network."""
-    if base_url.startswith("world:"):
-        from helpers.world.endpoint import Transport  # the world is loaded only where it is asked
-
-        return httpx2.AsyncClient(transport=Transport(base_url))
-    return openai.DefaultAioHttpClient()
+def asked_for(request: Request, endpoint: Endpoint, offset: int, n: int) -> Asked:
+    replicate = request.replicate + offset
+    body = request_body(request, endpoint, replicate, n)
+    return Asked(key(endpoint.base_url, body, replicate), replicate, body)
 
 
-def secret_of(endpoint: Endpoint) -> str:
-    """The key, or nothing; a line break at its end, as a file has one, is no part of it."""
-    return os.environ.get(endpoint.key_env, "").strip()
+class Ended(Exception):
+    """Another request has ended the run."""
 
 
-def client(endpoint: Endpoint) -> openai.AsyncOpenAI:
-    """A client without retries of its own.
+@dataclass
+class Run:
+    """What the requests of one `ask` share."""
 
-    Raises:
-        UserError: the key's environment variable is not set (the world and loopback need none), or holds no key.
-    """
-    local = re.match(r"world:|https?://(localhost|127\.0\.0\.1|\[::1\])([:/]|$)", endpoint.base_url)
-    secret = secret_of(endpoint) or ("none" if local else "")
-    if not secret:
-        raise UserError(f"{endpoint.base_url} needs a key: set the environment variable {endpoint.key_env}")
-    if not re.fullmatch("[!-~]+", secret):
-        raise UserError(f"the environment variable {endpoint.key_env} holds a space or a character that no key has; set it anew")
-    url = "http://world/v1" if endpoint.base_url.startswith("world:") else endpoint.base_url
-    http = http_client(endpoint.base_url)
-    return openai.AsyncOpenAI(base_url=url, api_key=secret, max_retries=0, timeout=endpoint.timeout, http_client=http)
+    endpoint: Endpoint
+    ledger: Ledger
+    stage: str
+    progress: Progress
+    price: money.Price | None = None
+    spent: float = 0.0  # US dollars, by this `ask`
+    in_flight: int = 0
+    ending: asyncio.Event = field(default_factory=asyncio.Event)  # what is in flight is finished, nothing more is sent
+    locks: defaultdict = field(default_factory=lambda: defaultdict(asyncio.Lock))
+    in_batches: dict | None = None  # by key, the batches that hold requests; None before `connect`
+    api: openai.AsyncOpenAI | None = None
+
+    def __post_init__(self):
+        self.requests, self.tokens = Pace(self.endpoint.requests_per_minute), Pace(self.endpoint.tokens_per_minute)
+
+    async def connect(self) -> None:
+        """Before anything is sent, and only then: what is stored needs neither key nor price.
+
+        Raises:
+            UserError: no key, or a budget and no price.
+        """
+        async with self.locks["connect"]:
+            if self.in_batches is not None:
+                return
+            money.check_budget(self.ledger, self.endpoint)
+            self.price = money.price_of(self.endpoint)
+            self.api = self.api or client(self.endpoint)
+            # What batches hold is not asked, and paid, again outside of them.
+            self.in_batches = {} if self.endpoint.batch else await batch.collect_ended(self)
+
+    async def pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.ending.wait(), seconds)
+        if self.ending.is_set():
+            raise Ended
+
+    def paid(self, raw: bytes, price: money.Price | None) -> dict:
+        """What the ledger notes of a reply; counts its cost."""
+        usage = usage_of(raw)
+        dollars = money.paid(usage, price)
+        self.spent += dollars or 0
+        self.note(", price unknown" if price is None else "")
+        return {"usage": usage, "dollars": dollars}
+
+    def note(self, more: str = "") -> None:
+        """What the progress line ends with: the running cost, unless everything is free, and more."""
+        note = (f", {self.spent:,.2f} US dollars" if self.spent else "") + more
+        if note != self.progress.note:
+            self.progress.note = note
+            self.progress.advance(0)
+
+    def no_room(self, dollars: float) -> UserError:
+        spent = f"{self.ledger.spent():,.2f} are spent or reserved for requests without a reply"
+        return UserError(
+            f"budget = {self.ledger.budget} US dollars: {spent}, and the next request to {self.endpoint.model} may cost {dollars:,.4f};"
+            f" replies so far are stored, raise budget or lower {self.stage}.max_tokens and run again to go on"
+        )
 
 
-def redacted(message: str, endpoint: Endpoint) -> str:
-    """An endpoint's words in one line, without anything that looks like a key."""
-    secret, message = secret_of(endpoint), " ".join(message.split())
-    message = message.replace(secret, "[key]") if secret else message
-    return re.sub(r"\b(sk|hf|key)[-_][\w*.-]{6,}", "[key]", message)[:500]
-
-
-def final(error: openai.APIStatusError, endpoint: Endpoint) -> UserError | None:
-    """The sentence for an error that no second try can mend, or None."""
-    name, status = f"{endpoint.base_url}, model {endpoint.model}", error.status_code
-    if status in (401, 403):
-        return UserError(f"{name}: the key in {endpoint.key_env} was refused (HTTP {status})")
-    if status == 404:
-        return UserError(f"{name}: not found (HTTP 404); name a model and a base_url that the provider still has")
-    if status == 429 and error.code == "insufficient_quota":
-        return UserError(f"{name}: the account's quota is used up; replies so far are stored, run again to go on")
-    if status < 500 and status not in (408, 409, 429):
-        said = error.body.get("message") if isinstance(error.body, dict) else error.body
-        return UserError(f"{name}: the request was refused (HTTP {status}): {redacted(str(said or error.message), endpoint)}")
-    return None
-
-
-def put_off(error: openai.APIStatusError) -> float:
-    """Seconds to wait after a rate limit: what the endpoint says, and up to half as much again, so that not all return at once."""
-    headers = error.response.headers
-    try:
-        wait = float(headers.get("retry-after-ms", 0)) / 1000 or float(headers.get("retry-after", 0))
-    except ValueError:  # a date
-        wait = 0
-    return (wait if wait > 0 else 1.0) * random.uniform(1, 1.5)
-
-
-async def send(api, endpoint: Endpoint, ledger: Ledger, body: dict, identity: str, *, stage: str, replicate: int) -> None:
+async def send(run: Run, asked: Asked) -> None:
     """Ask until a reply is stored.
 
     Raises:
         UserError: an error that no second try can mend, or a budget is used up.
+        Ended: another request met such an error before this one was sent, or sent again.
     """
-    start, failures = time.monotonic(), 0
+    patience, ledger, dollars = Patience(run.endpoint, run.stage), run.ledger, money.most(asked.body, run.price)
+    likely = money.likely_tokens(asked.body)
+    who = {"endpoint": run.endpoint.base_url, "model": run.endpoint.model, "stage": run.stage, "replicate": asked.replicate}
     while True:
-        attempt = ledger.begin(identity, endpoint=endpoint.base_url, model=endpoint.model, stage=stage, replicate=replicate, body=body)
+        await run.requests.take()
+        await run.tokens.take(likely)
+        if run.ending.is_set():
+            raise Ended
+        while (attempt := ledger.begin(asked.key, **who, body=asked.body, dollars=dollars)) is None:
+            if not run.in_flight:
+                raise run.no_room(dollars or 0)
+            await run.pause(FULL_BUDGET_WAIT)
+        run.in_flight += 1
         try:
-            raw = await api.chat.completions.with_raw_response.create(**body)
-        except openai.APIStatusError as error:
-            failure = f"HTTP {error.status_code}"
-            ledger.failed(attempt, failure)
-            if sentence := final(error, endpoint):
-                raise sentence from None
-            if error.status_code == 429:
-                wait = put_off(error)
-                if time.monotonic() - start + wait > RATE_LIMIT_SECONDS:
-                    why = f"rate limited for over {RATE_LIMIT_SECONDS // 60} minutes; replies so far are stored, run again to go on"
-                    raise UserError(f"{endpoint.base_url}: {why}") from None
-                await asyncio.sleep(wait)
-                continue
-        except (openai.APIConnectionError, aiohttp.ClientError) as error:  # the SDK lets some of aiohttp's pass
-            failure = type(error).__name__
-            ledger.failed(attempt, failure)
+            # The body as it stands in the ledger; the SDK's typed method costs a third more, and knows not every endpoint's parameters.
+            raw = await run.api.post("/chat/completions", body=asked.body, cast_to=httpx2.Response)
+        except FAILURES as error:
+            why = f"HTTP {error.status_code}" if isinstance(error, openai.APIStatusError) else type(error).__name__
+            ledger.failed(attempt, why, billed=is_billed(error))
+            wait = patience.after(error)
         else:
-            ledger.replied(attempt, raw.content, request_id=raw.request_id, usage=usage_of(raw.content))
+            ledger.replied(attempt, raw.content, request_id=raw.headers.get("x-request-id"), **run.paid(raw.content, run.price))
             return
-        failures += 1
-        if failures == TRANSPORT_TRIES:
-            raise UserError(f"{endpoint.base_url}: {failures} failures in a row ({failure}); replies so far are stored, run again to go on")
-        await asyncio.sleep(min(LONGEST_WAIT, FIRST_WAIT * 2 ** (failures - 1)) * random.random())
+        finally:
+            run.in_flight -= 1
+        await run.pause(wait)
 
 
-async def answer(
-    api, endpoint: Endpoint, ledger: Ledger, request: Request, *, stage: str, usable: Callable, re_asks: int, asking: dict
-) -> list[Reply]:
-    """At most `request.n` usable replies to one request, earliest first.
+async def answer(run: Run, request: Request, usable: Callable[[Reply], bool], re_asks: int) -> list[Reply]:
+    """At most `request.n` usable replies to one request; asks for what the ledger does not hold."""
+    while True:
+        found, missing = outcome(request, run.endpoint, run.ledger, usable=usable, re_asks=re_asks)
+        if not missing:
+            return found
+        for asked in missing:
+            async with run.locks[asked.key]:  # the same may be on its way for another request
+                await run.connect()
+                if run.ledger.reply(asked.key) is None:
+                    if holder := run.in_batches.get(asked.key):
+                        raise batch.still_running(holder, run.endpoint)
+                    await send(run, asked)
 
-    The first request asks for all of them where the endpoint takes `n`; each one missing or unusable is asked for
-    again alone, as the next replicate, while the budget of `re_asks` lasts.
-    """
-    found: list[Reply] = []
-    first = request.n if endpoint.takes_n else 1
-    replicate, asked, budget = request.replicate, 0, request.n + re_asks
-    while len(found) < request.n and asked < budget:
-        n = first if not asked else 1
-        body = request_body(request, endpoint, replicate, n)
-        identity = key(endpoint.base_url, body, replicate)
-        async with asking[identity]:  # its lock: the same may be on its way for another request
-            if ledger.reply(identity) is None:
-                await send(api, endpoint, ledger, body, identity, stage=stage, replicate=replicate)
-        found += [c for c in parse(ledger.reply(identity)) if usable(c)]
-        replicate, asked = replicate + n, asked + n
-    return found[: request.n]
+
+async def by_workers(run: Run, requests: Sequence[Request], usable: Callable, re_asks: int) -> list[list[Reply]]:
+    """A pool of `endpoint.concurrency` workers. The first failure stops it once what is in flight has come, and is stored."""
+    replies: list[list[Reply]] = [[] for _ in requests]
+    waiting, failures = iter(enumerate(requests)), []
+
+    async def worker():
+        for i, request in waiting:
+            try:
+                replies[i] = await answer(run, request, partial(usable, request), re_asks)
+            except Exception as failure:
+                failures.append(failure)
+                run.note(", stopping when what is on its way has come")
+                run.ending.set()
+            if run.ending.is_set():
+                return
+            run.progress.advance()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(run.endpoint.concurrency, len(requests))):
+            group.create_task(worker())
+    if failures:
+        raise failures[0] from None
+    return replies
+
+
+async def by_batches(run: Run, requests: Sequence[Request], usable: Callable, re_asks: int) -> list[list[Reply]]:
+    """Batch after batch of what is missing; the second asks again for what the first left unusable."""
+    finished = 0
+    while True:
+        outcomes = [outcome(r, run.endpoint, run.ledger, usable=partial(usable, r), re_asks=re_asks) for r in requests]
+        missing = {asked.key: asked for _, some in outcomes for asked in some}
+        done = sum(not some for _, some in outcomes)
+        run.progress.advance(done - finished)
+        if not missing:
+            return [found for found, _ in outcomes]
+        finished = done
+        await run.connect()
+        await batch.fill(run, list(missing.values()))
 
 
 def in_thread(work: Coroutine) -> Any:
@@ -253,7 +288,7 @@ def ask(
     ledger: Ledger,
     *,
     stage: str,
-    usable: Callable[[Request, Reply], bool] = lambda request, reply: bool(reply.text.strip()),
+    usable: Callable[[Request, Reply], bool] = lambda request, reply: has_text(reply),
     re_asks: int = 2,
     what: str = "",
 ) -> list[list[Reply]]:
@@ -264,30 +299,20 @@ def ask(
         usable: whether a reply can be used; others are asked again, at most `re_asks` times a request.
 
     Returns:
-        For each request its usable replies, at most `request.n`; fewer where the budget was used up.
+        For each request its usable replies, at most `request.n`; fewer where the budget of re-asks was used up.
 
     Raises:
-        UserError: what no second try can mend. Replies that came before it are stored.
+        UserError: what no second try can mend, or the ledger's budget is spent. Replies that came before it, and those
+            that were on their way, are stored.
     """
 
     async def all_of_them() -> list[list[Reply]]:
-        replies: list[list[Reply]] = [[] for _ in requests]
-        waiting, asking = iter(enumerate(requests)), defaultdict(asyncio.Lock)
         with Progress(what or stage, len(requests)) as progress:
-            async with client(endpoint) as api:
-
-                async def worker():
-                    for i, request in waiting:
-                        rest = {"stage": stage, "usable": partial(usable, request), "re_asks": re_asks, "asking": asking}
-                        replies[i] = await answer(api, endpoint, ledger, request, **rest)
-                        progress.advance()
-
-                try:
-                    async with asyncio.TaskGroup() as group:
-                        for _ in range(min(endpoint.concurrency, len(requests))):
-                            group.create_task(worker())
-                except BaseExceptionGroup as several:  # the first failure cancels the other workers
-                    raise several.exceptions[0] from None
-        return replies
+            run = Run(endpoint, ledger, stage, progress)
+            try:
+                return await (by_batches if endpoint.batch else by_workers)(run, requests, usable, re_asks)
+            finally:
+                if run.api is not None:
+                    await run.api.close()
 
     return in_thread(all_of_them())

@@ -79,15 +79,15 @@ def write_texts(
     return records
 
 
+def avoided(p: Generate) -> set:
+    """Identities of the evaluation's queries, from k = 2 on, that no training text may answer."""
+    pool, some = p.pools()["I"], [k for k in p.evaluation_ks if k > 1]
+    return {q.identity for k in some for q in evaluation_queries(pool, k, p.evaluation_queries, seed=p.seed, setting="I")}
+
+
 def build(p: Generate, ledger: Ledger) -> list[dict]:
     """D(1), D(2), ...: every text asked for, training skills and topics only, in the order of k."""
-    pools, pack = p.pools(), p.pack()
-    avoid = {
-        q.identity
-        for k in p.evaluation_ks
-        for q in evaluation_queries(pools["I"], k, p.evaluation_queries, seed=p.seed, setting="I")
-        if k > 1
-    }
+    pools, pack, avoid = p.pools(), p.pack(), avoided(p)
     records, seen = [], set()
     for k, wanted in sorted((int(k), n) for k, n in p.texts.items()):
         records += write_texts(

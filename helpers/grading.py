@@ -103,20 +103,25 @@ def grade(
     """
     turns = [grading_turn(query, text, pack) for query, text in zip(queries, texts, strict=True)]
     asked = {turn: (query, text) for turn, query, text in zip(turns, queries, texts, strict=True)}
-    unreadable: dict[str, list[str]] = {turn: [] for turn in asked}
 
-    @cache  # a reply is looked at twice: whether it can be used, and then for its points
+    @cache  # a reply is looked at more than once
     def read(turn: str, reply: str) -> Verdict:
         query, text = asked[turn]
         return own_verdict(reply, criteria(query, pack.rubric), text)
 
     def usable(request: chat.Request, reply: chat.Reply) -> bool:
-        verdict = read(turn := request.messages[0]["content"], reply.text)
-        unreadable[turn] += [verdict.reason] if verdict.points is None else []
-        return verdict.points is not None
+        return read(request.messages[0]["content"], reply.text).points is not None
+
+    def reasons(request: chat.Request) -> list[str]:
+        """Why replies were unreadable, of those that the ledger holds and `ask` looked at."""
+        looked_at: list[chat.Reply] = []
+        chat.outcome(request, judge, ledger, usable=lambda reply: looked_at.append(reply) or usable(request, reply))
+        found = [read(request.messages[0]["content"], reply.text) for reply in looked_at]
+        return [verdict.reason for verdict in found if verdict.points is None]
 
     requests = [chat.Request([{"role": "user", "content": turn}], n=gradings) for turn in asked]
     replies = dict(zip(asked, chat.ask(requests, judge, ledger, stage="judge", usable=usable, what="texts graded"), strict=True))
+    unreadable = {turn: reasons(request) for turn, request in zip(asked, requests, strict=True)}
     graded = []
     for query, text, turn in zip(queries, texts, turns, strict=True):
         rules = {"sentence_counter": sentence_counter, "deduct_named_skills": deduct_named_skills}

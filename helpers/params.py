@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import pydantic
 import yaml
@@ -21,6 +21,7 @@ from helpers import paths
 from helpers.catalog import Pool, load_skills, load_topics, split
 from helpers.chat import Endpoint, check_address
 from helpers.errors import UserError
+from helpers.money import prices
 from helpers.paths import ROOT
 from helpers.prompts import Pack, load_pack
 from helpers.recipe import Recipe
@@ -74,6 +75,8 @@ class Tasks(Experiment):
 
 # In JSON and YAML the keys of a mapping are text: {"1": 1200} is 1200 texts of k = 1.
 TextsPerK = dict[str, PositiveInt]
+# US dollars that everything in the profile's ledger, all stages together, may cost; null for no limit.
+Budget = Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
 
 
 class Grading(Tasks):
@@ -95,6 +98,7 @@ class Generate(Grading):
     texts: TextsPerK
     queries_per_text: PositiveFloat
     filter_gradings: PositiveInt
+    budget: Budget = None
 
 
 class Finetune(Experiment):
@@ -151,6 +155,7 @@ class Grade(Grading):
     sample_batch: PositiveInt
     sample_dtype: Literal["float32", "bfloat16"]
     second_judges: dict[str, SecondJudge] = {}
+    budget: Budget = None
 
     def judges(self) -> dict[str, Endpoint]:
         """Everyone who grades, by name; `first` is the judge that the results are from."""
@@ -327,6 +332,8 @@ def check_together(folder: Path, variants: Variants, notebooks: dict[str, Model]
             raise UserError(f"{shared}: students.{name} = {student}: neither a folder with a model nor a hub name owner/model")
     for endpoint in (generate.teacher, generate.judge, *grade.second_judges.values()):
         check_address(endpoint.base_url)
+        if generate.budget is not None and endpoint.model not in prices():
+            raise UserError(f"{shared}: budget = {generate.budget}, and params/prices.yaml has no price for model {endpoint.model}")
 
 
 def write_if_changed(path: Path, text: str) -> None:

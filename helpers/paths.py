@@ -15,6 +15,11 @@ def ledger(profile: str) -> Path:
     return run(profile) / "ledger.sqlite"
 
 
+def manifest(profile: str) -> Path:
+    """What ran, when, on what machine and code, and what it cost: a JSON line a stage."""
+    return run(profile) / "manifest.jsonl"
+
+
 def split(profile: str) -> Path:
     """Which skills and topics are for training and which held out, a JSON line a setting."""
     return run(profile) / "split.jsonl"

@@ -1,35 +1,36 @@
 """What a profile would ask, train and cost, before anything is spent: `python -m helpers.plan paper`.
 
-Needs no key, no corpus and no model. Tokens are estimated from characters; the ranges are stated assumptions.
+Needs no key, no corpus and no model. Tokens are estimated from characters; the ranges are stated assumptions. With a
+ledger, what it holds is not counted: only what is missing is asked.
 """
 
 import itertools
 import sys
+from collections.abc import Sequence
+from itertools import islice
 
 import pandas as pd
-import yaml
 
-from helpers.catalog import Pool, draw
-from helpers.chat import Endpoint
+from helpers import corpus, paths
+from helpers.catalog import Pool, draw, training_queries
+from helpers.chat import Endpoint, Request, outcome
 from helpers.errors import UserError
+from helpers.ledger import Ledger
+from helpers.money import CHARACTERS_PER_TOKEN, cost, price_of
 from helpers.params import FIRST, Finetune, Generate, Grade, load_profile
-from helpers.paths import ROOT
-from helpers.prompts import generation_turns, grading_turn
+from helpers.prompts import extract_answer, generation_turns, grading_turn
 
-CHARACTERS_PER_TOKEN = 4  # English text, a rule of thumb
 ANSWER_TOKENS = (60, 400)  # a short text with its explanation: few words, or many and a model that reasons
 GRADE_TOKENS = (120, 900)  # a table of k + 3 rows with an explanation, likewise
 KEPT = (0.9, 0.3)  # share of the teacher's texts with full marks, from well to badly
+REPLY_SECONDS = (5, 20)  # of a model that costs something, until the ledger has replies to measure
 SAMPLE = 200  # queries that the mean prompt length is taken from
+
+Range = tuple[float, float]  # low, high
 
 
 def tokens(text: str) -> float:
     return len(text) / CHARACTERS_PER_TOKEN
-
-
-def prices() -> dict[str, list[float]]:
-    """US dollars per million input and output tokens, by model."""
-    return yaml.safe_load((ROOT / "params/prices.yaml").read_text())
 
 
 def mean_prompts(p: Generate | Grade, pool: Pool, k: int) -> tuple[list[float], float]:
@@ -40,13 +41,47 @@ def mean_prompts(p: Generate | Grade, pool: Pool, k: int) -> tuple[list[float], 
     return turns, sum(tokens(grading_turn(q, answer, pack)) for q in queries) / SAMPLE
 
 
-def row(stage: str, what: str, endpoint: Endpoint, requests: tuple, tokens_in: tuple, tokens_out: tuple) -> dict:
-    """One line of the plan; each quantity a (low, high) range."""
-    price = prices().get(endpoint.model)
-    cost = [None, None] if price is None else [(i * price[0] + o * price[1]) / 1e6 for i, o in zip(tokens_in, tokens_out, strict=True)]
-    ranges = {"requests": requests, "input tokens": tokens_in, "output tokens": tokens_out}
-    shown = {name: f"{low:,.0f} to {high:,.0f}" if round(low) != round(high) else f"{low:,.0f}" for name, (low, high) in ranges.items()}
-    return {"stage": stage, "what": what, "model": endpoint.model, **shown, "low": cost[0], "high": cost[1]}
+def shown(some: Range) -> str:
+    return f"{some[0]:,.0f} to {some[1]:,.0f}" if round(some[0]) != round(some[1]) else f"{some[0]:,.0f}"
+
+
+def minutes(endpoint: Endpoint, requests: Range, sent: Range, choices: int, ledger: Ledger | None) -> str:
+    """How long the requests take at the endpoint's limits, and at the speed of its last replies."""
+    if endpoint.batch:
+        return "a day a batch at most"
+    price = price_of(endpoint)
+    measured = ledger and ledger.seconds(endpoint.base_url, endpoint.model)
+    seconds = (measured, measured) if measured else (0, 0) if price == (0, 0) else REPLY_SECONDS
+    counted = [s + r * choices * endpoint.max_tokens for s, r in zip(sent, requests, strict=True)]  # as rate limits count
+    waits = [(r * s / endpoint.concurrency / 60 for r, s in zip(requests, seconds, strict=True))]
+    waits += [(r / endpoint.requests_per_minute for r in requests)] if endpoint.requests_per_minute else []
+    waits += [(t / endpoint.tokens_per_minute for t in counted)] if endpoint.tokens_per_minute else []
+    low, high = (max(some) for some in zip(*waits, strict=True))
+    return shown((low, high)) if high or not any(requests) else "unknown"
+
+
+def row(
+    stage: str,
+    what: str,
+    endpoint: Endpoint,
+    requests: Range,
+    tokens_in: Range,
+    tokens_out: Range,
+    *,
+    choices: int = 1,
+    stored: int = 0,
+    ledger: Ledger | None = None,
+) -> dict:
+    """One line of the plan. `requests` and tokens are of all requests; those `stored` are taken off, tokens in proportion."""
+    left = tuple(max(0.0, r - stored) for r in requests)
+    tokens_in, tokens_out = (
+        tuple(t * x / r if r else 0.0 for t, x, r in zip(some, left, requests, strict=True)) for some in (tokens_in, tokens_out)
+    )
+    price = price_of(endpoint)
+    dollars = [price and cost(pair, price) for pair in zip(tokens_in, tokens_out, strict=True)]
+    ranges = {"requests": left, "input tokens": tokens_in, "output tokens": tokens_out}
+    line = {"stage": stage, "what": what, "model": endpoint.model, "stored": stored, **{name: shown(r) for name, r in ranges.items()}}
+    return {**line, "minutes": minutes(endpoint, left, tokens_in, choices, ledger), "low": dollars[0], "high": dollars[1]}
 
 
 def conversation(turns: list[float], answer: float) -> float:
@@ -54,20 +89,46 @@ def conversation(turns: list[float], answer: float) -> float:
     return sum(sum(turns[: i + 1]) + i * answer for i in range(len(turns)))
 
 
-def plan_generate(p: Generate) -> pd.DataFrame:
-    """What the teacher and the filter's judge are asked."""
+def stored_texts(p: Generate, k: int, ledger: Ledger) -> tuple[int, int]:
+    """How many of the requests to teacher and judge that `corpus` makes for k the ledger holds; re-asks do not count."""
+    pack, held, times = p.pack(), {"teacher": 0, "judge": 0}, {}
+
+    def look(name: str, endpoint: Endpoint, requests: list[Request]) -> list:
+        found = [outcome(r, endpoint, ledger, usable=lambda reply: True, re_asks=0) for r in requests]
+        held[name] += sum((1 if endpoint.takes_n else r.n) - len(missing) for r, (_, missing) in zip(requests, found, strict=True))
+        return [replies for replies, _ in found]
+
+    queries = training_queries(p.pools()["I"], k, seed=p.seed, avoid=corpus.avoided(p))
+    queries = islice(queries, round(p.texts[str(k)] * p.queries_per_text))
+    while some := list(islice(queries, max(256, p.teacher.concurrency))):
+        replicates, before = [], held["teacher"]
+        for query in some:
+            replicates.append(times.get(query.identity, 0))
+            times[query.identity] = replicates[-1] + 1
+        talks = converse(lambda requests: look("teacher", p.teacher, requests), some, replicates, pack, turns=len(pack.generation))
+        graded = {grading_turn(q, extract_answer(t[0][-1]["content"]), pack) for q, t in zip(some, talks, strict=True) if t}
+        look("judge", p.judge, [Request([{"role": "user", "content": turn}], n=p.filter_gradings) for turn in graded])
+        if held["teacher"] == before:  # asked in this order: nothing further on is there
+            break
+    return held["teacher"], held["judge"]
+
+
+def plan_generate(p: Generate, ledger: Ledger | None = None) -> pd.DataFrame:
+    """What the teacher and the filter's judge are asked; with a ledger, what of it is missing."""
     rows, pool = [], p.pools()["I"]
     for k, n in p.texts.items():
         turns, grading = mean_prompts(p, pool, int(k))
+        written, judged = stored_texts(p, int(k), ledger) if ledger else (0, 0)
         queries = [n / share for share in KEPT]
         asked = tuple(q * len(turns) for q in queries)
         sent = tuple(q * conversation(turns, a) for q, a in zip(queries, ANSWER_TOKENS, strict=True))
         back = tuple(q * len(turns) * a for q, a in zip(queries, ANSWER_TOKENS, strict=True))
-        rows.append(row("01_generate", f"teacher, k = {k}: {n:,} texts", p.teacher, asked, sent, back))
-        calls = 1 if p.judge.takes_n else p.filter_gradings
+        rows.append(row("01_generate", f"teacher, k = {k}: {n:,} texts", p.teacher, asked, sent, back, stored=written, ledger=ledger))
+        calls, choices = (1, p.filter_gradings) if p.judge.takes_n else (p.filter_gradings, 1)
         graded = tuple(q * p.filter_gradings * t for q, t in zip(queries, GRADE_TOKENS, strict=True))
         requests = tuple(q * calls for q in queries)
-        rows.append(row("01_generate", f"judge, k = {k}", p.judge, requests, tuple(r * grading for r in requests), graded))
+        more = {"choices": choices, "stored": judged, "ledger": ledger}
+        rows.append(row("01_generate", f"judge, k = {k}", p.judge, requests, tuple(r * grading for r in requests), graded, **more))
     return pd.DataFrame(rows)
 
 
@@ -75,16 +136,38 @@ def plan_grade(p: Grade, models: int = 1, *, judges: dict[str, Endpoint] | None 
     """What the judges are asked for `models` models; `judges` are those that grade, or others by name."""
     rows, pools = [], p.pools()
     for (name, judge), setting in itertools.product((p.judges() if judges is None else judges).items(), p.settings):
+        calls, choices = (1, p.gradings) if judge.takes_n else (p.gradings, 1)
         answers = requests = sent = 0.0
         for k in p.evaluation_ks:
             _, grading = mean_prompts(p, pools[setting], k)
             n = min(p.evaluation_queries, pools[setting].distinct(k)) * p.generations * models
-            calls = n * (1 if judge.takes_n else p.gradings)
-            answers, requests, sent = answers + n, requests + calls, sent + calls * grading
+            answers, requests, sent = answers + n, requests + n * calls, sent + n * calls * grading
         back = tuple(answers * p.gradings * t for t in GRADE_TOKENS)
-        who = "judge" if name == FIRST else f"judge {name}"
-        what = f"{who}, setting {setting}: {answers:,.0f} answers of {models} models x {p.gradings} gradings"
-        rows.append(row("03_grade", what, judge, (requests, requests), (sent, sent), back))
+        what = f"{called(name)}, setting {setting}: {answers:,.0f} answers of {models} models x {p.gradings} gradings"
+        rows.append(row("03_grade", what, judge, (requests, requests), (sent, sent), back, choices=choices))
+    return pd.DataFrame(rows)
+
+
+def called(judge: str) -> str:
+    return "judge" if judge == FIRST else f"judge {judge}"
+
+
+def plan_gradings(p: Grade, answers: Sequence[tuple[list[dict], bool]], ledger: Ledger) -> pd.DataFrame:
+    """What the judges are asked for a student's answers (`evaluate.answers`), request by request."""
+    from helpers.evaluate import tasks  # with it comes torch, which nothing else here needs
+
+    pack, asked, rows = p.pack(), tasks(p), []
+    turns = [grading_turn(t["task"], extract_answer(talk[-1]["content"]), pack) for t, (talk, _) in zip(asked, answers, strict=True)]
+    for (name, judge), setting in itertools.product(p.judges().items(), p.settings):
+        calls, choices = (1, p.gradings) if judge.takes_n else (p.gradings, 1)
+        different = dict.fromkeys(turn for turn, task in zip(turns, asked, strict=True) if task["setting"] == setting)
+        found = [outcome(Request([{"role": "user", "content": t}], n=p.gradings), judge, ledger, re_asks=0)[1] for t in different]
+        missing = [a for some in found for a in some]
+        sent = sum(tokens(m["content"]) for a in missing for m in a.body["messages"])
+        back = tuple(len(missing) * choices * t for t in GRADE_TOKENS)
+        what = f"{called(name)}, setting {setting}: {len(different):,} different answers x {p.gradings} gradings"
+        line = row("03_grade", what, judge, (len(missing),) * 2, (sent, sent), back, choices=choices, ledger=ledger)
+        rows.append({**line, "stored": len(different) * calls - len(missing)})
     return pd.DataFrame(rows)
 
 
@@ -101,24 +184,30 @@ def plan_finetune(p: Finetune) -> str:
 def main(profile: str) -> None:
     """Print the plan of every stage."""
     notebooks = load_profile(profile)
-    grades = [p for name, p in notebooks.items() if name.startswith("03")]
-    table = pd.concat([plan_generate(notebooks["01_generate"]), plan_grade(grades[0], len(grades))])
+    path, grades = paths.ledger(profile), [p for name, p in notebooks.items() if name.startswith("03")]
+    ledger = Ledger(path) if path.exists() else None
+    table = pd.concat([plan_generate(notebooks["01_generate"], ledger), plan_grade(grades[0], len(grades))])
     print(
         f"Profile {profile}: what it asks, trains and costs. Tokens are characters / {CHARACTERS_PER_TOKEN}. Assumed are answers of"
         f" {ANSWER_TOKENS[0]} to {ANSWER_TOKENS[1]} tokens,\ngradings of {GRADE_TOKENS[0]} to {GRADE_TOKENS[1]},"
-        f" and {KEPT[0]:.0%} to {KEPT[1]:.0%} of the teacher's texts kept.\n"
+        f" {KEPT[0]:.0%} to {KEPT[1]:.0%} of the teacher's texts kept,"
+        f" and {REPLY_SECONDS[0]} to {REPLY_SECONDS[1]} s a reply until some have been measured.\n"
     )
     dollars = zip(table.low, table.high, strict=True)
-    shown = [f"{low:,.2f} to {high:,.2f}" if pd.notna(low) else "price unknown" for low, high in dollars]
-    print(table.drop(columns=["low", "high"]).assign(**{"US dollars": shown}).to_string(index=False))
+    cells = [f"{low:,.2f} to {high:,.2f}" if pd.notna(low) else "price unknown" for low, high in dollars]
+    print(table.drop(columns=["low", "high"]).assign(**{"US dollars": cells}).to_string(index=False))
     print(f"\nTogether {table.low.sum():,.2f} to {table.high.sum():,.2f} US dollars (params/prices.yaml)", end="")
     unknown = sorted(table.model[table.low.isna()].unique())
     print(f", without {', '.join(unknown)}, whose price that file does not have." if unknown else ".")
     for name, judge in grades[0].second_judges.items():
         if not judge.enabled:
             more = plan_grade(grades[0], len(grades), judges={name: judge})
-            cost = f"{more.low.sum():,.2f} to {more.high.sum():,.2f} US dollars more" if more.low.notna().all() else "price unknown"
-            print(f"Not asked (enabled: false): second judge {name}, {judge.model}: {cost}.")
+            price = f"{more.low.sum():,.2f} to {more.high.sum():,.2f} US dollars more" if more.low.notna().all() else "price unknown"
+            print(f"Not asked (enabled: false): second judge {name}, {judge.model}: {price}.")
+    if ledger:
+        print(f"{ledger.spent():,.2f} are spent (make ledger). Gradings of 03_grade are counted whole: its notebooks show what is missing.")
+    limit = notebooks["01_generate"].budget
+    print(f"The budget for everything is {limit:,.2f} US dollars." if limit is not None else "There is no budget: spending is not limited.")
     print("\n02_finetune")
     print("\n".join("  " + plan_finetune(p) for name, p in notebooks.items() if name.startswith("02")))
     p, pools = grades[0], grades[0].pools()

@@ -3,11 +3,13 @@
 `python -m helpers.stage <notebook> [<parameters.yaml>] <output.ipynb>`; the Makefile's only way to run a notebook.
 """
 
+import ast
 import logging
 import os
 import sys
 import tempfile
 import time
+import uuid
 from pathlib import Path
 
 import jupyter_client
@@ -15,6 +17,9 @@ import nbformat
 import papermill
 import yaml
 
+from helpers import manifest
+from helpers.errors import UserError
+from helpers.ledger import RUN
 from helpers.paths import ROOT
 from helpers.progress import HEADLESS
 
@@ -43,17 +48,32 @@ class KernelManager(jupyter_client.AsyncKernelManager):
     ip = str(Path(SOCKETS.name) / "kernel")
 
 
+def profile_of(notebook: Path, parameters: dict | None) -> str | None:
+    """The profile that the notebook will run: a parameter, or its own default; None if it has none."""
+    if parameters and "profile" in parameters:
+        return parameters["profile"]
+    declared = papermill.inspect_notebook(str(notebook)).get("profile")
+    return declared and ast.literal_eval(declared["default"])
+
+
 def run(notebook: Path, parameters: dict | None, output: Path) -> None:
     """Execute; on success `output` is the tidied copy, else `<output>.partial.ipynb` holds what happened.
+
+    Either way the profile's manifest gets a line.
 
     Raises:
         SystemExit: the notebook failed; the message is the user's sentence, or where to look.
     """
-    label, start = " ".join(output.with_suffix("").parts[-2:] if output.parent.name[:1].isdigit() else [output.stem]), time.monotonic()
-    aside = output.with_suffix(".partial.ipynb")
+    label, started = " ".join(output.with_suffix("").parts[-2:] if output.parent.name[:1].isdigit() else [output.stem]), time.time()
+    aside, profile = output.with_suffix(".partial.ipynb"), profile_of(notebook, parameters)
     output.parent.mkdir(parents=True, exist_ok=True)
-    os.environ[HEADLESS] = label
+    os.environ[HEADLESS], os.environ[RUN] = label, f"{label} {uuid.uuid4().hex}"
     logging.getLogger("papermill").setLevel(logging.ERROR)
+
+    def noted(state: str, sentence: str = "") -> None:
+        if profile:
+            manifest.note(profile, os.environ[RUN], notebook=label, started=started, state=state, sentence=sentence)
+
     try:
         papermill.execute_notebook(
             notebook,
@@ -67,13 +87,22 @@ def run(notebook: Path, parameters: dict | None, output: Path) -> None:
         )
     except papermill.PapermillExecutionError as error:
         if error.ename == "UserError":
+            noted("failed", error.evalue)
             sys.exit(f"{label}: {error.evalue}")
+        noted("failed", error.ename)  # what else an error says may hold anything
         sys.exit(f"{label} failed: {error.ename}: {error.evalue}\nThe whole traceback is in {os.path.relpath(aside)}")
+    except KeyboardInterrupt:
+        noted("interrupted")
+        raise
     nbformat.write(tidied(nbformat.read(aside, as_version=4)), aside)
+    noted("done")
     aside.replace(output)
-    print(f"{label}: done in {time.monotonic() - start:.0f} s", file=sys.stderr)
+    print(f"{label}: done in {time.time() - started:.0f} s", file=sys.stderr)
 
 
 if __name__ == "__main__":
     source, *values, target = map(Path, sys.argv[1:])
-    run(source, yaml.safe_load(values[0].read_text()) if values else None, target)
+    try:
+        run(source, yaml.safe_load(values[0].read_text()) if values else None, target)
+    except UserError as error:
+        sys.exit(str(error))

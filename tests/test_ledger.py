@@ -1,16 +1,21 @@
 """The ledger: what it tells apart, what it never loses, and files it will not touch."""
 
+import contextlib
 import json
 import os
 import resource
 import sqlite3
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
+from helpers import ledger as module
+from helpers import paths
 from helpers.errors import UserError
-from helpers.ledger import Ledger, key
+from helpers.ledger import APPLICATION, SCHEMA, Asked, Ledger, key, statements
 from helpers.paths import ROOT
 
 WHO = {"endpoint": "http://a", "model": "m", "stage": "judge", "replicate": 0}
@@ -180,11 +185,31 @@ def test_places_that_cannot_hold_a_ledger(tmp_path):
         Ledger(tmp_path / "file" / "deeper" / "ledger.sqlite")
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_write_permission(tmp_path):
-    folder = tmp_path / "closed"
-    folder.mkdir(mode=0o500)
-    refused(folder / "ledger.sqlite")
+@contextlib.contextmanager
+def as_nobody():
+    """Root may write everywhere; for a while we are not root."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_a_folder_without_write_permission():
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "closed"
+        stored = filled(folder / "there.sqlite", 3)
+        stored.db.close()
+        Path(name).chmod(0o755)
+        folder.chmod(0o555)
+        with as_nobody():
+            refused(folder / "new.sqlite")
+            refused(folder / "there.sqlite")
+        folder.chmod(0o755)
+        assert Ledger(folder / "there.sqlite").reply("k2") == b"x" * 500
 
 
 def full(ledger):
@@ -243,3 +268,123 @@ def test_a_batch_that_does_not_fit_leaves_nothing_half_done(tmp_path):
     assert Ledger(ledger.path).reply("after") == b"room again", "written outside the failed batch's transaction"
     ledger.store(batch, endpoint="local:1", model="m", stage="student")
     assert Ledger(ledger.path).reply("b99") == b"y" * 2000
+
+
+# ---- money ----
+
+
+def reserved(ledger, key="k", dollars=1.0):
+    return ledger.begin(key, body={}, **WHO, dollars=dollars)
+
+
+def test_spent_is_the_sum_of_what_is_paid_and_reserved(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    paid, unknown, refused_, lost = (reserved(ledger, f"k{i}") for i in range(4))
+    free = ledger.begin("k4", body={}, **WHO)
+    assert ledger.spent() == 4
+    ledger.replied(paid, b"", dollars=0.25)
+    ledger.replied(unknown, b"")  # no usage in it
+    ledger.failed(refused_, "HTTP 429", billed=False)
+    ledger.failed(lost, "APIConnectionError")
+    ledger.replied(free, b"", usage={"prompt_tokens": 1, "completion_tokens": 1})
+    assert Ledger(ledger.path).spent() == 0.25 + 1 + 0 + 1
+    assert ledger.db.execute("select sum(dollars) from attempt").fetchone()[0] == 2.25
+    assert ledger.unpriced() == [(free, "m", "replied", "{}", 1, 1)]
+    ledger.price([(0.5, free)])
+    assert (ledger.spent(), ledger.unpriced()) == (2.75, [])
+    table = ledger.summary().set_index("state")
+    assert table.dollars.to_dict() == {"replied": 1.75, "HTTP 429": 0, "APIConnectionError": 1}
+
+
+def test_a_budget_has_room_or_not(tmp_path):
+    ledger, other = Ledger(tmp_path / "ledger.sqlite", budget=2.5), Ledger(tmp_path / "ledger.sqlite", budget=2.5)
+    first = reserved(ledger)
+    assert reserved(other) is not None
+    assert reserved(ledger) is None
+    assert reserved(ledger, dollars=0.5) is not None, "up to the last cent"
+    other.replied(first, b"", dollars=0.0)
+    assert reserved(ledger) is not None
+    assert ledger.db.execute("select count(*) from attempt").fetchone() == (4,)
+    assert reserved(Ledger(ledger.path), dollars=100.0) is not None, "no budget, no limit"
+
+
+def test_a_budget_costs_the_same_however_much_is_stored(tmp_path):
+    """No look at other rows: the statement that begins an attempt does the same work on an empty and on a full ledger."""
+    ledger = filled(tmp_path / "ledger.sqlite", 3000, size=10)
+    ledger.budget, steps = 1e9, []
+
+    def work():
+        steps.append(0)
+        ledger.db.set_progress_handler(lambda: steps.append(steps.pop() + 1), 1)
+        reserved(ledger)
+        ledger.db.set_progress_handler(None, 1)
+        return steps[-1]
+
+    full, empty = work(), None
+    ledger.db.execute("delete from attempt")
+    empty = work()
+    assert full <= empty + 50
+
+
+def test_a_batch_takes_what_the_budget_has_room_for(tmp_path):
+    who = {"endpoint": "http://a", "model": "m", "stage": "judge"}
+    ledger = Ledger(tmp_path / "ledger.sqlite", budget=3.0)
+    asked = [(Asked(f"k{i}", 0, {"i": i}), 1.0) for i in range(5)]
+    ledger.replied(reserved(ledger, "k0"), b"", dollars=0.5)
+    batch = ledger.begin_batch("a", asked, **who)
+    assert [k for k, _ in ledger.requests_of(batch.id)] == ["k1", "k2"]
+    assert ledger.spent() == 2.5
+    assert ledger.begin_batch("b", asked, **who) is None
+    assert set(ledger.pending("http://a", "m")) == {"k1", "k2"}
+    for _ in range(2):  # two processes may come to it
+        usage = {"prompt_tokens": 1, "completion_tokens": 1}
+        ledger.end_batch(batch.id, "completed", [("k1", b"raw", "r", usage, 0.25)], unbilled={"k2": "HTTP 500"}, rest="")
+    assert (ledger.reply("k1"), ledger.reply("k2"), ledger.spent()) == (b"raw", None, 0.75)
+    assert ledger.pending("http://a", "m") == {}
+    again = ledger.begin_batch("b", asked, **who)
+    assert [k for k, _ in ledger.requests_of(again.id)] == ["k2", "k3"], "neither what has a reply nor what is too dear"
+
+
+# ---- versions, and what is in it ----
+
+
+def test_a_ledger_of_the_first_version_is_read_on(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    with sqlite3.connect(path) as db:
+        for statement in statements(SCHEMA):
+            db.execute(statement)
+        db.execute(f"pragma application_id = {APPLICATION}")
+        columns = "key, endpoint, model, stage, replicate, body, started, ended, state, prompt_tokens, completion_tokens, raw"
+        db.execute(f"insert into attempt ({columns}) values ('k', 'http://a', 'm', 'judge', 0, '{{}}', 1, 2, 'replied', 3, 4, 'raw')")
+    db.close()
+    for _ in range(2):
+        ledger = Ledger(path)
+        assert ledger.reply("k") == "raw"
+        assert (ledger.spent(), len(ledger.unpriced())) == (0, 1)
+    reserved(ledger)
+    assert ledger.spent() == 1
+
+
+def test_a_ledger_of_a_later_version_is_refused(tmp_path):
+    ledger = filled(tmp_path / "ledger.sqlite", 1)
+    ledger.db.execute("pragma user_version = 99")
+    ledger.db.close()
+    assert "newer version" in refused(ledger.path)
+
+
+def test_what_is_in_it_is_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(paths, "ledger", lambda profile: tmp_path / f"{profile}.sqlite")
+    with pytest.raises(UserError, match="nothing has been asked under PROFILE=mini"):
+        module.main("mini")
+    assert not list(tmp_path.iterdir())
+    ledger = Ledger(tmp_path / "mini.sqlite")
+    module.main("mini")
+    assert "nothing has been asked yet" in capsys.readouterr().out
+    ledger.replied(reserved(ledger), b"", usage={"prompt_tokens": 1234, "completion_tokens": 5}, dollars=0.75)
+    ledger.failed(reserved(ledger, "l"), "HTTP 500")
+    ledger.begin("m", body={}, **WHO | {"model": "cheap"})
+    ledger.begin_batch("a", [(Asked("n", 0, {}), 0.5)], endpoint="http://a", model="m", stage="teacher")
+    module.main("mini")
+    printed = capsys.readouterr().out
+    for expected in ("1,234", "HTTP 500", "Paid 0.75 US dollars", "up to 1.50", "Without cheap", "1 requests to m, open"):
+        assert expected in printed, printed

@@ -38,7 +38,8 @@ def test_notebooks_declare_what_profiles_inject(name):
         assert set(declared) == set(injected), notebook
         for key, value in injected.items():
             default = ast.literal_eval(declared[key]["default"])
-            assert isinstance(value, type(default)) or (isinstance(value, list) and key == "training_topics"), f"{notebook}: {key}"
+            either = (isinstance(value, list) and key == "training_topics") or (key == "budget" and None in (value, default))
+            assert isinstance(value, type(default)) or either, f"{notebook}: {key}"
 
 
 def test_notebook_defaults_are_the_smoke_profile():
@@ -68,6 +69,10 @@ def test_notebook_defaults_are_the_smoke_profile():
         ("shared", "base/three", "base/four", "neither a folder with a model nor a hub name"),
         ("shared", '"world:"', '"world:?dorp=1"', "the rates are drop"),
         ("shared", '"world:"', '"ftp://x"', "is neither http"),
+        ("shared", "seed: 0", "budget: -1.0\nseed: 0", "shared.yaml: budget = -1.0 is wrong: input should be greater than or equal to 0"),
+        ("shared", "seed: 0", "budget: .nan\nseed: 0", "shared.yaml: budget = nan is wrong"),
+        ("shared", "model: judge}", "model: mine}\nbudget: 5", "budget = 5.0, and params/prices.yaml has no price for model mine"),
+        ("shared", "model: teacher", "model: teacher, extra_body: {n: 2}", "n may not stand in extra_body"),
         ("shared", "student_turns: 1", "student_turns: 3", "student_turns = 3, and the prompt pack has 2"),
         ("shared", "evaluation_ks: [1,", "evaluation_ks: [15,", "k = 15 needs 15 skills, and setting II has 14"),
         ("shared", "mixes: {k123:", "mixes: {k-123:", "mix 'k-123': a mix has a name of its own, of letters, digits and _ only"),

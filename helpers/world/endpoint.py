@@ -179,6 +179,8 @@ class Transport(httpx2.AsyncBaseTransport):
         self.rates = rates_of(address)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if request.url.path != "/v1/chat/completions":
+            return httpx2.Response(404, json={"error": {"message": f"no {request.url.path} here"}}, request=request)
         status, reply = complete(json.loads(request.content), self.rates)
         return httpx2.Response(status, json=reply, request=request)
 

@@ -43,6 +43,7 @@ class Server(ThreadingHTTPServer):
     """
 
     daemon_threads, request_queue_size = True, 256
+    prompt_tokens = 7  # of every reply's usage; the completion's are one a choice
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class Server(ThreadingHTTPServer):
         say: Callable[[dict, int], str] = said,
         most: int = 128,
     ):
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(("127.0.0.1", 0), self.handler())
         assert set(faults or {}) <= set(FAULTS), f"unknown faults in {faults}"
         self.faults, self.seed, self.latency, self.slow = faults or {}, seed, latency, slow
         self.rate, self.burst, self.retry_after, self.say, self.most = rate, burst, retry_after, say, most
@@ -66,6 +67,9 @@ class Server(ThreadingHTTPServer):
         self.received = self.billed = self.busy = 0
         self.bodies: list[dict] = []  # of every request, as they came
         self.happened, self.came = Counter(), Counter()
+
+    def handler(self) -> type:
+        return Handler
 
     def __enter__(self):
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
@@ -102,6 +106,14 @@ class Server(ThreadingHTTPServer):
                 return fault, self.retry_after
         return None, ""
 
+    def completion(self, body: dict, fault: str | None) -> dict:
+        texts = ["" if fault == "empty" else self.say(body, i) for i in range(min(self.most, body.get("n", 1)))]
+        finish = "length" if fault == "length" else "stop"
+        choices = [{"index": i, "finish_reason": finish, "message": {"role": "assistant", "content": t}} for i, t in enumerate(texts)]
+        usage = {"prompt_tokens": self.prompt_tokens, "completion_tokens": len(texts)}
+        usage["total_tokens"] = sum(usage.values())
+        return {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": body["model"], "choices": choices, "usage": usage}
+
     def handle_error(self, *_):
         """A client that has gone away is no news."""
 
@@ -134,12 +146,7 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(server.slow if fault == "slow" else server.latency)
         with server.lock:
             server.billed += 1
-        texts = ["" if fault == "empty" else server.say(body, i) for i in range(min(server.most, body.get("n", 1)))]
-        finish = "length" if fault == "length" else "stop"
-        choices = [{"index": i, "finish_reason": finish, "message": {"role": "assistant", "content": t}} for i, t in enumerate(texts)]
-        whole = json.dumps(
-            {"object": "chat.completion", "choices": choices, "usage": {"prompt_tokens": 7, "completion_tokens": len(texts)}}
-        )
+        whole = json.dumps(server.completion(body, fault))
         if fault == "drop_after":
             self.close_connection = True
             return None

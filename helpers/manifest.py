@@ -1,0 +1,94 @@
+"""What ran, when and on what: one JSON line in `runs/<profile>/manifest.jsonl` for every stage that `helpers.stage` executed."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from helpers import paths
+from helpers.errors import UserError
+from helpers.ledger import Ledger
+from helpers.paths import ROOT
+
+
+def said_by(*command: str) -> str | None:
+    """What a command prints, or None where it is missing or fails."""
+    try:
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def versions() -> dict[str, str | None]:
+    """Python and the direct dependencies, as they are installed."""
+    names = re.findall(r"^([\w-]+)", (ROOT / "requirements.txt").read_text(), re.M)
+    found = {d.name.lower(): d.version for d in importlib.metadata.distributions() if d.name}
+    return {"python": platform.python_version(), **{n: found.get(n.lower()) for n in names}}
+
+
+def machine() -> dict:
+    """Processor, cores this process may use, GPUs; without loading torch for it."""
+    info = Path("/proc/cpuinfo")
+    named = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.M) if info.exists() else None
+    name = named[1] if named else said_by("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor() or platform.machine()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpus = said_by("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") if shutil.which("nvidia-smi") else None
+    return {"system": platform.platform(), "processor": name, "cores": cores, "gpus": gpus.splitlines() if gpus else []}
+
+
+def asked(profile: str, run: str) -> list[dict]:
+    """What a run of `helpers.stage` asked and what it cost, by stage and model, from the ledger.
+
+    `dollars` is null where a price is unknown; attempts that brought no reply count with the most they may have cost.
+    """
+    if not paths.ledger(profile).exists():
+        return []
+    table, rows = Ledger(paths.ledger(profile)).summary(run), []
+    for (stage, model), some in table.groupby(["stage", "model"]):
+        replied = some[some.state == "replied"]
+        row = {"stage": stage, "model": model, "attempts": int(some.attempts.sum()), "replies": int(replied.attempts.sum())}
+        row |= {name: int(some[name].fillna(0).sum()) for name in ("prompt_tokens", "completion_tokens")}
+        rows.append({**row, "dollars": None if some.dollars.isna().any() else round(float(some.dollars.sum()), 6)})
+    return rows
+
+
+def note(profile: str, run: str, *, notebook: str, started: float, state: str, sentence: str = "") -> None:
+    """Append the line of a stage that has ended.
+
+    Args:
+        run: what the ledger calls it.
+        started: Unix time.
+        state: done, failed or interrupted; `sentence` says why.
+
+    Raises:
+        UserError: the manifest cannot be written.
+    """
+    commit, changed = said_by("git", "rev-parse", "HEAD"), said_by("git", "status", "--porcelain")
+    try:
+        money = asked(profile, run)
+    except UserError as error:
+        money = str(error)
+    line = {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "seconds": round(time.time() - started, 1),
+        "notebook": notebook,
+        "state": state,
+        **({"sentence": sentence} if sentence else {}),
+        "asked": money,
+        "commit": commit,
+        "changed": None if changed is None else bool(changed),
+        "versions": versions(),
+        "machine": machine(),
+    }
+    path = paths.manifest(profile)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as file:  # one write: stages that end together do not mix their lines
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    except OSError as e:
+        raise UserError(f"{path}: cannot be written ({e.strerror})") from None
