@@ -139,7 +139,7 @@ def draw(logits: torch.Tensor, uniform: torch.Tensor, *, temperature: float, top
         return logits.argmax(-1)
     share = (logits.float() / temperature).softmax(-1)
     if top_p < 1:
-        ordered, token = share.sort(-1, descending=True, stable=True)
+        ordered, token = share.sort(dim=-1, descending=True, stable=True)
         share = torch.zeros_like(share).scatter_(-1, token, ordered * (ordered.cumsum(-1) - ordered < top_p))
     mass = share.cumsum(-1)
     return (mass < uniform[:, None] * mass[:, -1:]).sum(-1).clamp_(max=logits.shape[-1] - 1)
@@ -163,6 +163,8 @@ def stream(
         The answers completed since the last time, (prompt's number, new tokens without the end token), before their
         slots are filled again: never are more than `batch` answers begun and not yielded.
     """
+    if not prompts:
+        return
     slots = Slots(model, rounded(min(batch, len(prompts))), rounded(max(map(len, prompts)) + new_tokens), new_tokens)
     ends, waiting, completed = torch.tensor(sorted(end), device=model.device), deque(range(len(prompts))), []
     while waiting or slots.live:
@@ -203,43 +205,99 @@ def sample(model, prompts: Sequence[list[int]], seeds: Sequence[int], *, batch: 
 
 
 class Student:
-    """A model in this process that answers like `chat.ask`: requests in, replies out, all of them in the ledger."""
+    """A model in this process that answers like `chat.ask`: requests in, replies out, all of them in the ledger.
 
-    def __init__(self, path: str, ledger: Ledger, *, new_tokens: int, temperature: float, batch: int, seed: int, dtype: str = "float32"):
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    `device` is torch's name for one; "auto" takes the GPU if there is one.
+
+    Raises:
+        UserError: layers that are no plain attention, or no such device.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        ledger: Ledger,
+        *,
+        new_tokens: int,
+        temperature: float,
+        batch: int,
+        seed: int,
+        top_p: float = 1.0,
+        dtype: str = "float32",
+        device: str = "auto",
+    ):
+        device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         disable_progress_bar()  # of loading: a widget that would stay in the notebook
         self.tokenizer = AutoTokenizer.from_pretrained(path)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), attn_implementation="cached")
-        self.model = model.to(device).eval()
+        self.name = str(Path(path).relative_to(ROOT)) if Path(path).is_relative_to(ROOT) else path
+        self.longest = context(model.config, self.name)
+        try:
+            self.model = model.to(device).eval()
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(
+                f"sample_device = {device}: cannot be used ({str(error).splitlines()[0]}); use auto, cpu, cuda or cuda:1"
+            ) from None
         end = model.generation_config.eos_token_id
         self.end = {self.tokenizer.eos_token_id, *(end if isinstance(end, list) else [end])} - {None}
         self.ledger, self.batch = ledger, batch
         self.settings = {"max_tokens": new_tokens, "temperature": temperature, "seed": seed, "dtype": dtype}
-        self.name = str(Path(path).relative_to(ROOT)) if Path(path).is_relative_to(ROOT) else path
+        self.settings |= {"top_p": top_p} if top_p < 1 else {}
         self.identity = f"local:{fingerprint(path)}"
 
     def ask(self, requests: Sequence[Request]) -> list[list[Reply]]:
-        """One reply to each request; what the ledger holds is not sampled again. A kill loses at most one batch."""
+        """One reply to each request; what the ledger holds is not sampled again. A kill loses at most one batch.
+
+        Raises:
+            UserError: a prompt that leaves no room for the answer in the model's context; nothing was sampled.
+        """
         bodies = [{"messages": r.messages, **self.settings} for r in requests]
         keys = [key(self.identity, b, r.replicate) for b, r in zip(bodies, requests, strict=True)]
         stored = [self.ledger.reply(k) for k in keys]
         missing = [i for i, raw in enumerate(stored) if raw is None]
-        prompts = {i: self.tokenizer.apply_chat_template(requests[i].messages, tokenize=False, add_generation_prompt=True) for i in missing}
-        ids = {i: self.tokenizer(prompts[i], add_special_tokens=False)["input_ids"] for i in missing}
-        missing.sort(key=lambda i: (len(ids[i]), i))  # alike in length, longer answers to longer prompts
+        ids = {i: prompt_ids(self.tokenizer, requests[i].messages) for i in missing}
+        missing.sort(key=lambda i: (len(ids[i]), i))  # equal prompts side by side; longer answers to longer prompts
+        check_room([ids[i] for i in missing], self.settings["max_tokens"], self.longest, self.name)
         with Progress("answers sampled", len(requests)) as progress:
             progress.advance(len(requests) - len(missing))
-            for start in range(0, len(missing), self.batch):
-                some = missing[start : start + self.batch]
-                seeds = [int(hashlib.sha256(keys[i].encode()).hexdigest()[:15], 16) for i in some]
-                settings = {"new_tokens": self.settings["max_tokens"], "temperature": self.settings["temperature"]}
-                new = sample(self.model, [ids[i] for i in some], seeds, end=self.end, **settings)
-                for i, tokens in zip(some, new, strict=True):
+            for answers in self._sample([ids[i] for i in missing], [keys[i] for i in missing]):
+                for j, tokens in answers:
                     text = self.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-                    finish = "length" if len(tokens) == settings["new_tokens"] else "stop"
+                    finish = "length" if len(tokens) == self.settings["max_tokens"] else "stop"
                     choice = {"message": {"content": text}, "finish_reason": finish}
-                    stored[i] = json.dumps({"choices": [choice]}, ensure_ascii=False).encode()
-                rows = [(keys[i], bodies[i], requests[i].replicate, stored[i]) for i in some]
+                    stored[missing[j]] = json.dumps({"choices": [choice]}, ensure_ascii=False).encode()
+                rows = [(keys[i], bodies[i], requests[i].replicate, stored[i]) for i in (missing[j] for j, _ in answers)]
                 self.ledger.store(rows, endpoint=self.identity, model=self.name, stage="student")
-                progress.advance(len(some))
+                progress.advance(len(rows))
         return [parse(raw) for raw in stored]
+
+    def _sample(self, prompts: list[list[int]], keys: list[str]) -> Iterator[list[tuple[int, list[int]]]]:
+        seeds = [int(hashlib.sha256(k.encode()).hexdigest()[:15], 16) for k in keys]
+        settings = {"temperature": self.settings["temperature"], "top_p": self.settings.get("top_p", 1.0), "end": self.end}
+        return stream(self.model, prompts, seeds, batch=self.batch, new_tokens=self.settings["max_tokens"], **settings)
+
+
+def prompt_ids(tokenizer, messages: list[dict]) -> list[int]:
+    """The tokens of a chat up to where the assistant goes on, by the model's own template."""
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]  # the template wrote <bos> already
+
+
+def context(config, name: str) -> int:
+    """How many tokens the model can attend to.
+
+    Raises:
+        UserError: layers that keep another state than keys and values.
+    """
+    config = config.get_text_config()
+    if strange := sorted(set(getattr(config, "layer_types", None) or []) - {"full_attention", "sliding_attention", "attention"}):
+        raise UserError(f"{name} has layers of {', '.join(strange)}, which are not sampled here; give 03_grade a `serve` command")
+    return min(config.max_position_embeddings, getattr(config, "sliding_window", None) or config.max_position_embeddings)
+
+
+def check_room(prompts: Sequence[list[int]], new_tokens: int, longest: int, name: str) -> None:
+    """Does every prompt leave room for an answer?"""
+    tokens = max(map(len, prompts), default=0)
+    if prompts and tokens + new_tokens > longest:
+        why = f"a prompt of {tokens} tokens and new_tokens = {new_tokens} are more than its context of {longest}"
+        raise UserError(f"{name}: {why}; shorten the prompts or new_tokens, or take another student")
