@@ -23,7 +23,7 @@ import aiohttp
 import httpx2
 import openai
 import pydantic
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from helpers.errors import UserError
 from helpers.ledger import Ledger, key
@@ -48,6 +48,9 @@ class Endpoint(pydantic.BaseModel):
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"  # newer models have the second
     takes_n: bool = True  # several choices in one request
     takes_seed: bool = True
+    top_p: float | None = pydantic.Field(default=None, gt=0, le=1)  # None: not sent
+    seed: NonNegativeInt = 0  # tells runs apart, as the replicate's number tells samples apart
+    weights: str = ""  # what a student is, where that is known: its replies are stored under this, not under address and name
     concurrency: PositiveInt = 16
     timeout: PositiveFloat = 600.0  # seconds
 
@@ -70,8 +73,16 @@ class Reply:
 def request_body(request: Request, endpoint: Endpoint, replicate: int, n: int) -> dict:
     """What is sent. The seed tells replicates apart where the endpoint takes one."""
     body = {"model": endpoint.model, "messages": request.messages, endpoint.max_tokens_field: endpoint.max_tokens}
-    optional = {"temperature": endpoint.temperature, "seed": replicate if endpoint.takes_seed else None, "n": n if n > 1 else None}
+    seed = endpoint.seed * 1_000_003 + replicate if endpoint.takes_seed else None
+    optional = {"temperature": endpoint.temperature, "top_p": endpoint.top_p, "seed": seed, "n": n if n > 1 else None}
     return {**body, **{name: value for name, value in optional.items() if value is not None}}
+
+
+def identity(endpoint: Endpoint, body: dict, replicate: int) -> str:
+    """The ledger's key of a request."""
+    if endpoint.weights:
+        return key(endpoint.weights, {**body, "model": ""}, replicate)
+    return key(endpoint.base_url, body, replicate)
 
 
 def parse(raw: bytes) -> list[Reply]:
@@ -156,7 +167,7 @@ def final(error: openai.APIStatusError, endpoint: Endpoint) -> UserError | None:
     if status == 429 and error.code == "insufficient_quota":
         return UserError(f"{name}: the account's quota is used up; replies so far are stored, run again to go on")
     if status < 500 and status not in (408, 409, 429):
-        said = error.body.get("message") if isinstance(error.body, dict) else error.body
+        said = error.body.get("message", error.body.get("detail")) if isinstance(error.body, dict) else error.body
         return UserError(f"{name}: the request was refused (HTTP {status}): {redacted(str(said or error.message), endpoint)}")
     return None
 
@@ -220,11 +231,11 @@ async def answer(
     while len(found) < request.n and asked < budget:
         n = first if not asked else 1
         body = request_body(request, endpoint, replicate, n)
-        identity = key(endpoint.base_url, body, replicate)
-        async with asking[identity]:  # its lock: the same may be on its way for another request
-            if ledger.reply(identity) is None:
-                await send(api, endpoint, ledger, body, identity, stage=stage, replicate=replicate)
-        found += [c for c in parse(ledger.reply(identity)) if usable(c)]
+        asked_as = identity(endpoint, body, replicate)
+        async with asking[asked_as]:  # its lock: the same may be on its way for another request
+            if ledger.reply(asked_as) is None:
+                await send(api, endpoint, ledger, body, asked_as, stage=stage, replicate=replicate)
+        found += [c for c in parse(ledger.reply(asked_as)) if usable(c)]
         replicate, asked = replicate + n, asked + n
     return found[: request.n]
 

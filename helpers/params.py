@@ -23,6 +23,7 @@ from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.prompts import Pack, load_pack
 from helpers.recipe import Recipe
+from helpers.serving import FIELDS, Server, arguments
 
 
 class Model(pydantic.BaseModel):
@@ -128,8 +129,12 @@ class Grade(Tasks):
     gradings: PositiveInt
     new_tokens: PositiveInt
     temperature: NonNegativeFloat
+    top_p: float = Field(gt=0, le=1)
     sample_batch: PositiveInt
     sample_dtype: Literal["float32", "bfloat16"]
+    sample_device: str
+    serve: str
+    server: Server
     judge: Endpoint
 
     def checkpoint(self) -> str:
@@ -277,6 +282,15 @@ def check_together(folder: Path, variants: Variants, notebooks: dict[str, Model]
             raise UserError(f"{shared}: students.{name} = {student}: neither a folder with a model nor a hub name owner/model")
     for endpoint in (generate.teacher, generate.judge):
         check_address(endpoint.base_url)
+    if grade.serve:
+        arguments(grade.serve, dict.fromkeys(FIELDS, "x"))
+    if grade.server.base_url:
+        check_address(grade.server.base_url)
+        if grade.serve:
+            raise UserError(f"{folder}/03_grade.yaml: serve starts a server, and server.base_url names one that runs; keep one of them")
+    for name in ("temperature", "top_p", "max_tokens", "seed", "weights"):
+        if getattr(grade.server, name) != Server.model_fields[name].default:
+            raise UserError(f"{folder}/03_grade.yaml: server.{name} is set by the stage: temperature, top_p, new_tokens, seed, the student")
 
 
 def write_if_changed(path: Path, text: str) -> None:

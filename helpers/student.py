@@ -245,6 +245,12 @@ class Student:
         self.settings |= {"top_p": top_p} if top_p < 1 else {}
         self.identity = f"local:{fingerprint(path)}"
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Nothing to stop; `serving.Served` has."""
+
     def ask(self, requests: Sequence[Request]) -> list[list[Reply]]:
         """One reply to each request; what the ledger holds is not sampled again. A kill loses at most one batch.
 
