@@ -33,10 +33,16 @@ test-slow: $(VENV)/done  ## slow proofs
 	@$(VENV)/bin/pytest -q -m slow
 
 bench-sample: $(VENV)/done  ## answers a second beside plain generate; writes runs/bench/sample.json
-	@OMP_NUM_THREADS= $(PY) bench/sample.py
+	@OMP_NUM_THREADS= $(PY) -m bench.sample
 
 dry-run: $(VENV)/done  ## 03_grade at the paper's size against the embedded world: 86,400 gradings, time and memory
-	@$(PY) bench/dry_run.py
+	@$(PY) -m bench.dry_run
+
+bench-train: .venv-bench-train/done  ## training speed beside TRL's, to runs/bench/train.json; minutes
+	@OMP_NUM_THREADS=1 .venv-bench-train/bin/python -m bench.train
+
+gpu-check: $(VENV)/done  ## does the paper's path work on this machine's GPU? trains, resumes, samples, times; under 8 minutes
+	@$(PY) -m bench.gpu_check
 
 lab: $(VENV)/done  ## open JupyterLab
 	@$(VENV)/bin/jupyter lab --notebook-dir=notebooks
@@ -57,13 +63,19 @@ clean:  ## remove executed notebooks and figures of PROFILE; replies, texts and 
 distclean:  ## remove ALL of PROFILE's run, paid replies and models too; asks first
 	@printf 'Remove $(RUN) with every stored reply and model? [y/N] '; read a; [ "$$a" = y ] && rm -rf $(RUN)
 
-.PHONY: help reproduce plan test test-slow bench-sample dry-run lab serve base notebooks clean distclean notebooks-of-profile
+.PHONY: help reproduce plan test test-slow bench-sample bench-train dry-run gpu-check lab serve base notebooks clean distclean notebooks-of-profile
 
 $(VENV)/done: requirements.txt
 	@echo "making $(VENV) from requirements.txt (a few minutes, once)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it with make PYTHON=python3.12")'
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv-bench-train/done: requirements.txt bench/requirements-train.txt
+	@echo "making .venv-bench-train, with TRL beside everything of requirements.txt (a few minutes, once)"
+	@$(PYTHON) -m venv .venv-bench-train
+	@.venv-bench-train/bin/pip install --quiet --disable-pip-version-check -r requirements.txt -r bench/requirements-train.txt
 	@touch $@
 
 # The notebooks of a profile. An executed notebook is its stage's stamp; `helpers.stage` writes it only on success.
@@ -77,7 +89,7 @@ notebooks-of-profile:
 $(RUN)/01_generate.ipynb: notebooks/01_generate.ipynb $(RUN)/params/01_generate.yaml $(ASKING) $(call H,corpus)
 	$(STAGE)
 
-$(RUN)/02_finetune/%.ipynb: notebooks/02_finetune.ipynb $(RUN)/params/02_finetune/%.yaml $(RUN)/01_generate.ipynb $(call H,recipe train)
+$(RUN)/02_finetune/%.ipynb: notebooks/02_finetune.ipynb $(RUN)/params/02_finetune/%.yaml $(RUN)/01_generate.ipynb $(call H,batches fit launch layout recipe train)
 	$(STAGE)
 
 $(RUN)/03_grade/%.ipynb: notebooks/03_grade.ipynb $(RUN)/params/03_grade/%.yaml $(ASKING) $(call H,evaluate serving student)

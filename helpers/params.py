@@ -94,8 +94,10 @@ class Finetune(Experiment):
     learning_rate: PositiveFloat
     warmup: NonNegativeInt
     max_tokens: PositiveInt
+    longer: Literal["drop", "cut"]
     micro_tokens: PositiveInt
     save_every: PositiveInt
+    save_minutes: NonNegativeFloat
     export_dtype: Literal["float32", "bfloat16"]
     topology: str
 
@@ -111,10 +113,12 @@ class Finetune(Experiment):
             learning_rate=self.learning_rate,
             warmup=self.warmup,
             max_tokens=self.max_tokens,
+            longer=self.longer,
             turns=self.learned_turns,
             seed=self.training_seed,
             micro_tokens=self.micro_tokens,
             save_every=self.save_every,
+            save_minutes=self.save_minutes,
             export_dtype=self.export_dtype,
         )
 

@@ -29,6 +29,7 @@ class Progress:
     def advance(self, n: int = 1) -> None:
         self.done += n
         if self.bar is not None:
+            self.bar.set_postfix_str(self.note.lstrip(", "), refresh=False)
             self.bar.update(n)
             return
         now = time.monotonic()
