@@ -117,7 +117,8 @@ def main(profile: str) -> None:
     p, pools = grades[0], grades[0].pools()
     queries = sum(min(p.evaluation_queries, pools[s].distinct(k)) for s in p.settings for k in p.evaluation_ks)
     answers = queries * p.generations * len(grades)
-    print(f"\n03_grade\n  {answers:,} answers of {len(grades)} models, at most {p.new_tokens} tokens each, sampled on this machine")
+    where = p.serve or p.server.base_url or "this process"
+    print(f"\n03_grade\n  {answers:,} answers of {len(grades)} models, at most {p.new_tokens} tokens each, sampled by {where}")
 
 
 if __name__ == "__main__":

@@ -249,7 +249,10 @@ class Student:
         return self
 
     def __exit__(self, *_) -> None:
-        """Nothing to stop; `serving.Served` has."""
+        """Make room on the device: a judge on this machine may need it next."""
+        self.model = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def ask(self, requests: Sequence[Request]) -> list[list[Reply]]:
         """One reply to each request; what the ledger holds is not sampled again. A kill loses at most one batch.
