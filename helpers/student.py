@@ -44,7 +44,7 @@ class Slots:
     def __init__(self, model, slots: int, length: int, new_tokens: int):
         config, on = model.config.get_text_config(), {"device": model.device}
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (slots + 1, config.num_key_value_heads, length, head)
+        shape = (slots + 1, getattr(config, "num_key_value_heads", None) or config.num_attention_heads, length, head)
         self.k = [torch.zeros(shape, dtype=model.dtype, **on) for _ in range(config.num_hidden_layers)]
         self.v = [torch.zeros_like(k) for k in self.k]
         self.prompt = torch.zeros(slots, dtype=torch.long, **on)  # its number
