@@ -35,6 +35,12 @@ test: $(VENV)/done  ## lint, tests, and the notebooks against their committed ou
 test-slow: $(VENV)/done  ## slow proofs
 	@$(VENV)/bin/pytest -q -m slow
 
+bench-sample: $(VENV)/done  ## answers a second beside plain generate; writes runs/bench/sample.json
+	@OMP_NUM_THREADS= $(PY) -m bench.sample
+
+dry-run: $(VENV)/done  ## 03_grade at the paper's size against the embedded world: 86,400 gradings, time and memory
+	@$(PY) -m bench.dry_run
+
 bench-train: .venv-bench-train/done  ## training speed beside TRL's, to runs/bench/train.json; minutes
 	@OMP_NUM_THREADS=1 .venv-bench-train/bin/python -m bench.train
 
@@ -63,7 +69,7 @@ clean:  ## remove executed notebooks and figures of PROFILE; replies, texts and 
 distclean:  ## remove ALL of PROFILE's run, paid replies and models too; asks first
 	@printf 'Remove $(RUN) with every stored reply and model? [y/N] '; read a; [ "$$a" = y ] && rm -rf $(RUN)
 
-.PHONY: help reproduce plan ledger test test-slow bench-train bench-chat gpu-check lab serve base notebooks clean distclean notebooks-of-profile
+.PHONY: help reproduce plan ledger test test-slow bench-chat bench-sample bench-train dry-run gpu-check lab serve base notebooks clean distclean notebooks-of-profile
 
 $(VENV)/done: requirements.txt
 	@echo "making $(VENV) from requirements.txt (a few minutes, once)"
@@ -96,7 +102,7 @@ $(RUN)/01_generate.ipynb: notebooks/01_generate.ipynb $(RUN)/params/01_generate.
 $(RUN)/02_finetune/%.ipynb: notebooks/02_finetune.ipynb $(RUN)/params/02_finetune/%.yaml $(RUN)/01_generate.ipynb $(call H,batches fit launch layout recipe train)
 	$(STAGE)
 
-$(RUN)/03_grade/%.ipynb: notebooks/03_grade.ipynb $(RUN)/params/03_grade/%.yaml $(ASKING) $(call H,evaluate student)
+$(RUN)/03_grade/%.ipynb: notebooks/03_grade.ipynb $(RUN)/params/03_grade/%.yaml $(ASKING) $(call H,evaluate serving student)
 	$(STAGE)
 
 $(RUN)/04_plot.ipynb: notebooks/04_plot.ipynb $(RUN)/params/04_plot.yaml $(addprefix $(RUN)/,$(02_finetune) $(03_grade)) $(call H,intervals judges plots scores)

@@ -25,7 +25,7 @@ from helpers.ledger import Asked, Ledger, key
 from helpers.limits import FAILURES, Pace, Patience, is_billed
 from helpers.progress import Progress
 
-__all__ = ["Endpoint", "Reply", "Request", "ask", "check_address", "outcome", "parse"]
+__all__ = ["Endpoint", "Reply", "Request", "ask", "check_address", "identity", "outcome", "parse", "request_body"]
 
 FULL_BUDGET_WAIT = 0.2  # seconds until the budget is asked again, while requests in flight may turn out cheaper
 
@@ -48,8 +48,16 @@ class Reply:
 def request_body(request: Request, endpoint: Endpoint, replicate: int, n: int) -> dict:
     """What is sent. The seed tells replicates apart where the endpoint takes one."""
     body = {"model": endpoint.model, "messages": request.messages, endpoint.max_tokens_field: endpoint.max_tokens}
-    optional = {"temperature": endpoint.temperature, "seed": replicate if endpoint.takes_seed else None, "n": n if n > 1 else None}
+    seed = endpoint.seed * 1_000_003 + replicate if endpoint.takes_seed else None
+    optional = {"temperature": endpoint.temperature, "top_p": endpoint.top_p, "seed": seed, "n": n if n > 1 else None}
     return {**body, **{name: value for name, value in optional.items() if value is not None}, **endpoint.extra_body}
+
+
+def identity(endpoint: Endpoint, body: dict, replicate: int) -> str:
+    """The ledger's key of a request."""
+    if endpoint.weights:
+        return key(endpoint.weights, {**body, "model": ""}, replicate)
+    return key(endpoint.base_url, body, replicate)
 
 
 def parse(raw: bytes) -> list[Reply]:
@@ -104,7 +112,7 @@ def outcome(
 def asked_for(request: Request, endpoint: Endpoint, offset: int, n: int) -> Asked:
     replicate = request.replicate + offset
     body = request_body(request, endpoint, replicate, n)
-    return Asked(key(endpoint.base_url, body, replicate), replicate, body)
+    return Asked(identity(endpoint, body, replicate), replicate, body)
 
 
 class Ended(Exception):

@@ -7,11 +7,11 @@ from typing import Literal
 import httpx2
 import openai
 import pydantic
-from pydantic import JsonValue, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import JsonValue, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from helpers.errors import UserError
 
-OWN = {"model", "messages", "n", "seed", "temperature", "max_tokens", "max_completion_tokens", "stream"}  # not for `extra_body`
+OWN = {"model", "messages", "n", "seed", "temperature", "top_p", "max_tokens", "max_completion_tokens", "stream"}  # not for `extra_body`
 
 
 class Endpoint(pydantic.BaseModel):
@@ -19,7 +19,7 @@ class Endpoint(pydantic.BaseModel):
 
     A reasoning model takes `temperature: null`, `max_tokens_field: max_completion_tokens` and often neither n nor seed;
     Ollama takes no n. What else a model needs goes into `extra_body`, for example `{reasoning_effort: low}`, or
-    `{top_p: 1.0}` for vLLM, which else takes it from the model's own files.
+    `{top_k: -1}` for vLLM, which else takes it from the model's own files.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -32,6 +32,10 @@ class Endpoint(pydantic.BaseModel):
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"  # newer models have the second
     takes_n: bool = True  # several choices in one request
     takes_seed: bool = True
+    top_p: float | None = pydantic.Field(default=None, gt=0, le=1)  # None: not sent
+    seed: NonNegativeInt = 0  # tells runs apart, as the replicate's number tells samples apart
+    weights: str = ""  # what a student is, where that is known: its replies are stored under this, not under address and name
+    free: bool = False  # costs nothing: a machine of your own; else the price file must know the model where there is a budget
     extra_body: dict[str, JsonValue] = {}  # further parameters of the request, sent as they are
     concurrency: PositiveInt = 16
     requests_per_minute: PositiveFloat | None = None  # each process keeps to them for itself; None: no limit but concurrency

@@ -11,12 +11,15 @@ from rapidfuzz import fuzz, process
 
 from helpers import paths
 from helpers.catalog import evaluation_queries
+from helpers.chat import Endpoint
 from helpers.corpus import read_json_lines
 from helpers.errors import UserError
 from helpers.grading import grade
 from helpers.ledger import Ledger
 from helpers.params import FIRST, Grade
 from helpers.prompts import converse, extract_answer
+from helpers.recipe import fingerprint
+from helpers.serving import Served, arguments
 from helpers.student import Student
 
 NEAR = 90  # similarity (0 to 100) from which two texts count as near-duplicates
@@ -44,22 +47,33 @@ def distinct_queries(p: Grade) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def load_student(p: Grade, ledger: Ledger) -> Student:
-    """The model that the parameters name."""
+def student(p: Grade, ledger: Ledger) -> Student | Served:
+    """The model that the parameters name, to be asked inside a `with`: in this process, or where `serve` or `server` say."""
+    path = p.checkpoint()
     if p.mix and not (paths.training(p.profile, p.variant) / "model/config.json").exists():
-        raise UserError(f"{p.checkpoint()}: no model there yet; run 02_finetune for variant {p.variant} first")
-    return Student(
-        p.checkpoint(),
-        ledger,
-        new_tokens=p.new_tokens,
-        temperature=p.temperature,
-        batch=p.sample_batch,
-        seed=p.seed,
-        dtype=p.sample_dtype,
-    )
+        raise UserError(f"{path}: no model there yet; run 02_finetune for variant {p.variant} first")
+    if not (p.serve or p.server.base_url):
+        settings = {"temperature": p.temperature, "top_p": p.top_p, "seed": p.seed, "dtype": p.sample_dtype, "device": p.sample_device}
+        return Student(path, ledger, new_tokens=p.new_tokens, batch=p.sample_batch, **settings)
+    names = {"model": path, "name": p.variant}
+    asked = {"temperature": p.temperature, "top_p": p.top_p, "max_tokens": p.new_tokens, "seed": p.seed}
+    asked |= {"base_url": p.server.base_url or "http://127.0.0.1/v1"}  # its port is known once it is started
+    asked |= {"model": p.server.model.format(**names), "weights": f"served:{fingerprint(path)}:{p.sample_dtype}"}
+    endpoint = Endpoint(**p.server.model_dump(exclude={"start_seconds"}) | asked)
+    command = arguments(p.serve, {**names, "dtype": p.sample_dtype, "port": "{port}"}) if p.serve else []
+    return Served(path, endpoint, ledger, command=command, output=paths.serving(p.profile, p.variant), start_seconds=p.server.start_seconds)
 
 
-def evaluate(p: Grade, student: Student, ledger: Ledger) -> list[dict]:
+def answers(p: Grade, student: Student | Served) -> list[tuple[list[dict], bool]]:
+    """The student's conversation on each of the `tasks`, and whether its last reply was cut at the token limit."""
+    asked = tasks(p)
+    talks = converse(student.ask, [t["task"] for t in asked], [t["generation"] for t in asked], p.pack(), turns=p.student_turns)
+    if lost := sum(talk is None for talk in talks):
+        raise UserError(f"{lost} of {len(talks)} answers never came in a form that can be read; run again to go on")
+    return talks
+
+
+def evaluate(p: Grade, talks: list[tuple[list[dict], bool]], ledger: Ledger) -> list[dict]:
     """One record a generation: the task, the answer, and its `grades` by judge.
 
     A judge's grades are its readable gradings, the points by majority (None if none was readable), and why replies were
@@ -67,7 +81,6 @@ def evaluate(p: Grade, student: Student, ledger: Ledger) -> list[dict]:
     """
     pack, all_tasks = p.pack(), tasks(p)
     queries = [t["task"] for t in all_tasks]
-    talks = converse(student.ask, queries, [t["generation"] for t in all_tasks], pack, turns=p.student_turns)
     texts = [extract_answer(messages[-1]["content"]) for messages, _ in talks]
     rules = {"gradings": p.gradings, "sentence_counter": p.sentence_counter, "deduct_named_skills": p.deduct_named_skills}
     by_judge = {name: grade(queries, texts, pack, judge, ledger, **rules) for name, judge in p.judges().items()}

@@ -51,7 +51,7 @@ def refused(status: int | None, code: str | None, said: str, endpoint: Endpoint,
 
 
 def words_of(error: openai.APIStatusError) -> str:
-    said = error.body.get("message") if isinstance(error.body, dict) else error.body
+    said = error.body.get("message", error.body.get("detail")) if isinstance(error.body, dict) else error.body
     return str(said or error.message)
 
 

@@ -35,6 +35,8 @@ def prices() -> dict[str, list[float]]:
 
 def price_of(endpoint: Endpoint, *, batch: bool | None = None) -> Price | None:
     """The price that an endpoint's requests have, in a batch or not (as the endpoint says); None if it is unknown."""
+    if endpoint.free:
+        return (0.0, 0.0)
     listed = prices().get(endpoint.model)
     share = BATCH_SHARE if (endpoint.batch if batch is None else batch) else 1.0
     return listed and (listed[0] * share / 1e6, listed[1] * share / 1e6)
@@ -80,11 +82,11 @@ def check_budget(ledger: Ledger, endpoint: Endpoint) -> None:
         return
     known, late = prices(), []
     unpriced = ledger.unpriced()
-    for model in [endpoint.model, *(row[1] for row in unpriced)]:
+    for model in [*([] if endpoint.free else [endpoint.model]), *(row[1] for row in unpriced)]:
         if model not in known:
             raise UserError(
                 f"budget = {ledger.budget}, and params/prices.yaml has no price for model {model};"
-                " write it there ([0.0, 0.0] if it costs nothing) or set budget: null"
+                " write it there, say free: true of an endpoint of your own, or set budget: null"
             )
     for number, model, state, body, prompt, answer in unpriced:
         price = (known[model][0] / 1e6, known[model][1] / 1e6)

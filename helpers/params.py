@@ -21,10 +21,11 @@ from helpers import paths
 from helpers.catalog import Pool, load_skills, load_topics, split
 from helpers.chat import Endpoint, check_address
 from helpers.errors import UserError
-from helpers.money import prices
+from helpers.money import price_of
 from helpers.paths import ROOT
 from helpers.prompts import Pack, load_pack
 from helpers.recipe import Recipe
+from helpers.serving import FIELDS, Server, arguments
 
 FIRST = "first"  # the judge whose grades are the results; second judges have names of their own
 
@@ -152,8 +153,12 @@ class Grade(Grading):
     gradings: PositiveInt
     new_tokens: PositiveInt
     temperature: NonNegativeFloat
+    top_p: float = Field(gt=0, le=1)
     sample_batch: PositiveInt
     sample_dtype: Literal["float32", "bfloat16"]
+    sample_device: str
+    serve: str
+    server: Server
     second_judges: dict[str, SecondJudge] = {}
     budget: Budget = None
 
@@ -332,8 +337,17 @@ def check_together(folder: Path, variants: Variants, notebooks: dict[str, Model]
             raise UserError(f"{shared}: students.{name} = {student}: neither a folder with a model nor a hub name owner/model")
     for endpoint in (generate.teacher, generate.judge, *grade.second_judges.values()):
         check_address(endpoint.base_url)
-        if generate.budget is not None and endpoint.model not in prices():
+        if generate.budget is not None and price_of(endpoint) is None:
             raise UserError(f"{shared}: budget = {generate.budget}, and params/prices.yaml has no price for model {endpoint.model}")
+    if grade.serve:
+        arguments(grade.serve, dict.fromkeys(FIELDS, "x"))
+    if grade.server.base_url:
+        check_address(grade.server.base_url)
+        if grade.serve:
+            raise UserError(f"{folder}/03_grade.yaml: serve starts a server, and server.base_url names one that runs; keep one of them")
+    for name in ("temperature", "top_p", "max_tokens", "seed", "weights"):
+        if getattr(grade.server, name) != Server.model_fields[name].default:
+            raise UserError(f"{folder}/03_grade.yaml: server.{name} is set by the stage: temperature, top_p, new_tokens, seed, the student")
 
 
 def write_if_changed(path: Path, text: str) -> None:

@@ -38,3 +38,8 @@ def training(profile: str, variant: str) -> Path:
 def grades(profile: str, variant: str) -> Path:
     """The graded answers of one model, one JSON line a generation."""
     return run(profile) / "grades" / f"{variant}.jsonl"
+
+
+def serving(profile: str, variant: str) -> Path:
+    """What the server of a model said."""
+    return run(profile) / "serving" / f"{variant}.txt"

@@ -18,7 +18,7 @@ from helpers.errors import UserError
 from helpers.ledger import Ledger
 from helpers.money import CHARACTERS_PER_TOKEN, cost, price_of
 from helpers.params import FIRST, Finetune, Generate, Grade, load_profile
-from helpers.prompts import extract_answer, generation_turns, grading_turn
+from helpers.prompts import converse, extract_answer, generation_turns, grading_turn
 
 ANSWER_TOKENS = (60, 400)  # a short text with its explanation: few words, or many and a model that reasons
 GRADE_TOKENS = (120, 900)  # a table of k + 3 rows with an explanation, likewise
@@ -213,7 +213,8 @@ def main(profile: str) -> None:
     p, pools = grades[0], grades[0].pools()
     queries = sum(min(p.evaluation_queries, pools[s].distinct(k)) for s in p.settings for k in p.evaluation_ks)
     answers = queries * p.generations * len(grades)
-    print(f"\n03_grade\n  {answers:,} answers of {len(grades)} models, at most {p.new_tokens} tokens each, sampled on this machine")
+    where = p.serve or p.server.base_url or "this process"
+    print(f"\n03_grade\n  {answers:,} answers of {len(grades)} models, at most {p.new_tokens} tokens each, sampled by {where}")
 
 
 if __name__ == "__main__":

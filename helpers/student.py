@@ -1,4 +1,4 @@
-"""Sampling from a student: in batches with `transformers` here, or from any OpenAI-compatible server.
+"""Sampling from a student in this process, in batches with `transformers`; `serving.py` asks one that a server runs.
 
 Every request has its own seed, made from its messages and replicate, and one uniform number a token: its sample does
 not depend on the batch it came in, on order, or on a resumed run.
@@ -6,7 +6,8 @@ not depend on the batch it came in, on order, or on a resumed run.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -16,35 +17,74 @@ from transformers.masking_utils import AttentionMaskInterface
 from transformers.utils.logging import disable_progress_bar
 
 from helpers.chat import Reply, Request, parse
+from helpers.errors import UserError
 from helpers.ledger import Ledger, key
 from helpers.paths import ROOT
 from helpers.progress import Progress
 from helpers.recipe import fingerprint
 
-
-class Cache:
-    """Keys and values: one tensor a layer, (rows, heads, length, head size)."""
-
-    def __init__(self, config, rows: int, length: int, dtype, device):
-        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (rows, config.num_key_value_heads, length, head)
-        self.k = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
-        self.v = [torch.zeros_like(k) for k in self.k]
-
-    def keep(self, rows: torch.Tensor) -> None:
-        """Drop the rows of finished requests, so that they cost nothing."""
-        self.k, self.v = [k[rows] for k in self.k], [v[rows] for v in self.v]
+# Rows, tokens and lengths come in multiples of this, the odd ones filled up: a product of few rows, or one over an odd
+# length, is summed in another order (measured: fp32 below 12 rows; lengths that are no multiple of 16).
+UNIT = 32
+PREFILL = 16384  # tokens of prompts in one forward pass, unless one alone is longer
+REFILL = 8  # slots are filled again once one in this many is free
 
 
-def cached_attention(module, q, k, v, attention_mask, scaling=None, cache=None, rows=None, at=None, seen=None, grid=None, **_):
-    """Attention of flattened tokens, (1, heads, T, D), that writes to the cache and reads from it.
+def rounded(n: int) -> int:
+    return -(-n // UNIT) * UNIT
 
-    Prompts come all at once, `grid` = (their places on the right-padded grid, its rows, its length); later each row has
-    one token and sees `seen`, an additive mask (rows, length).
+
+class Slots:
+    """The answers under way, one a slot, the live ones first.
+
+    Keys and values are one tensor a layer, (slots + 1, heads, length, head size); the last slot takes what is computed
+    for nobody.
     """
-    keys, values = cache.k[module.layer_idx], cache.v[module.layer_idx]
+
+    def __init__(self, model, slots: int, length: int, new_tokens: int):
+        config, on = model.config.get_text_config(), {"device": model.device}
+        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        shape = (slots + 1, getattr(config, "num_key_value_heads", None) or config.num_attention_heads, length, head)
+        self.k = [torch.zeros(shape, dtype=model.dtype, **on) for _ in range(config.num_hidden_layers)]
+        self.v = [torch.zeros_like(k) for k in self.k]
+        self.prompt = torch.zeros(slots, dtype=torch.long, **on)  # its number
+        self.size, self.count, self.token = (torch.zeros_like(self.prompt) for _ in range(3))  # tokens in all, new ones, the newest
+        self.new = torch.zeros(slots, new_tokens, dtype=torch.long, **on)
+        self.uniform = torch.zeros(slots, new_tokens, **on)
+        self.live = 0
+
+    def copy(self, to: torch.Tensor, source: torch.Tensor, length: int) -> None:
+        """Keys and values of slots, as far as they are filled."""
+        for tensor in (*self.k, *self.v):
+            tensor[to, :, :length] = tensor[source, :, :length]
+
+    def release(self, done: torch.Tensor) -> list[tuple[int, list[int]]]:
+        """Give up the slots `done`: their prompts' numbers and new tokens. The last live slots move into their places."""
+        of, counts, new = (tensor[done].tolist() for tensor in (self.prompt, self.count, self.new))
+        left = self.live - len(of)
+        stay = torch.ones(self.live, dtype=torch.bool, device=done.device)
+        stay[done] = False
+        to, source = done[done < left], stay[left:].nonzero()[:, 0] + left
+        if len(to):
+            for tensor in (self.prompt, self.size, self.count, self.token, self.new, self.uniform):
+                tensor[to] = tensor[source]
+            self.copy(to, source, int(self.size[source].max()))
+        self.live = left
+        return [(i, tokens[:n]) for i, n, tokens in zip(of, counts, new, strict=True)]
+
+
+def cached_attention(
+    module, q, k, v, attention_mask, scaling=None, softcap=None, s_aux=None, slots=None, rows=None, at=None, seen=None, grid=None, **_
+):
+    """Attention of flattened tokens, (1, heads, T, D), that writes to the slots and reads from them.
+
+    Prompts come all at once, `grid` = (their places on the right-padded grid, its rows, its length); later each slot has
+    one token and sees `seen`, an additive mask (slots, length).
+    """
+    if softcap is not None or s_aux is not None:
+        raise UserError("this student's attention has soft-capping or sinks, which sampling here has not; give 03_grade a `serve` command")
+    keys, values = slots.k[module.layer_idx], slots.v[module.layer_idx]
     keys[rows, :, at], values[rows, :, at] = k[0].transpose(0, 1), v[0].transpose(0, 1)
-    grouped = q.shape[1] != k.shape[1]
     if grid is not None:
         place, n, length = grid
 
@@ -52,101 +92,221 @@ def cached_attention(module, q, k, v, attention_mask, scaling=None, cache=None, 
             flat = a.new_zeros(n * length, a.shape[1], a.shape[3]).index_copy(0, place, a[0].transpose(0, 1))
             return flat.view(n, length, a.shape[1], -1).transpose(1, 2)
 
+        grouped = q.shape[1] != k.shape[1]
         out = F.scaled_dot_product_attention(spread(q), spread(k), spread(v), is_causal=True, scale=scaling, enable_gqa=grouped)
         return out.transpose(1, 2).reshape(n * length, q.shape[1], -1)[place][None], None
     n, length = seen.shape
     keys, values = keys[:n, :, :length], values[:n, :, :length]
-    if grouped:
-        keys, values = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (keys, values))
-    scores = torch.matmul(q[0].transpose(0, 1).unsqueeze(2), keys.transpose(2, 3)).float() * scaling + seen[:, None, None]
-    return torch.matmul(scores.softmax(-1).to(values.dtype), values)[:, :, 0][None], None
+    q = q[0].transpose(0, 1).reshape(n, keys.shape[1], -1, q.shape[3])  # (slots, heads of keys, queries of each, head size)
+    scores = torch.matmul(q, keys.transpose(2, 3)).float() * scaling + seen[:, None, None]
+    return torch.matmul(scores.softmax(-1).to(values.dtype), values).reshape(1, n, -1, q.shape[3]), None
 
 
 AttentionInterface.register("cached", cached_attention)
 AttentionMaskInterface.register("cached", lambda *args, **kwargs: None)
 
 
-@torch.inference_mode()
-def sample(
-    model, prompts: Sequence[list[int]], seeds: Sequence[int], *, new_tokens: int, temperature: float, end: set[int]
-) -> list[list[int]]:
-    """The new tokens of each prompt, end token left out; `new_tokens` of them where it was not reached.
+def prefill(model, slots: Slots, prompts: list[list[int]], to: list[int]) -> torch.Tensor:
+    """Write the prompts to the slots `to`; the logits after each, (prompts, vocabulary)."""
+    sizes = torch.tensor([len(p) for p in prompts])
+    last, spare = sizes.cumsum(0) - 1, rounded(int(sizes.sum())) - int(sizes.sum())
+    sizes = torch.cat([sizes, torch.tensor([spare])])
+    line = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+    at = torch.cat([torch.arange(n) for n in sizes.tolist()])
+    ids = torch.tensor([t for p in [*prompts, [0] * spare] for t in p])
+    rows, length = torch.tensor([*to, len(slots.prompt)])[line], rounded(int(sizes.max()))
+    keep = F.pad(last, (0, rounded(len(last)) - len(last)), value=int(last[-1]))
+    ids, at, rows, place, keep = (t.to(model.device) for t in (ids, at, rows, line * length + at, keep))
+    where = {"slots": slots, "rows": rows, "at": at, "grid": (place, len(sizes), length), "use_cache": False}
+    return model(input_ids=ids[None], position_ids=at[None], logits_to_keep=keep, **where).logits[0, : len(prompts)]
 
-    Temperature 0 takes the likeliest token.
+
+def decode(model, slots: Slots) -> torch.Tensor:
+    """Write each live slot's newest token; the logits after it, (live slots, vocabulary)."""
+    n, length = rounded(slots.live), rounded(int(slots.size[: slots.live].max()) + 1)
+    at, rows = slots.size[:n].clamp(max=length - 1), torch.arange(n, device=model.device)
+    seen = torch.zeros(n, length, device=model.device)
+    seen.masked_fill_(torch.arange(length, device=model.device) > at[:, None], float("-inf"))
+    where = {"slots": slots, "rows": rows, "at": at, "seen": seen, "use_cache": False}
+    logits = model(input_ids=slots.token[None, :n], position_ids=at[None], **where).logits[0, : slots.live]
+    slots.size[: slots.live] += 1
+    return logits
+
+
+def draw(logits: torch.Tensor, uniform: torch.Tensor, *, temperature: float, top_p: float) -> torch.Tensor:
+    """One token a row by its uniform number, among the fewest tokens that hold `top_p`; at temperature 0 the likeliest."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    share = (logits.float() / temperature).softmax(-1)
+    if top_p < 1:
+        ordered, token = share.sort(dim=-1, descending=True, stable=True)
+        share = torch.zeros_like(share).scatter_(-1, token, ordered * (ordered.cumsum(-1) - ordered < top_p))
+    mass = share.cumsum(-1)
+    return (mass < uniform[:, None] * mass[:, -1:]).sum(-1).clamp_(max=logits.shape[-1] - 1)
+
+
+@torch.inference_mode()
+def stream(
+    model,
+    prompts: Sequence[list[int]],
+    seeds: Sequence[int],
+    *,
+    batch: int,
+    new_tokens: int,
+    temperature: float,
+    end: set[int],
+    top_p: float = 1.0,
+) -> Iterator[list[tuple[int, list[int]]]]:
+    """Sample every prompt, `batch` at a time: a slot whose answer is complete takes a waiting prompt.
+
+    Yields:
+        The answers completed since the last time, (prompt's number, new tokens without the end token), before their
+        slots are filled again: never are more than `batch` answers begun and not yielded.
     """
-    device, rows = model.device, len(prompts)
-    uniform = torch.stack([torch.rand(new_tokens, generator=torch.Generator().manual_seed(s)) for s in seeds]).to(device)
-    size = torch.tensor([len(p) for p in prompts], device=device)
-    longest = int(size.max())
-    cache = Cache(model.config, rows, longest + new_tokens, model.dtype, device)
-    row = torch.repeat_interleave(torch.arange(rows, device=device), size)
-    at = torch.cat([torch.arange(len(p)) for p in prompts]).to(device)
-    ids = torch.tensor([t for p in prompts for t in p], device=device)
-    place = {"cache": cache, "rows": row, "at": at, "grid": (row * longest + at, rows, longest), "use_cache": False}
-    logits = model(input_ids=ids[None], position_ids=at[None], logits_to_keep=size.cumsum(0) - 1, **place).logits[0]
-    new: list[list[int]] = [[] for _ in prompts]
-    live, positions = torch.arange(rows, device=device), torch.arange(longest + new_tokens, device=device)
-    ends = torch.tensor(sorted(end), device=device)
-    for step in range(new_tokens):
-        if temperature == 0:
-            token = logits.argmax(-1)
+    if not prompts:
+        return
+    slots = Slots(model, rounded(min(batch, len(prompts))), rounded(max(map(len, prompts)) + new_tokens), new_tokens)
+    ends, waiting, completed = torch.tensor(sorted(end), device=model.device), deque(range(len(prompts))), []
+    while waiting or slots.live:
+        if waiting and batch - slots.live >= max(1, batch // REFILL):
+            if completed:
+                yield completed
+            completed, taken, first = [], [], {}  # the slot of each different prompt: equal ones are computed once
+            while waiting and slots.live + len(taken) < batch and sum(map(len, first)) <= PREFILL:
+                first.setdefault(tuple(prompts[waiting[0]]), slots.live + len(taken))
+                taken.append(waiting.popleft())
+            here = slice(slots.live, slots.live + len(taken))
+            logits = prefill(model, slots, [list(p) for p in first], list(first.values()))
+            to, source = torch.arange(here.start, here.stop), torch.tensor([first[tuple(prompts[i])] for i in taken])
+            slots.copy(to[to != source], source[to != source], max(map(len, first)))
+            order = {slot: i for i, slot in enumerate(first.values())}
+            logits = logits[[order[slot] for slot in source.tolist()]]
+            random = [torch.rand(slots.new.shape[1], generator=torch.Generator().manual_seed(seeds[i])) for i in taken]
+            slots.prompt[here], slots.uniform[here] = torch.tensor(taken), torch.stack(random).to(model.device)
+            slots.size[here], slots.count[here] = torch.tensor([len(prompts[i]) for i in taken]), 0
+            slots.live = here.stop
         else:
-            mass = (logits.float() / temperature).softmax(-1).cumsum(-1)
-            token = (mass < uniform[live, step, None] * mass[:, -1:]).sum(-1).clamp_(max=logits.shape[-1] - 1)
-        going = ~torch.isin(token, ends)
-        for i, t in zip(live[going].tolist(), token[going].tolist(), strict=True):
-            new[i].append(t)
-        if step == new_tokens - 1 or not going.any():
-            break
-        if not going.all():
-            live, token, size = live[going], token[going], size[going]
-            cache.keep(going)
-        length = int(size.max()) + 1
-        seen = torch.zeros(len(live), length, device=device).masked_fill_(positions[:length] > size[:, None], float("-inf"))
-        place = {"cache": cache, "rows": torch.arange(len(live), device=device), "at": size, "seen": seen, "use_cache": False}
-        logits = model(input_ids=token[None], position_ids=size[None], **place).logits[0]
-        size = size + 1
-    return new
+            here, logits = slice(0, slots.live), decode(model, slots)
+        count = slots.count[here]
+        token = draw(logits, slots.uniform[here].gather(1, count[:, None])[:, 0], temperature=temperature, top_p=top_p)
+        slots.token[here] = token
+        slots.new[here].scatter_(1, count[:, None], token[:, None])
+        count += ~torch.isin(token, ends)
+        done = torch.isin(token, ends) | (count == new_tokens)
+        if done.any():
+            completed += slots.release(done.nonzero()[:, 0] + here.start)
+    yield completed
+
+
+def sample(model, prompts: Sequence[list[int]], seeds: Sequence[int], *, batch: int = 256, **settings) -> list[list[int]]:
+    """The new tokens of each prompt, the end token left out; settings as `stream` takes them."""
+    answers = dict(answer for some in stream(model, prompts, seeds, batch=batch, **settings) for answer in some)
+    return [answers[i] for i in range(len(prompts))]
 
 
 class Student:
-    """A model in this process that answers like `chat.ask`: requests in, replies out, all of them in the ledger."""
+    """A model in this process that answers like `chat.ask`: requests in, replies out, all of them in the ledger.
 
-    def __init__(self, path: str, ledger: Ledger, *, new_tokens: int, temperature: float, batch: int, seed: int, dtype: str = "float32"):
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    `device` is torch's name for one; "auto" takes the GPU if there is one.
+
+    Raises:
+        UserError: layers that are no plain attention, or no such device.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        ledger: Ledger,
+        *,
+        new_tokens: int,
+        temperature: float,
+        batch: int,
+        seed: int,
+        top_p: float = 1.0,
+        dtype: str = "float32",
+        device: str = "auto",
+    ):
+        device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         disable_progress_bar()  # of loading: a widget that would stay in the notebook
         self.tokenizer = AutoTokenizer.from_pretrained(path)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), attn_implementation="cached")
-        self.model = model.to(device).eval()
+        self.name = str(Path(path).relative_to(ROOT)) if Path(path).is_relative_to(ROOT) else path
+        self.longest = context(model.config, self.name)
+        try:
+            self.model = model.to(device).eval()
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(
+                f"sample_device = {device}: cannot be used ({str(error).splitlines()[0]}); use auto, cpu, cuda or cuda:1"
+            ) from None
         end = model.generation_config.eos_token_id
         self.end = {self.tokenizer.eos_token_id, *(end if isinstance(end, list) else [end])} - {None}
         self.ledger, self.batch = ledger, batch
         self.settings = {"max_tokens": new_tokens, "temperature": temperature, "seed": seed, "dtype": dtype}
-        self.name = str(Path(path).relative_to(ROOT)) if Path(path).is_relative_to(ROOT) else path
+        self.settings |= {"top_p": top_p} if top_p < 1 else {}
         self.identity = f"local:{fingerprint(path)}"
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Make room on the device: a judge on this machine may need it next."""
+        self.model = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     def ask(self, requests: Sequence[Request]) -> list[list[Reply]]:
-        """One reply to each request; what the ledger holds is not sampled again. A kill loses at most one batch."""
+        """One reply to each request; what the ledger holds is not sampled again. A kill loses at most one batch.
+
+        Raises:
+            UserError: a prompt that leaves no room for the answer in the model's context; nothing was sampled.
+        """
         bodies = [{"messages": r.messages, **self.settings} for r in requests]
         keys = [key(self.identity, b, r.replicate) for b, r in zip(bodies, requests, strict=True)]
         stored = [self.ledger.reply(k) for k in keys]
         missing = [i for i, raw in enumerate(stored) if raw is None]
-        prompts = {i: self.tokenizer.apply_chat_template(requests[i].messages, tokenize=False, add_generation_prompt=True) for i in missing}
-        ids = {i: self.tokenizer(prompts[i], add_special_tokens=False)["input_ids"] for i in missing}
-        missing.sort(key=lambda i: (len(ids[i]), i))  # alike in length, longer answers to longer prompts
+        ids = {i: prompt_ids(self.tokenizer, requests[i].messages) for i in missing}
+        missing.sort(key=lambda i: (len(ids[i]), i))  # equal prompts side by side; longer answers to longer prompts
+        check_room([ids[i] for i in missing], self.settings["max_tokens"], self.longest, self.name)
         with Progress("answers sampled", len(requests)) as progress:
             progress.advance(len(requests) - len(missing))
-            for start in range(0, len(missing), self.batch):
-                some = missing[start : start + self.batch]
-                seeds = [int(hashlib.sha256(keys[i].encode()).hexdigest()[:15], 16) for i in some]
-                settings = {"new_tokens": self.settings["max_tokens"], "temperature": self.settings["temperature"]}
-                new = sample(self.model, [ids[i] for i in some], seeds, end=self.end, **settings)
-                for i, tokens in zip(some, new, strict=True):
+            for answers in self._sample([ids[i] for i in missing], [keys[i] for i in missing]):
+                for j, tokens in answers:
                     text = self.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-                    finish = "length" if len(tokens) == settings["new_tokens"] else "stop"
+                    finish = "length" if len(tokens) == self.settings["max_tokens"] else "stop"
                     choice = {"message": {"content": text}, "finish_reason": finish}
-                    stored[i] = json.dumps({"choices": [choice]}, ensure_ascii=False).encode()
-                rows = [(keys[i], bodies[i], requests[i].replicate, stored[i]) for i in some]
+                    stored[missing[j]] = json.dumps({"choices": [choice]}, ensure_ascii=False).encode()
+                rows = [(keys[i], bodies[i], requests[i].replicate, stored[i]) for i in (missing[j] for j, _ in answers)]
                 self.ledger.store(rows, endpoint=self.identity, model=self.name, stage="student")
-                progress.advance(len(some))
+                progress.advance(len(rows))
         return [parse(raw) for raw in stored]
+
+    def _sample(self, prompts: list[list[int]], keys: list[str]) -> Iterator[list[tuple[int, list[int]]]]:
+        seeds = [int(hashlib.sha256(k.encode()).hexdigest()[:15], 16) for k in keys]
+        settings = {"temperature": self.settings["temperature"], "top_p": self.settings.get("top_p", 1.0), "end": self.end}
+        return stream(self.model, prompts, seeds, batch=self.batch, new_tokens=self.settings["max_tokens"], **settings)
+
+
+def prompt_ids(tokenizer, messages: list[dict]) -> list[int]:
+    """The tokens of a chat up to where the assistant goes on, by the model's own template."""
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]  # the template wrote <bos> already
+
+
+def context(config, name: str) -> int:
+    """How many tokens the model can attend to.
+
+    Raises:
+        UserError: layers that keep another state than keys and values.
+    """
+    config = config.get_text_config()
+    if strange := sorted(set(getattr(config, "layer_types", None) or []) - {"full_attention", "sliding_attention", "attention"}):
+        raise UserError(f"{name} has layers of {', '.join(strange)}, which are not sampled here; give 03_grade a `serve` command")
+    return min(config.max_position_embeddings, getattr(config, "sliding_window", None) or config.max_position_embeddings)
+
+
+def check_room(prompts: Sequence[list[int]], new_tokens: int, longest: int, name: str) -> None:
+    """Does every prompt leave room for an answer?"""
+    tokens = max(map(len, prompts), default=0)
+    if prompts and tokens + new_tokens > longest:
+        why = f"a prompt of {tokens} tokens and new_tokens = {new_tokens} are more than its context of {longest}"
+        raise UserError(f"{name}: {why}; shorten the prompts or new_tokens, or take another student")

@@ -139,8 +139,8 @@ def test_json_lines_are_whole_or_missing(tmp_path):
 
 @pytest.fixture(scope="module")
 def graded(built):
-    student = evaluate.load_student(BASE, built[1])
-    return evaluate.evaluate(BASE, student, built[1])
+    with evaluate.student(BASE, built[1]) as student:
+        return evaluate.evaluate(BASE, evaluate.answers(BASE, student), built[1])
 
 
 def test_evaluation_asks_every_task_once(graded):
@@ -215,4 +215,4 @@ def test_nearest_finds_near_duplicates_only():
 def test_no_model_yet_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr("helpers.paths.run", lambda profile: tmp_path)
     with pytest.raises(UserError, match="no model there yet; run 02_finetune for variant k123-s0 first"):
-        evaluate.load_student(GRADE, Ledger(tmp_path / "l.sqlite"))
+        evaluate.student(GRADE, Ledger(tmp_path / "l.sqlite"))

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    GraniteMoeHybridConfig,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
 
 # In the families' published form, written down here: Llama-2 puts a system block into the first user turn, and both
 # strip the words; <s> opens each user turn in Llama-2, only the chat in Mistral.
@@ -22,6 +29,22 @@ MISTRAL = (
 TEXT = ["Write a short text about sewing that shows a metaphor. Answer: The needle is a storm of pale dreams, and it turns."]
 
 
+def config(family: str, vocabulary: int):
+    """Two layers of the family's kind; all but Llama with grouped-query attention, as their models have it."""
+    size = {"vocab_size": vocabulary, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "max_position_embeddings": 512}
+    size |= {"num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    if family == "llama":
+        return LlamaConfig(**size | {"num_key_value_heads": 4})
+    if family == "mistral":
+        return MistralConfig(**size, sliding_window=None)  # v0.2 has none
+    if family == "qwen3":
+        return Qwen3Config(**size, head_dim=16)
+    assert family == "granite", family  # granite-4.0-350m: attention only, no experts
+    scales = {"attention_multiplier": 0.125, "embedding_multiplier": 12, "logits_scaling": 0.25, "residual_multiplier": 0.5}
+    none = {"num_local_experts": 0, "num_experts_per_tok": 0, "mamba_n_heads": 4, "mamba_d_head": 16, "position_embedding_type": "rope"}
+    return GraniteMoeHybridConfig(**size, **scales, **none, shared_intermediate_size=64, layer_types=["attention"] * 2)
+
+
 def toy(folder: Path, family: str, *, seed: int = 0) -> str:
     """A model folder with random weights; returns its path."""
     core = Tokenizer(models.BPE())
@@ -29,20 +52,10 @@ def toy(folder: Path, family: str, *, seed: int = 0) -> str:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     core.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=300, special_tokens=["<s>", "</s>", "<unk>"], initial_alphabet=alphabet))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>")
-    tokenizer.chat_template = {"llama": LLAMA_2, "mistral": MISTRAL}[family]
+    tokenizer.chat_template = LLAMA_2 if family == "llama" else MISTRAL
     torch.manual_seed(seed)
-    size = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "max_position_embeddings": 512,
-    }
-    heads = {"num_attention_heads": 4, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
-    if family == "llama":
-        model = LlamaForCausalLM(LlamaConfig(**size, **heads, num_key_value_heads=4))
-    else:  # grouped-query attention, as Mistral-7B has it; v0.2 has no sliding window
-        model = MistralForCausalLM(MistralConfig(**size, **heads, num_key_value_heads=2, sliding_window=None))
+    model = AutoModelForCausalLM.from_config(config(family, len(tokenizer)))
+    model.generation_config.do_sample = True  # without it `transformers serve` takes no notice of a temperature
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)

@@ -1,0 +1,102 @@
+"""03_grade at the paper's size against the embedded world: does it go through, how long does it take, is its memory flat?
+
+`make dry-run`: 3 settings x 4 values of k x 100 queries x 3 generations x 3 gradings x 8 models = 86,400 gradings, one request
+each as in the paper profile, through the same sampling, client, ledger and reader. The models are the embedded base with
+eight seeds. Everything stays in `runs/dry-run/`; `--resume` goes on with what is there. Writes `runs/bench/dry_run.json`.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import threading
+import time
+
+import psutil
+
+from helpers import corpus, evaluate, params, paths
+from helpers.ledger import Ledger
+from helpers.progress import HEADLESS
+
+EVERY = 0.5  # seconds between looks at the memory
+
+
+class Memory(threading.Thread):
+    """Watches this process's resident memory, MiB."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.most = 0.0
+        self.start()
+
+    def now(self) -> float:
+        return psutil.Process().memory_info().rss / 2**20
+
+    def run(self):
+        while True:
+            self.most = max(self.most, self.now())
+            time.sleep(EVERY)
+
+    def since_last(self) -> float:
+        most, self.most = max(self.most, self.now()), 0.0
+        return most
+
+
+def grade_of(seed: int, queries: int) -> params.Grade:
+    """The miniature's settings at the paper's counts; the paper's judge takes no n."""
+    mini, paper = (params.load_profile(name) for name in ("mini", "paper"))
+    base, counts = mini["03_grade/base"], paper["03_grade/mistral-7b-base"]
+    names = ("evaluation_ks", "settings", "generations", "gradings")
+    judge = base.judge.model_copy(update={"takes_n": False})
+    # Hotter than the miniature: its base says the same thing twice now and then, and equal texts are graded once.
+    own = {
+        "profile": "dry-run",
+        "variant": f"model-{seed}",
+        "seed": seed,
+        "evaluation_queries": queries,
+        "judge": judge,
+        "temperature": 1.3,
+    }
+    return base.model_copy(update={**{name: getattr(counts, name) for name in names}, **own})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="03_grade at the paper's size against the embedded world.")
+    parser.add_argument("--models", type=int, default=8)
+    parser.add_argument("--queries", type=int, default=100, help="per k and setting")
+    parser.add_argument("--resume", action="store_true")
+    arguments = parser.parse_args()
+    os.environ.setdefault(HEADLESS, "dry run")
+    if not arguments.resume:
+        shutil.rmtree(paths.run("dry-run"), ignore_errors=True)
+    ledger, memory, start, rows = Ledger(paths.ledger("dry-run")), Memory(), time.monotonic(), []
+    for seed in range(arguments.models):
+        p, began = grade_of(seed, arguments.queries), time.monotonic()
+        with evaluate.student(p, ledger) as student:
+            answers = evaluate.answers(p, student)
+        sampled, sampling = time.monotonic(), memory.since_last()
+        records = evaluate.evaluate(p, answers, ledger)
+        corpus.write_json_lines(paths.grades("dry-run", p.variant), records)
+        row = {"model": p.variant, "answers": len(records), "gradings": sum(len(r["gradings"]) for r in records)}
+        row |= {"sampling_s": round(sampled - began), "grading_s": round(time.monotonic() - sampled)}
+        rows.append(row | {"sampling_mib": round(sampling), "grading_mib": round(memory.since_last()), "after_mib": round(memory.now())})
+        print(rows[-1], flush=True)
+        del records, answers, student
+    summary = ledger.summary()
+    judged = summary[(summary.stage == "judge") & (summary.state == "replied")]
+    found = {
+        "gradings": sum(r["gradings"] for r in rows),
+        "judge_requests": int(judged.attempts.sum()),
+        "seconds": round(time.monotonic() - start),
+        "peak_mib": max(max(r["sampling_mib"], r["grading_mib"]) for r in rows),
+        "ledger_mib": round(ledger.path.stat().st_size / 2**20),
+        "models": rows,
+    }
+    print({name: value for name, value in found.items() if name != "models"})
+    out = paths.run("bench") / "dry_run.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
