@@ -16,14 +16,14 @@ import pydantic
 import yaml
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from helpers import paths
+from helpers import paths, serving
 from helpers.catalog import Pool, load_skills, load_topics, split
 from helpers.chat import Endpoint, check_address
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.prompts import Pack, load_pack
 from helpers.recipe import Recipe
-from helpers.serving import FIELDS, Server, arguments
+from helpers.serving import Server
 
 
 class Model(pydantic.BaseModel):
@@ -286,15 +286,10 @@ def check_together(folder: Path, variants: Variants, notebooks: dict[str, Model]
             raise UserError(f"{shared}: students.{name} = {student}: neither a folder with a model nor a hub name owner/model")
     for endpoint in (generate.teacher, generate.judge):
         check_address(endpoint.base_url)
-    if grade.serve:
-        arguments(grade.serve, dict.fromkeys(FIELDS, "x"))
-    if grade.server.base_url:
-        check_address(grade.server.base_url)
-        if grade.serve:
-            raise UserError(f"{folder}/03_grade.yaml: serve starts a server, and server.base_url names one that runs; keep one of them")
-    for name in ("temperature", "top_p", "max_tokens", "seed", "weights"):
-        if getattr(grade.server, name) != Server.model_fields[name].default:
-            raise UserError(f"{folder}/03_grade.yaml: server.{name} is set by the stage: temperature, top_p, new_tokens, seed, the student")
+    try:
+        serving.check(grade.serve, grade.server)
+    except UserError as error:
+        raise UserError(f"{folder}/03_grade.yaml: {error}") from None
 
 
 def write_if_changed(path: Path, text: str) -> None:
