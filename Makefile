@@ -36,7 +36,7 @@ test-slow: $(VENV)/done  ## slow proofs
 	@$(VENV)/bin/pytest -q -m slow
 
 bench-sample: $(VENV)/done  ## answers a second beside plain generate; writes runs/bench/sample.json
-	@OMP_NUM_THREADS= $(PY) -m bench.sample
+	@env -u OMP_NUM_THREADS $(PY) -m bench.sample
 
 dry-run: $(VENV)/done  ## 03_grade at the paper's size against the embedded world: 86,400 gradings, time and memory
 	@$(PY) -m bench.dry_run

@@ -11,6 +11,7 @@ import os
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import psutil
 
@@ -42,7 +43,7 @@ class Memory(threading.Thread):
         return most
 
 
-def grade_of(seed: int, queries: int) -> params.Grade:
+def grade_of(run: str, seed: int, queries: int) -> params.Grade:
     """The miniature's settings at the paper's counts; the paper's judge takes no n."""
     mini, paper = (params.load_profile(name) for name in ("mini", "paper"))
     base, counts = mini["03_grade/base"], paper["03_grade/mistral-7b-base"]
@@ -64,19 +65,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="03_grade at the paper's size against the embedded world.")
     parser.add_argument("--models", type=int, default=8)
     parser.add_argument("--queries", type=int, default=100, help="per k and setting")
+    parser.add_argument("--run", default="dry-run", help="folder in runs/")
+    parser.add_argument("--out", type=Path, default=paths.run("bench") / "dry_run.json")
     parser.add_argument("--resume", action="store_true")
     arguments = parser.parse_args()
     os.environ.setdefault(HEADLESS, "dry run")
     if not arguments.resume:
-        shutil.rmtree(paths.run("dry-run"), ignore_errors=True)
-    ledger, memory, start, rows = Ledger(paths.ledger("dry-run")), Memory(), time.monotonic(), []
+        shutil.rmtree(paths.run(arguments.run), ignore_errors=True)
+    ledger, memory, start, rows = Ledger(paths.ledger(arguments.run)), Memory(), time.monotonic(), []
     for seed in range(arguments.models):
-        p, began = grade_of(seed, arguments.queries), time.monotonic()
+        p, began = grade_of(arguments.run, seed, arguments.queries), time.monotonic()
         with evaluate.student(p, ledger) as student:
             answers = evaluate.answers(p, student)
         sampled, sampling = time.monotonic(), memory.since_last()
         records = evaluate.evaluate(p, answers, ledger)
-        corpus.write_json_lines(paths.grades("dry-run", p.variant), records)
+        corpus.write_json_lines(paths.grades(arguments.run, p.variant), records)
         row = {"model": p.variant, "answers": len(records), "gradings": sum(len(r["gradings"]) for r in records)}
         row |= {"sampling_s": round(sampled - began), "grading_s": round(time.monotonic() - sampled)}
         rows.append(row | {"sampling_mib": round(sampling), "grading_mib": round(memory.since_last()), "after_mib": round(memory.now())})
@@ -93,9 +96,8 @@ def main() -> None:
         "models": rows,
     }
     print({name: value for name, value in found.items() if name != "models"})
-    out = paths.run("bench") / "dry_run.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(found, indent=1))
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

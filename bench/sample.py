@@ -83,18 +83,18 @@ def summary(rates: dict[str, dict], rate: str) -> dict:
     return {"best_of_generate": best, **{name: round(ratio, 2) for name, ratio in ratios.items()}}
 
 
-def on_cpu(rounds: int, threads: int) -> dict:
+def on_cpu(rounds: int, threads: int, most: int | None = None) -> dict:
     """The embedded base at the miniature's settings."""
     torch.set_num_threads(threads)
     p = params.load_profile("mini")["03_grade/base"]
     pack, tokenizer = p.pack(), AutoTokenizer.from_pretrained(p.checkpoint())
     turns = [[{"role": "user", "content": generation_turns(t["task"], pack)[0]}] for t in evaluate.tasks(p)]
     texts = [tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) for turn in turns]
-    prompts = sorted((tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts), key=len)
+    prompts = sorted((tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts[:most]), key=len)
     load = partial(AutoModelForCausalLM.from_pretrained, p.checkpoint(), dtype=getattr(torch, p.sample_dtype))
     model, stock = load(attn_implementation="cached").eval(), load().eval()
     settings = {"new_tokens": p.new_tokens, "temperature": p.temperature, "end": {model.generation_config.eos_token_id}}
-    alone = prompts[:: len(prompts) // ALONE][:ALONE]
+    alone = prompts[:: max(1, len(prompts) // ALONE)][:ALONE]
     ways = ways_of(model, stock, prompts, alone, settings, batch=p.sample_batch, batches=BATCHES)
     rates = compare(ways, rounds)
     about = {"model": p.student, "prompts": len(prompts), "new_tokens": p.new_tokens, "dtype": p.sample_dtype, "threads": threads}
@@ -121,12 +121,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Our sampler beside plain generate.")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    parser.add_argument("--prompts", type=int, help="only so many, to try it out")
     parser.add_argument("--out", type=Path, default=paths.run("bench") / "sample.json")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    found = {"cpu": on_cpu(arguments.rounds, arguments.threads)}
+    found = {"cpu": on_cpu(arguments.rounds, arguments.threads, arguments.prompts)}
     print(json.dumps(found["cpu"], indent=1))
     if torch.cuda.is_available():
         found["gpu"] = on_gpu(max(1, arguments.rounds // 2))

@@ -17,7 +17,7 @@ import pydantic
 import yaml
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from helpers import paths
+from helpers import paths, serving
 from helpers.catalog import Pool, load_skills, load_topics, split
 from helpers.chat import Endpoint, check_address
 from helpers.errors import UserError
@@ -25,7 +25,7 @@ from helpers.money import price_of
 from helpers.paths import ROOT
 from helpers.prompts import Pack, load_pack
 from helpers.recipe import Recipe
-from helpers.serving import FIELDS, Server, arguments
+from helpers.serving import Server
 
 FIRST = "first"  # the judge whose grades are the results; second judges have names of their own
 
@@ -339,15 +339,10 @@ def check_together(folder: Path, variants: Variants, notebooks: dict[str, Model]
         check_address(endpoint.base_url)
         if generate.budget is not None and price_of(endpoint) is None:
             raise UserError(f"{shared}: budget = {generate.budget}, and params/prices.yaml has no price for model {endpoint.model}")
-    if grade.serve:
-        arguments(grade.serve, dict.fromkeys(FIELDS, "x"))
-    if grade.server.base_url:
-        check_address(grade.server.base_url)
-        if grade.serve:
-            raise UserError(f"{folder}/03_grade.yaml: serve starts a server, and server.base_url names one that runs; keep one of them")
-    for name in ("temperature", "top_p", "max_tokens", "seed", "weights"):
-        if getattr(grade.server, name) != Server.model_fields[name].default:
-            raise UserError(f"{folder}/03_grade.yaml: server.{name} is set by the stage: temperature, top_p, new_tokens, seed, the student")
+    try:
+        serving.check(grade.serve, grade.server)
+    except UserError as error:
+        raise UserError(f"{folder}/03_grade.yaml: {error}") from None
 
 
 def write_if_changed(path: Path, text: str) -> None:

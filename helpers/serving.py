@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import openai
+from pydantic import PositiveFloat
 
 from helpers import chat
 from helpers.chat import Endpoint, Reply, Request
@@ -38,7 +39,31 @@ class Server(Endpoint):
     model: str = "{name}"  # what requests call it: {name} is the variant, {model} the checkpoint's path
     takes_n: bool = False
     free: bool = True
-    start_seconds: float = 1800.0  # until a server that is started must answer
+    start_seconds: PositiveFloat = 1800.0  # until a server that is started must answer
+
+
+SET_ELSEWHERE = ("temperature", "top_p", "max_tokens", "seed", "weights")  # by the stage's own parameters and the student
+
+
+def check(serve: str, server: Server) -> None:
+    """Do the two parameters fit each other?
+
+    Raises:
+        UserError: one sentence about the first thing that is wrong.
+    """
+    for name in SET_ELSEWHERE:
+        if getattr(server, name) != Server.model_fields[name].default:
+            raise UserError(f"server.{name} is set by the stage (temperature, top_p, new_tokens, seed, student); take it out of server")
+    try:
+        server.model.format(model="", name="")
+    except (ValueError, KeyError, IndexError):
+        raise UserError(f"server.model = {server.model!r}: the fields are {{model}} and {{name}}") from None
+    if serve and server.base_url:
+        raise UserError("serve starts a server, and server.base_url names one that runs; keep one of them")
+    if serve:
+        arguments(serve, dict.fromkeys(FIELDS, "x"))
+    if server.base_url:
+        chat.check_address(server.base_url)
 
 
 def arguments(command: str, values: dict[str, str]) -> list[str]:

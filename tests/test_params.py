@@ -95,6 +95,12 @@ def test_notebook_defaults_are_the_smoke_profile():
         ("02_finetune", "steps: 12", "seed: 1", "02_finetune.yaml: seed stands in shared.yaml already"),
         ("02_finetune", "steps: 12", "variant: x", "02_finetune.yaml: variant is set by the profile"),
         ("03_grade", "settings: [I, II]", "settings: [I, IV]", "input should be 'I', 'II' or 'III'"),
+        ("03_grade", "top_p: 1.0", "top_p: 0.0", "top_p = 0.0 is wrong: input should be greater than 0"),
+        ("03_grade", 'serve: ""', "serve: vllm serve {model}", "03_grade.yaml: serve = 'vllm serve {model}': {port} missing"),
+        ("03_grade", "server: {}", "server: {temperature: 1.0}", "03_grade.yaml: server.temperature is set by the stage"),
+        ("03_grade", "server: {}", "server: {concurency: 8}", "unknown key server.concurency; did you mean concurrency?"),
+        ("03_grade", "server: {}", 'server: {model: "{name"}', "server.model = '{name': the fields are {model} and {name}"),
+        ("03_grade", "server: {}", "server: {base_url: here}", "is neither http"),
         ("03_grade", "temperature: 0.7", "temperature: [", "03_grade.yaml: not YAML"),
     ],
 )
