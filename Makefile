@@ -7,6 +7,7 @@ PY      := $(VENV)/bin/python
 export PYTHONPATH := $(CURDIR)
 # One notebook a core, one thread each: two threads beside another job are slower than one.
 THREADS ?= 1
+.DEFAULT_GOAL := help
 -include $(RUN)/notebooks.mk
 export OMP_NUM_THREADS := $(THREADS)
 export TOKENIZERS_PARALLELISM := false

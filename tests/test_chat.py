@@ -432,7 +432,7 @@ def test_settings_reach_the_wire(ledger):
             {"max_completion_tokens": 1024, "reasoning_effort": "low"},
         ),
         (
-            {"extra_body": {"top_p": 1.0, "top_k": -1}},
+            {"top_p": 1.0, "extra_body": {"top_k": -1}},
             {"temperature": 0.7, "max_tokens": 1024, "seed": 4, "top_p": 1.0, "top_k": -1},
         ),  # vLLM
     ]

@@ -163,7 +163,9 @@ def test_a_second_judge_grades_the_same_answers(built, graded):
     off = params.SecondJudge(base_url="http://nowhere.invalid/v1", model="none", enabled=False)
     both = BASE.model_copy(update={"second_judges": {"strict": strict, "off": off}})
     before = ledger.summary().set_index(["stage", "state"]).attempts
-    records = evaluate.evaluate(both, evaluate.load_student(both, ledger), ledger)
+    with evaluate.student(both, ledger) as student:
+        answers = evaluate.answers(both, student)
+    records = evaluate.evaluate(both, answers, ledger)
     after = ledger.summary().set_index(["stage", "state"]).attempts
     assert after.loc["student"].sum() == before.loc["student"].sum()
     assert after.loc["judge"].sum() > before.loc["judge"].sum()

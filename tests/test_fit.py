@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub import constants
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
 
 from helpers import fit
@@ -105,7 +106,7 @@ def test_too_little_disk(monkeypatch, recipe):
 
 
 def test_a_student_that_the_hub_does_not_give(monkeypatch, recipe):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"student = nobody/nothing: the hub does not give its config.json.*HF_TOKEN"):
         fit.config_of("nobody/nothing")
 

@@ -53,7 +53,8 @@ def graded(url, path, records):
     """What 03_grade does with a student's answers: here the corpus's texts, put to other queries."""
     p = profile(url)
     queries = list(islice(training_queries(p.pools()["I"], 3, seed=p.seed, avoid=set()), 30))
-    return grade(queries, [r["text"] for r in records[:30]], p.pack(), p.judge, Ledger(path), gradings=3)
+    found = grade(queries, [r["text"] for r in records[:30]], p.pack(), p.judge, Ledger(path), gradings=3)
+    return [g.gradings for g in found]
 
 
 def killed(folder, kills):

@@ -28,7 +28,7 @@ def checkout(tmp_path):
 
     def copy(name):
         target = tmp_path / name
-        shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "figures", "__pycache__", ".*_cache"))
+        shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns(".git", ".venv*", "runs", "figures", "__pycache__", ".*_cache"))
         (target / ".venv").symlink_to(ROOT / ".venv")
         return target
 
@@ -46,6 +46,13 @@ def test_help_lists_every_target():
     for target in re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.M):
         assert f"make {target} " in printed
     assert "mini if not given" in printed
+
+
+def test_make_alone_prints_help_also_after_a_run(checkout):
+    folder = checkout("a")
+    subprocess.run([ROOT / ".venv/bin/python", "-m", "helpers.params", "mini"], cwd=folder, check=True)
+    assert (folder / "runs/mini/notebooks.mk").exists()
+    assert "make reproduce " in make(folder).stdout
 
 
 def test_an_unknown_profile_or_key_stops_before_anything(checkout):

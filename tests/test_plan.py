@@ -5,7 +5,7 @@ import pytest
 
 from helpers import corpus, money, params, plan
 from helpers.chat import Endpoint, Reply
-from helpers.evaluate import evaluate, tasks
+from helpers.evaluate import answers, evaluate
 from helpers.ledger import Ledger
 
 
@@ -65,17 +65,17 @@ def test_half_a_conversation_is_half_stored(ledger):
 @pytest.mark.parametrize("takes_n", [True, False])
 def test_the_gradings_that_are_missing_are_those_that_are_asked(ledger, takes_n):
     p = grade(judge=sure("judge").model_copy(update={"takes_n": takes_n}))
-    answers = len(tasks(p))
-    table = plan.plan_gradings(p, Student(), ledger)
+    given = answers(p, Student())
+    table = plan.plan_gradings(p, given, ledger)
     missing = sum(map(low, table.requests))
-    assert 0 < missing <= answers * (1 if takes_n else p.gradings)
-    evaluate(p, Student(), ledger)
+    assert 0 < missing <= len(given) * (1 if takes_n else p.gradings)
+    evaluate(p, given, ledger)
     assert ledger.summary().attempts.tolist() == [missing]
-    done = plan.plan_gradings(p, Student(), ledger)
+    done = plan.plan_gradings(p, given, ledger)
     assert (done.requests == "0").all()
     assert done.stored.sum() == missing
     ledger.db.execute("delete from attempt where id % 3 = 0")
-    left = plan.plan_gradings(p, Student(), ledger)
+    left = plan.plan_gradings(p, given, ledger)
     assert sum(map(low, left.requests)) == missing // 3
 
 
