@@ -36,6 +36,8 @@ test: $(VENV)/done  ## lint, tests, and the notebooks against their committed ou
 test-slow: $(VENV)/done  ## slow proofs
 	@$(VENV)/bin/pytest -q -m slow
 
+bench: bench-chat bench-sample bench-train  ## client, sampling and training beside their peers; about twenty minutes
+
 bench-sample: $(VENV)/done  ## answers a second beside plain generate; writes runs/bench/sample.json
 	@env -u OMP_NUM_THREADS $(PY) -m bench.sample
 
@@ -70,7 +72,7 @@ clean:  ## remove executed notebooks and figures of PROFILE; replies, texts and 
 distclean:  ## remove ALL of PROFILE's run, paid replies and models too; asks first
 	@printf 'Remove $(RUN) with every stored reply and model? [y/N] '; read a; [ "$$a" = y ] && rm -rf $(RUN)
 
-.PHONY: help reproduce plan ledger test test-slow bench-chat bench-sample bench-train dry-run gpu-check lab serve base notebooks clean distclean notebooks-of-profile
+.PHONY: help reproduce plan ledger test test-slow bench bench-chat bench-sample bench-train dry-run gpu-check lab serve base notebooks clean distclean notebooks-of-profile
 
 $(VENV)/done: requirements.txt
 	@echo "making $(VENV) from requirements.txt (a few minutes, once)"
