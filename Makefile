@@ -11,6 +11,8 @@ THREADS ?= 1
 -include $(RUN)/notebooks.mk
 export OMP_NUM_THREADS := $(THREADS)
 export TOKENIZERS_PARALLELISM := false
+# Large pages for tensors: sampling on a CPU is about a tenth faster.
+export THP_MEM_ALLOC_ENABLE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 help:  ## print this help
@@ -105,7 +107,7 @@ $(RUN)/01_generate.ipynb: notebooks/01_generate.ipynb $(RUN)/params/01_generate.
 $(RUN)/02_finetune/%.ipynb: notebooks/02_finetune.ipynb $(RUN)/params/02_finetune/%.yaml $(RUN)/01_generate.ipynb $(call H,batches fit launch layout recipe train)
 	$(STAGE)
 
-$(RUN)/03_grade/%.ipynb: notebooks/03_grade.ipynb $(RUN)/params/03_grade/%.yaml $(ASKING) $(call H,evaluate serving student)
+$(RUN)/03_grade/%.ipynb: notebooks/03_grade.ipynb $(RUN)/params/03_grade/%.yaml $(ASKING) $(call H,evaluate sampling serving student)
 	$(STAGE)
 
 $(RUN)/04_plot.ipynb: notebooks/04_plot.ipynb $(RUN)/params/04_plot.yaml $(addprefix $(RUN)/,$(02_finetune) $(03_grade)) $(call H,intervals judges plots scores)

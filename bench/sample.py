@@ -15,7 +15,8 @@ import warnings
 from functools import partial
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: for all that is compared here
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch, and for all that is compared here; large pages as in the Makefile
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig
@@ -23,7 +24,7 @@ from transformers.utils import logging
 
 from helpers import evaluate, params, paths
 from helpers.prompts import generation_turns
-from helpers.student import sample
+from helpers.sampling import sample
 
 BATCHES = (32, 64, 128, 256, 512)  # that `generate` is tried at
 ALONE = 24  # prompts that batch 1 is measured on, spread over the lengths

@@ -4,18 +4,20 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, TopPLogitsWarper
 
-from helpers import student as sampler
+from helpers import sampling
 from helpers.chat import Request
 from helpers.errors import UserError
 from helpers.ledger import Ledger
 from helpers.paths import ROOT
-from helpers.student import Student, sample
+from helpers.sampling import sample
+from helpers.student import Student, context, prompt_ids
 from tests.toys import toy
 
 BASE = str(ROOT / "helpers/world/base/three")
@@ -46,13 +48,13 @@ def texts(replies):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_answers_do_not_depend_on_batch_or_order(student_path, tmp_path, monkeypatch, dtype):
     """Nor do the logits that they are drawn from, to the bit."""
-    drawn, draw = {}, sampler.draw
+    drawn, draw = {}, sampling.draw
 
     def watched(logits, uniform, **settings):
         drawn.update(zip(uniform.tolist(), logits.clone(), strict=True))  # a number of its own for each answer and step
         return draw(logits, uniform, **settings)
 
-    monkeypatch.setattr(sampler, "draw", watched)
+    monkeypatch.setattr(sampling, "draw", watched)
     asked, seen = requests(14), []
     for name, batch, order in (("a", 64, 1), ("b", 1, 1), ("c", 5, -1)):
         drawn.clear()
@@ -72,7 +74,7 @@ def test_greedy_equals_stock_generate(family, tmp_path):
     path = BASE if family == "base" else toy(tmp_path / family, family)
     ours = student(path, tmp_path, temperature=0.0)
     stock = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
-    ids = [sampler.prompt_ids(ours.tokenizer, r.messages) for r in requests(10)]
+    ids = [prompt_ids(ours.tokenizer, r.messages) for r in requests(10)]
     got = sample(ours.model, ids, range(10), batch=4, new_tokens=24, temperature=0.0, end=ours.end)
     for prompt, new in zip(ids, got, strict=True):
         tensor = torch.tensor([prompt])
@@ -131,7 +133,7 @@ def stored(path):
 def test_an_error_loses_at_most_one_batch(tmp_path, monkeypatch, after):
     path, asked = toy(tmp_path / "toy", "llama"), different(40)
     whole = texts(student(path, tmp_path, "whole").ask(asked))
-    begun, steps, prefill, draw = [], [], sampler.prefill, sampler.draw
+    begun, steps, prefill, draw = [], [], sampling.prefill, sampling.draw
 
     def counted(model, slots, prompts, to):
         begun.extend(prompts)
@@ -145,13 +147,42 @@ def test_an_error_loses_at_most_one_batch(tmp_path, monkeypatch, after):
 
     ours = student(path, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(sampler, "prefill", counted)
-        patch.setattr(sampler, "draw", failing)
+        patch.setattr(sampling, "prefill", counted)
+        patch.setattr(sampling, "draw", failing)
         with pytest.raises(RuntimeError, match="out of memory"):
             ours.ask(asked)
     assert stored(tmp_path / "l.sqlite") >= len(begun) - 7
     assert texts(student(path, tmp_path, batch=5).ask(asked)) == whole
     assert stored(tmp_path / "l.sqlite") == 40
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_two_threads_sample_the_same_and_lose_no_more(tmp_path, monkeypatch, fails):
+    path, asked = toy(tmp_path / "toy", "llama"), different(90)
+    whole = texts(student(path, tmp_path, "whole", batch=20).ask(asked))
+    begun, workers, prefill, draw = [], set(), sampling.prefill, sampling.draw
+
+    def counted(model, slots, prompts, to):
+        begun.extend(prompts)
+        workers.add(threading.get_ident())
+        return prefill(model, slots, prompts, to)
+
+    def failing(logits, *arguments, **settings):
+        if fails and len(begun) > 60:
+            raise RuntimeError("out of memory")
+        return draw(logits, *arguments, **settings)
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(sampling, "prefill", counted)
+    monkeypatch.setattr(sampling, "draw", failing)
+    ours = student(path, tmp_path, batch=20)
+    if fails:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            ours.ask(asked)
+        assert len(begun) - 20 <= stored(tmp_path / "l.sqlite") < 90
+    else:
+        assert texts(ours.ask(asked)) == whole
+    assert len(workers) == 2
 
 
 CHILD = """
@@ -207,4 +238,4 @@ def test_what_cannot_be_sampled_is_a_sentence(tmp_path):
     config = AutoConfig.from_pretrained(toy(tmp_path / "toy", "granite"))
     config.layer_types = ["linear_attention", "full_attention"]
     with pytest.raises(UserError, match=r"has layers of linear_attention, which are not sampled here; give 03_grade a `serve` command"):
-        sampler.context(config, "toy")
+        context(config, "toy")
