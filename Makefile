@@ -95,7 +95,7 @@ $(VENV)/done: requirements.txt
 
 # The notebooks of a profile. An executed notebook is its stage's stamp; `helpers.stage` writes it only on success.
 H = $(addprefix helpers/,$(addsuffix .py,$(1)))
-ASKING := $(call H,batch catalog chat endpoint grading ledger limits money params plan prompts verdicts) $(wildcard helpers/world/*.py)
+ASKING := $(call H,batch catalog chat endpoint grading ledger limits money params plan prompts verdicts) $(addprefix helpers/world/,language.py detectors.py endpoint.py)
 STAGE   = @$(PY) -m helpers.stage $< $(RUN)/params/$(@:$(RUN)/%.ipynb=%).yaml $@
 
 notebooks-of-profile:
@@ -104,10 +104,14 @@ notebooks-of-profile:
 $(RUN)/01_generate.ipynb: notebooks/01_generate.ipynb $(RUN)/params/01_generate.yaml $(ASKING) $(call H,corpus)
 	$(STAGE)
 
-$(RUN)/02_finetune/%.ipynb: notebooks/02_finetune.ipynb $(RUN)/params/02_finetune/%.yaml $(RUN)/01_generate.ipynb $(call H,batches fit launch layout recipe train)
+# Written anew only where it changes: else nothing after it runs again.
+$(RUN)/corpus.jsonl: $(RUN)/01_generate.ipynb
+	@true
+
+$(RUN)/02_finetune/%.ipynb: notebooks/02_finetune.ipynb $(RUN)/params/02_finetune/%.yaml $(RUN)/corpus.jsonl $(call H,batches fit launch layout recipe train)
 	$(STAGE)
 
-$(RUN)/03_grade/%.ipynb: notebooks/03_grade.ipynb $(RUN)/params/03_grade/%.yaml $(ASKING) $(call H,evaluate sampling serving student)
+$(RUN)/03_grade/%.ipynb: notebooks/03_grade.ipynb $(RUN)/params/03_grade/%.yaml $(ASKING) $(call H,corpus evaluate recipe sampling scores serving student)
 	$(STAGE)
 
 $(RUN)/04_plot.ipynb: notebooks/04_plot.ipynb $(RUN)/params/04_plot.yaml $(addprefix $(RUN)/,$(02_finetune) $(03_grade)) $(call H,intervals judges plots scores)

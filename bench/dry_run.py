@@ -17,6 +17,7 @@ import psutil
 
 from helpers import corpus, evaluate, params, paths
 from helpers.ledger import Ledger
+from helpers.params import FIRST
 from helpers.progress import HEADLESS
 
 EVERY = 0.5  # seconds between looks at the memory
@@ -80,7 +81,7 @@ def main() -> None:
         sampled, sampling = time.monotonic(), memory.since_last()
         records = evaluate.evaluate(p, answers, ledger)
         corpus.write_json_lines(paths.grades(arguments.run, p.variant), records)
-        row = {"model": p.variant, "answers": len(records), "gradings": sum(len(r["gradings"]) for r in records)}
+        row = {"model": p.variant, "answers": len(records), "gradings": sum(len(r["grades"][FIRST]["gradings"]) for r in records)}
         row |= {"sampling_s": round(sampled - began), "grading_s": round(time.monotonic() - sampled)}
         rows.append(row | {"sampling_mib": round(sampling), "grading_mib": round(memory.since_last()), "after_mib": round(memory.now())})
         print(rows[-1], flush=True)

@@ -124,7 +124,7 @@ async def create(run, held: Batch) -> None:
             try:
                 return await run.api.files.create(file=(f"{held.name}.jsonl", content), purpose="batch")
             except openai.NotFoundError:
-                raise UserError(f"{run.endpoint.base_url} has no Batch API (HTTP 404): set {run.stage}.batch: false") from None
+                raise UserError(f"{run.endpoint.base_url} has no Batch API (HTTP 404): set batch: false of this {run.stage}") from None
 
         try:
             file = (await calling(run, upload)).id

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from helpers.errors import UserError
+
 Text = tuple[list[int], list[int]]  # token ids, and 1 for each token to learn
 
 
@@ -20,11 +22,13 @@ def encode(tokenizer, messages: list[dict], turns: str = "last") -> Text:
     for i, message in enumerate(messages):
         if message["role"] == "assistant" and (turns == "all" or i == len(messages) - 1):
             # A chat that opens with the assistant is a document, learned whole.
-            start = len(tokenizer.apply_chat_template(messages[:i], tokenize=False, add_generation_prompt=True)) if i else 0
+            asked = tokenizer.apply_chat_template(messages[:i], tokenize=False, add_generation_prompt=True) if i else ""
             until = full if i == len(messages) - 1 else tokenizer.apply_chat_template(messages[: i + 1], tokenize=False)
-            if not full.startswith(until.rstrip()):
-                raise ValueError("the chat template renders a chat's beginning differently from the whole chat")
-            spans.append([start, len(until)])
+            if not (full.startswith(asked) and full.startswith(until.rstrip())):
+                raise UserError(
+                    "this student's chat template renders a chat's beginning differently from the whole chat: answers cannot be told"
+                )
+            spans.append([len(asked), len(until)])
     if not full.rstrip().endswith(tokenizer.eos_token):
         full += tokenizer.eos_token
         spans[-1][1] = len(full)

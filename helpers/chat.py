@@ -19,7 +19,7 @@ import httpx2
 import openai
 
 from helpers import batch, money
-from helpers.endpoint import Endpoint, check_address, client
+from helpers.endpoint import Endpoint, check_address, client, provider
 from helpers.errors import UserError
 from helpers.ledger import Asked, Ledger, key
 from helpers.limits import FAILURES, Pace, Patience, is_billed
@@ -57,7 +57,7 @@ def identity(endpoint: Endpoint, body: dict, replicate: int) -> str:
     """The ledger's key of a request."""
     if endpoint.weights:
         return key(endpoint.weights, {**body, "model": ""}, replicate)
-    return key(endpoint.base_url, body, replicate)
+    return key(provider(endpoint.base_url), body, replicate)
 
 
 def parse(raw: bytes) -> list[Reply]:

@@ -1,5 +1,6 @@
 """The teacher's texts and what is kept of them: D(1), D(2), D(3) ([ZK24] section 3)."""
 
+import filecmp
 import json
 import os
 from collections.abc import Iterator
@@ -125,12 +126,15 @@ def _record(query: Query, *, messages=(), text="", points=None, dropped: str) ->
 
 
 def write_json_lines(path: Path, rows: list[dict]) -> None:
-    """Written aside, then renamed: a file that is there is whole."""
+    """Written aside, then renamed: a file that is there is whole. One that would be the same is left as it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with open(aside, "w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    aside.replace(path)
+    if path.exists() and filecmp.cmp(aside, path, shallow=False):
+        aside.unlink()
+    else:
+        aside.replace(path)
 
 
 def read_json_lines(path: Path, made_by: str) -> list[dict]:

@@ -26,7 +26,8 @@ class Endpoint(pydantic.BaseModel):
 
     base_url: str  # `world:` is the embedded one, in process; anything else is an HTTP address
     model: str
-    key_env: str = "OPENAI_API_KEY"  # the environment variable that holds the key; the key itself stands nowhere
+    # The environment variable that holds the key; the key itself stands nowhere.
+    key_env: str = pydantic.Field(default="OPENAI_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")
     temperature: NonNegativeFloat | None = 0.7  # None: the model takes none
     max_tokens: PositiveInt = 1024
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"  # newer models have the second
@@ -49,6 +50,15 @@ class Endpoint(pydantic.BaseModel):
         if taken := sorted(OWN & set(extra)):
             raise ValueError(f"{', '.join(taken)} may not stand in extra_body; the endpoint's own settings make the request's {taken[0]}")
         return extra
+
+
+def provider(base_url: str) -> str:
+    """What a reply is stored under: the address, and of the embedded world also its version, which is its code."""
+    if not base_url.startswith("world:"):
+        return base_url
+    from helpers import world
+
+    return f"{base_url}#{world.version()}"
 
 
 def check_address(base_url: str) -> None:
@@ -84,7 +94,7 @@ def client(endpoint: Endpoint) -> openai.AsyncOpenAI:
         UserError: the key's environment variable is not set (the world and loopback need none), or holds no key.
     """
     local = re.match(r"world:|https?://(localhost|127\.0\.0\.1|\[::1\])([:/]|$)", endpoint.base_url)
-    secret = secret_of(endpoint) or ("none" if local else "")
+    secret = secret_of(endpoint) or ("none" if local or endpoint.free else "")
     if not secret:
         raise UserError(f"{endpoint.base_url} needs a key: set the environment variable {endpoint.key_env}")
     if not re.fullmatch("[!-~]+", secret):

@@ -69,7 +69,7 @@ def answers(p: Grade, student: Student | Served) -> list[tuple[list[dict], bool]
     asked = tasks(p)
     talks = converse(student.ask, [t["task"] for t in asked], [t["generation"] for t in asked], p.pack(), turns=p.student_turns)
     if lost := sum(talk is None for talk in talks):
-        raise UserError(f"{lost} of {len(talks)} answers never came in a form that can be read; run again to go on")
+        raise UserError(f"{lost} of {len(talks)} answers came in no form that can be read; another seed asks anew")
     return talks
 
 

@@ -107,6 +107,7 @@ class Topology:
     machines: int
     cpu: bool
     sharded: bool  # FSDP2
+    regathers: bool  # a layer's weights for each pass, and frees them after it
     recomputes: bool  # activations in the backward pass
 
 
@@ -120,6 +121,7 @@ def read_topology(path: Path) -> Topology:
         machines=machines,
         cpu=path.stem.startswith("cpu"),
         sharded=said.get("distributed_type") == "FSDP",
+        regathers=bool(fsdp.get("fsdp_reshard_after_forward", True)),
         recomputes=bool(fsdp.get("fsdp_activation_checkpointing")),
     )
 
@@ -132,7 +134,9 @@ def needs(shape: Shape, recipe: Recipe, topology: Topology) -> dict[str, float]:
     # Saved for the backward pass a token and layer: 16 vectors of the layer's width and 4 of the gated layer's.
     layer = (16 * shape.hidden + 4 * shape.inner) * number
     kept = shape.layers * shape.hidden * number + layer if topology.recomputes else shape.layers * layer
-    gathered = 6 * shape.embeddings + 8 * shape.layer if topology.sharded else 2 * shape.weights  # or bf16 copies of the weights
+    gathered = 6 * shape.embeddings + 8 * shape.layer if topology.sharded else 0
+    if not (topology.sharded and topology.regathers):
+        gathered += 2 * shape.weights  # bf16 copies of all weights
     parts = {
         "weights, gradients, Adam": 16 * shape.weights / shards,  # fp32, four numbers a weight
         "working copies": gathered,
@@ -170,6 +174,11 @@ def misfit(shape: Shape, recipe: Recipe, topology: Topology) -> str | None:
     there, need = devices(topology), needs(shape, recipe, topology)
     if len(there) < topology.processes:
         return f"it is for {topology.processes} GPUs, and this machine shows {len(there)}"
+    host, room = 2 * shape.weights * topology.processes / GB, psutil.virtual_memory().available / GB
+    if not topology.cpu and host > room:
+        return (
+            f"its {topology.processes} processes load {host:,.1f} GB of weights into this machine's memory first, and {room:,.1f} are free"
+        )
     if memory(need) > min(there):
         return f"a process needs about {memory(need):,.1f} GB of memory, and there are {min(there):,.1f}"
     return None
@@ -182,7 +191,8 @@ def check(recipe: Recipe, topology_path: Path) -> None:
         UserError: too few GPUs, too little memory or disk; one sentence with the nearest topology that fits, if any does.
     """
     topology, shape = read_topology(topology_path), shape_of(config_of(recipe.student))
-    need, free = needs(shape, recipe, topology)["disk"], shutil.disk_usage(recipe.out).free / GB
+    here = sum(file.stat().st_size for file in Path(recipe.out).rglob("*") if file.is_file()) / GB  # of a run that goes on
+    need, free = needs(shape, recipe, topology)["disk"], shutil.disk_usage(recipe.out).free / GB + here
     if need > free:
         raise UserError(f"{recipe.out}: checkpoints and model need about {need:,.1f} GB of disk, and {free:,.1f} are free; make room")
     if not (why := misfit(shape, recipe, topology)):

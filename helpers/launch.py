@@ -15,7 +15,7 @@ from helpers import fit
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.progress import Progress
-from helpers.recipe import STARTED_BY, Recipe, is_finished, read_log
+from helpers.recipe import STARTED_BY, Recipe, begun, is_finished, read_log, run_identity
 
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -34,8 +34,11 @@ def run(recipe: Recipe, topology: Path) -> float:
     out.mkdir(parents=True, exist_ok=True)
     fit.check(recipe, topology)
     (out / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=2))
+    if begun(out) != run_identity(recipe):
+        (out / "log.jsonl").unlink(missing_ok=True)  # another run's: no progress of this one
     with open(out / "train.txt", "w") as output, Progress("steps", recipe.steps) as progress:
-        environment = {**os.environ, STARTED_BY: f"{socket.gethostname()}:{os.getpid()}"}
+        hidden = {"CUDA_VISIBLE_DEVICES": ""} if fit.read_topology(topology).cpu else {}  # torch takes a GPU that it sees
+        environment = {**os.environ, **hidden, STARTED_BY: f"{socket.gethostname()}:{os.getpid()}"}
         child = subprocess.Popen(command(recipe, topology), cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
         try:
             while child.poll() is None:

@@ -138,8 +138,8 @@ def newest_checkpoint(out: Path, identity: str, state: PartialState) -> int:
     identities = {n: json.loads((out / f"step-{n}/meta.json").read_text())["identity"] for n in checkpoints(out)}
     ours = [n for n, made_by in identities.items() if made_by == identity]
     state.wait_for_everyone()  # all have looked before the first removes anything
-    if state.is_main_process and not ours:
-        remove_checkpoints(out)
+    if state.is_main_process:
+        remove_checkpoints(out, but=ours[0] if ours else 0)
     return ours[0] if ours else 0
 
 
@@ -147,6 +147,8 @@ def remove_checkpoints(out: Path, *, but: int = 0) -> None:
     for old in checkpoints(out):
         if old != but:
             shutil.rmtree(out / f"step-{old}")
+    for half in out.glob("step-*.tmp"):  # a kill in the middle of a save
+        shutil.rmtree(half)
 
 
 def load_checkpoint(path: Path, model, optimizer) -> None:

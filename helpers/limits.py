@@ -43,7 +43,13 @@ def refused(status: int | None, code: str | None, said: str, endpoint: Endpoint,
     if status in (401, 403):
         return UserError(f"{name}: the key in {endpoint.key_env} was refused (HTTP {status})")
     if status == 404 or code == "model_not_found":
-        has = f"{stage}.model (or {stage}.base_url) in params/<profile>/shared.yaml has to name one that the provider still has"
+        where = (
+            "server.model in params/<profile>/03_grade.yaml"
+            if stage == "student"
+            else f"{stage}.model (or {stage}.base_url) in params/<profile>/shared.yaml"
+        )
+        more = ", or second_judges.<name>.model in 03_grade.yaml," if stage == "judge" else ""
+        has = f"{where}{more} has to name one that the provider still has"
         return UserError(f"{name}: not found (HTTP {status}); {has}: {said}")
     if status is not None and 400 <= status < 500 and status not in (408, 409, 429):
         return UserError(f"{name}: the request was refused (HTTP {status}): {said}")
@@ -55,8 +61,17 @@ def words_of(error: openai.APIStatusError) -> str:
     return str(said or error.message)
 
 
+def was_never_sent(error: BaseException | None) -> bool:
+    """Was there no connection at all? The SDK calls this a time-out, as it does a connection that broke after the request."""
+    while error is not None and not isinstance(error, aiohttp.ClientConnectorError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 def is_billed(error: Exception) -> bool:
-    """May the provider bill a request that failed so? Not what it refused; a time-out or a server's error may be."""
+    """May the provider bill a request that failed so? Not what it refused or never got; a time-out or a server's error may be."""
+    if was_never_sent(error):
+        return False
     return not (isinstance(error, openai.APIStatusError) and error.status_code < 500 and error.status_code != 408)
 
 
@@ -75,7 +90,7 @@ class Patience:
     """How long and how often one request may fail: rate limits by time, transport failures by count."""
 
     def __init__(self, endpoint: Endpoint, stage: str):
-        self.endpoint, self.stage, self.start, self.failures = endpoint, stage, time.monotonic(), 0
+        self.endpoint, self.stage, self.limited, self.failures = endpoint, stage, None, 0  # limited: when first
 
     def after(self, error: Exception) -> float:
         """Seconds to wait before the next try.
@@ -89,8 +104,8 @@ class Patience:
             if sentence := refused(error.status_code, error.code, words_of(error), self.endpoint, self.stage):
                 raise sentence from None
             if error.status_code == 429:
-                wait = put_off(error)
-                if time.monotonic() - self.start + wait > RATE_LIMIT_SECONDS:
+                wait, self.limited = put_off(error), self.limited or time.monotonic()
+                if time.monotonic() - self.limited + wait > RATE_LIMIT_SECONDS:
                     why = f"rate limited for over {RATE_LIMIT_SECONDS // 60} minutes; replies so far are stored, run again to go on"
                     raise UserError(f"{self.endpoint.base_url}: {why}") from None
                 return wait

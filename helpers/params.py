@@ -7,6 +7,7 @@ change is not touched, so an edited comment reruns nothing.
 """
 
 import difflib
+import hashlib
 import os
 import re
 import sys
@@ -17,7 +18,7 @@ import pydantic
 import yaml
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from helpers import paths, serving
+from helpers import paths, recipe, serving
 from helpers.catalog import Pool, load_skills, load_topics, split
 from helpers.chat import Endpoint, check_address
 from helpers.errors import UserError
@@ -140,6 +141,7 @@ class Finetune(Experiment):
             save_every=self.save_every,
             save_minutes=self.save_minutes,
             export_dtype=self.export_dtype,
+            precision=str(read_yaml(ROOT / self.topology).get("mixed_precision", "no")),
         )
 
 
@@ -221,6 +223,8 @@ def checked(model: type, values: dict, *, where) -> Model:
         if error["type"] == "missing":
             raise UserError(f"{where(key)}: {name} is missing") from None
         message = error["msg"][0].lower() + error["msg"][1:]
+        if name.endswith("key_env"):  # perhaps somebody wrote the key itself there
+            raise UserError(f"{where(key)}: {name} is the name of an environment variable (letters, digits, _), never a key") from None
         raise UserError(f"{where(key)}: {name} = {error['input']!r} is wrong: {message}") from None
 
 
@@ -345,6 +349,14 @@ def check_together(folder: Path, variants: Variants, notebooks: dict[str, Model]
         raise UserError(f"{folder}/03_grade.yaml: {error}") from None
 
 
+def inputs(parameters: Model) -> str:
+    """A hash of the files that parameters name: catalog, prompts, topology, a student's folder. They decide results too."""
+    named = [ROOT / value for value in parameters.model_dump().values() if isinstance(value, str) and value]
+    files = [recipe.sha256(path) for path in named if path.is_file()]
+    folders = [recipe.fingerprint(str(path)) for path in named if (path / "config.json").is_file()]
+    return hashlib.sha256("".join(files + folders).encode()).hexdigest()[:16]
+
+
 def write_if_changed(path: Path, text: str) -> None:
     if not path.exists() or path.read_text() != text:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -358,7 +370,7 @@ def main(profile: str) -> None:
         old.unlink()
     for name, parameters in notebooks.items():
         text = yaml.safe_dump(parameters.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        write_if_changed(run / f"params/{name}.yaml", text)
+        write_if_changed(run / f"params/{name}.yaml", f"# inputs: {inputs(parameters)}\n{text}")
     jobs = read_yaml(ROOT / "params" / profile / "shared.yaml")["jobs"]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     lines = [f"JOBS := {jobs or cores}", f"THREADS := {max(1, cores // (jobs or cores))}"]

@@ -35,6 +35,7 @@ class Recipe:
     save_every: int = 500  # steps between checkpoints
     save_minutes: float = 0.0  # and no longer than this between two; 0 means by steps alone
     export_dtype: str = "bfloat16"  # of the final weights on disk
+    precision: str = "bf16"  # of the computation, as the topology's file says: bf16 or no; fp32 where there is no bf16
 
 
 def sha256(path: Path) -> str:
@@ -43,7 +44,7 @@ def sha256(path: Path) -> str:
 
 
 def fingerprint(student: str) -> str:
-    """What a student's weights are: the identity of the run that made them, the files' hash, or a hub name.
+    """What a student is: the identity of the run that made it, a hash of weights, tokenizer, template and settings, or a hub name.
 
     Raises:
         FileNotFoundError: `student` looks like a folder and is none, or holds no weights.
@@ -53,7 +54,8 @@ def fingerprint(student: str) -> str:
         return json.loads((folder / "identity.json").read_text())["identity"]
     weights = sorted(folder.glob("*.safetensors"))
     if weights:
-        return hashlib.sha256("".join(map(sha256, weights)).encode()).hexdigest()
+        others = sorted(p for kind in ("*.json", "*.jinja", "*.model") for p in folder.glob(kind))
+        return hashlib.sha256("".join(map(sha256, [*weights, *others])).encode()).hexdigest()
     if student.startswith((".", "/")) or folder.exists():
         raise FileNotFoundError(f"{student}: no such folder, or no *.safetensors in it")
     return student
@@ -69,8 +71,14 @@ def run_identity(recipe: Recipe) -> str:
 
 def is_finished(recipe: Recipe) -> bool:
     """Does `out` hold the model of exactly this run?"""
-    made = Path(recipe.out) / "model/identity.json"
-    return made.exists() and json.loads(made.read_text())["identity"] == run_identity(recipe)
+    made, identity = Path(recipe.out) / "model/identity.json", run_identity(recipe)
+    return made.exists() and json.loads(made.read_text())["identity"] == identity == begun(Path(recipe.out))
+
+
+def begun(out: Path) -> str | None:
+    """The identity of the run that the log in a folder is of."""
+    data = out / "data.json"
+    return json.loads(data.read_text()).get("identity") if data.exists() else None
 
 
 def read_log(out: Path) -> list[dict]:
@@ -90,4 +98,4 @@ def read_logs(folders: dict[str, Path]) -> pd.DataFrame:
 
 def facts(out: Path) -> dict:
     """What the training saw: texts, dropped and cut (longer than max_tokens), tokens, labelled tokens, bf16, processes."""
-    return json.loads((out / "data.json").read_text())
+    return {name: value for name, value in json.loads((out / "data.json").read_text()).items() if name != "identity"}

@@ -22,6 +22,7 @@ from pydantic import PositiveFloat
 
 from helpers import chat
 from helpers.chat import Endpoint, Reply, Request
+from helpers.endpoint import redacted, secret_of
 from helpers.errors import UserError
 from helpers.ledger import Ledger
 from helpers.paths import ROOT
@@ -37,12 +38,13 @@ class Server(Endpoint):
 
     base_url: str = ""  # of a server that runs already; empty where `serve` starts one
     model: str = "{name}"  # what requests call it: {name} is the variant, {model} the checkpoint's path
+    key_env: str = "STUDENT_API_KEY"  # not the teacher's; a server of your own needs none
     takes_n: bool = False
     free: bool = True
     start_seconds: PositiveFloat = 1800.0  # until a server that is started must answer
 
 
-SET_ELSEWHERE = ("temperature", "top_p", "max_tokens", "seed", "weights")  # by the stage's own parameters and the student
+SET_ELSEWHERE = ("temperature", "top_p", "max_tokens", "seed", "weights", "takes_n")  # by the stage's own parameters and the student
 
 
 def check(serve: str, server: Server) -> None:
@@ -62,8 +64,8 @@ def check(serve: str, server: Server) -> None:
         raise UserError("serve starts a server, and server.base_url names one that runs; keep one of them")
     if serve:
         arguments(serve, dict.fromkeys(FIELDS, "x"))
-    if server.base_url:
-        chat.check_address(server.base_url)
+    if server.base_url and not server.base_url.startswith(("http://", "https://")):
+        raise UserError(f"server.base_url = {server.base_url!r} is not http(s)://...; the embedded world has no students")
 
 
 def arguments(command: str, values: dict[str, str]) -> list[str]:
@@ -188,7 +190,7 @@ class Served:
             UserError: it answers, and serves something else or does not sample.
         """
         listed: list[str] = []
-        key, timeout = os.environ.get(self.endpoint.key_env, "").strip() or "none", min(60.0, self.endpoint.timeout)
+        key, timeout = secret_of(self.endpoint) or "none", min(60.0, self.endpoint.timeout)
         with openai.OpenAI(base_url=self.endpoint.base_url, api_key=key, max_retries=0, timeout=timeout) as api:
             try:
                 model = {"model": self.endpoint.model, "messages": [{"role": "user", "content": "Say a few words."}]}
@@ -202,7 +204,7 @@ class Served:
                     with contextlib.suppress(openai.OpenAIError):  # `transformers serve` has such a list only of its download cache
                         listed = [model.id for model in api.models.list()]
                     has = f" (it lists {', '.join(listed[:5])})" if listed else ""
-                    words = " ".join(str(error.body or error.message).split())[:300]
+                    words = redacted(str(error.body or error.message), self.endpoint)[:300]
                     raise UserError(f"{self.named()} does not serve {self.endpoint.model}{has}: {words}") from None
                 if error.status_code in (401, 403):
                     raise UserError(f"{self.named()}: the key in {self.endpoint.key_env} was refused (HTTP {error.status_code})") from None

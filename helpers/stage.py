@@ -16,6 +16,7 @@ import jupyter_client
 import nbformat
 import papermill
 import yaml
+from nbclient.exceptions import DeadKernelError
 
 from helpers import manifest
 from helpers.errors import UserError
@@ -91,6 +92,9 @@ def run(notebook: Path, parameters: dict | None, output: Path) -> None:
             sys.exit(f"{label}: {error.evalue}")
         noted("failed", error.ename)  # what else an error says may hold anything
         sys.exit(f"{label} failed: {error.ename}: {error.evalue}\nThe whole traceback is in {os.path.relpath(aside)}")
+    except DeadKernelError:
+        noted("failed", "the kernel died")
+        sys.exit(f"{label}: the notebook's process died, most often because the machine ran out of memory; run again to go on")
     except KeyboardInterrupt:
         noted("interrupted")
         raise

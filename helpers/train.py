@@ -31,6 +31,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from helpers import batches, fit, layout
+from helpers.errors import UserError
 from helpers.recipe import STARTED_BY, Recipe, is_finished, read_log, run_identity
 
 
@@ -109,7 +110,7 @@ def main(recipe: Recipe) -> None:
         kept = [row for row in read_log(out) if row["step"] <= step]
         (out / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
         log = open(out / "log.jsonl", "a", buffering=1)  # noqa: SIM115 (open as long as the training runs)
-        (out / "data.json").write_text(json.dumps({**counts, "bf16": mixed, "processes": state.num_processes}))
+        (out / "data.json").write_text(json.dumps({**counts, "bf16": mixed, "processes": state.num_processes, "identity": identity}))
 
     peak = fit.peak_flops(torch.cuda.get_device_name() if state.device.type == "cuda" else "")
     autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=mixed and not layout.flag("ACCELERATE_USE_FSDP"))
@@ -177,6 +178,8 @@ if __name__ == "__main__":
     settings = Recipe(**json.loads(Path(sys.argv[1]).read_text()))
     try:
         main(settings)
+    except UserError as error:
+        sys.exit(str(error))
     except (Exception, CheckpointException) as error:  # the second is no Exception
         if said := sentence(error, settings):
             sys.exit(said)

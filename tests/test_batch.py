@@ -212,7 +212,7 @@ def test_refused_calls_end_with_a_sentence_without_the_key(ledger, priced, call,
 
 
 def test_an_endpoint_without_batches_says_so(ledger):
-    with pytest.raises(UserError, match=r"world: has no Batch API .* set judge\.batch: false") as failure:
+    with pytest.raises(UserError, match=r"world: has no Batch API .* set batch: false of this judge") as failure:
         ask(questions(2), Endpoint(base_url="world:", model="judge", batch=True), ledger, stage="judge")
     one_sentence(failure)
     assert not ledger.open_batches("world:", "judge")

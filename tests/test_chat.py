@@ -15,10 +15,10 @@ import traceback
 import pydantic
 import pytest
 
-from helpers import chat, endpoint, limits, money, progress
+from helpers import chat, endpoint, limits, money, params, progress, world
 from helpers.chat import Endpoint, Request, ask
 from helpers.errors import UserError
-from helpers.ledger import Ledger
+from helpers.ledger import Ledger, key
 from helpers.paths import ROOT
 from tests.faults.server import Server
 
@@ -201,7 +201,25 @@ def test_nobody_at_the_address(ledger, quick):
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
     with pytest.raises(UserError, match="failures in a row") as failure:
-        ask(questions(1), Endpoint(base_url=address, model="m", key_env="TEST_KEY"), ledger, stage="judge")
+        ask(questions(1), Endpoint(base_url=address, model="gpt-6.1-sol", key_env="TEST_KEY"), ledger, stage="judge")
+    one_sentence(failure)
+    assert ledger.spent() == 0, "a request that reached nobody cost something"
+
+
+def test_another_world_is_another_provider(monkeypatch):
+    """A changed judge must not answer with the old one's stored replies."""
+    where, body = Endpoint(base_url="world:", model="judge"), {"messages": []}
+    before = chat.identity(where, body, 0)
+    monkeypatch.setattr(world, "version", lambda: "other")
+    assert chat.identity(where, body, 0) != before
+    outside = Endpoint(base_url="http://a", model="judge")
+    assert chat.identity(outside, body, 0) == key("http://a", body, 0)
+
+
+def test_a_key_in_the_place_of_its_name_is_not_shown():
+    values = {"base_url": "http://a/v1", "model": "m", "key_env": SECRET}
+    with pytest.raises(UserError, match="never a key") as failure:
+        params.checked(Endpoint, values, where=lambda name: "shared.yaml")
     one_sentence(failure)
 
 
@@ -502,7 +520,7 @@ import sys
 from pathlib import Path
 from helpers.chat import Endpoint, Request, ask
 from helpers.errors import UserError
-from helpers.ledger import Ledger
+from helpers.ledger import Ledger, key
 where = Endpoint(base_url=sys.argv[1], model="gpt-6-luna", key_env="TEST_KEY", max_tokens=1000, concurrency=16)
 some = [Request([{"role": "user", "content": f"{sys.argv[4]} {i}"}]) for i in range(200)]
 print("ready", flush=True)

@@ -71,6 +71,7 @@ def config(folder: Path, model_config) -> str:
 
 def shows(monkeypatch, gpus: list[float], cpu: float = 16.0):
     monkeypatch.setattr(fit, "devices", lambda t: [cpu / t.processes] * t.processes if t.cpu else gpus)
+    monkeypatch.setattr(fit.psutil, "virtual_memory", lambda: SimpleNamespace(available=1e12))
 
 
 def refusal(r: Recipe, topology: str) -> str:
@@ -98,6 +99,24 @@ def test_too_little_memory_names_what_fits(monkeypatch, tmp_path, recipe):
     assert "needs about 67.3 GB of memory, and there are 64.0; micro_tokens: 4096 fits" in refusal(large, "gpu4_fsdp2.yaml")
     shows(monkeypatch, [24.0] * 4)
     assert "no topology of params/accelerate fits either" in refusal(large, "gpu4_fsdp2.yaml")
+
+
+def test_weights_pass_through_the_machines_own_memory(monkeypatch, tmp_path, recipe):
+    large = Recipe(**{**vars(recipe), "student": config(tmp_path / "large", LLAMA_13B)})
+    shows(monkeypatch, [80.0] * 4)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1e13))
+    monkeypatch.setattr(fit.psutil, "virtual_memory", lambda: SimpleNamespace(available=64e9))
+    assert "its 4 processes load 104.1 GB of weights" in refusal(large, "gpu4_fsdp2.yaml")
+
+
+def test_what_a_run_holds_already_is_not_asked_for_again(monkeypatch, tmp_path, recipe):
+    shows(monkeypatch, [])
+    need = fit.needs(fit.shape_of(fit.config_of(recipe.student)), recipe, fit.read_topology(ROOT / "params/accelerate/cpu1.yaml"))["disk"]
+    run = Recipe(**{**vars(recipe), "out": str(tmp_path / "out")})
+    (tmp_path / "out/step-1").mkdir(parents=True)
+    (tmp_path / "out/step-1/weights").write_bytes(b"x" * round(need / 2 * 1e9))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=need * 0.6e9))
+    fit.check(run, ROOT / "params/accelerate/cpu1.yaml")
 
 
 def test_too_little_disk(monkeypatch, recipe):

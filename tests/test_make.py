@@ -84,6 +84,14 @@ def test_nothing_is_done_twice_and_only_what_changed_is_done(checkout):
     assert "04_plot: done in" in changed.stderr
     assert changed.stderr.count("done in") == 1
     assert results(folder) == before
+    (folder / "helpers/money.py").write_text((folder / "helpers/money.py").read_text() + "\n# changed\n")
+    changed = make(folder, "reproduce", "PROFILE=smoke")
+    assert "01_generate: done in" in changed.stderr
+    assert "02_finetune k123-s0: done in" not in changed.stderr, "the corpus did not change"
+    assert results(folder) == before
+    pack = folder / "params/prompts/terse/grading.json"
+    pack.write_text(pack.read_text() + "\n")
+    assert "01_generate: done in" in make(folder, "reproduce", "PROFILE=smoke").stderr, "a file that parameters name was changed"
     shared = folder / "params/smoke/shared.yaml"
     shared.write_text(shared.read_text().replace("evaluation_queries: 8 ", "evaluation_queries: 7 "))
     grown = make(folder, "reproduce", "PROFILE=smoke")
@@ -125,7 +133,12 @@ def test_two_judges_and_a_sweep_run_through(checkout):
     profile = shutil.copytree(folder / "params/smoke", folder / "params/both")
     sweep = {"student": "tiny", "mixes": {"k12n60": {"1": 30, "2": 30}, "k123n60": {"1": 20, "2": 20, "3": 20}}}
     for name, more in {
-        "shared": {"sweep": sweep, "sentence_counter": "sentencex", "deduct_named_skills": True},
+        "shared": {
+            "judge": {"base_url": "world:?unreadable=0.6", "model": "judge"},
+            "sweep": sweep,
+            "sentence_counter": "sentencex",
+            "deduct_named_skills": True,
+        },
         "03_grade": {"second_judges": {"lenient": {"base_url": "world:?lenient=0.5", "model": "judge", "temperature": 1.0}}},
         "04_plot": {"figures": "runs/both/figures", "over_generations": "mean"},
     }.items():
@@ -138,7 +151,9 @@ def test_two_judges_and_a_sweep_run_through(checkout):
     table = scores.read_csv(run / "figures/scores.csv")
     assert set(table.judge) == {"first", "lenient"}
     assert set(table.model) == {"base", "k123", "k12n60", "k123n60"}
-    assert (table.votes.str.count(" ") + 1 == table.gradings).all()
+    graded = table[table.gradings > 0]
+    assert (graded.votes.str.count(" ") + 1 == graded.gradings).all()
+    assert len(graded) < len(table), "no answer was without a readable grading: nothing shows that they are left out"
     report = (run / "figures/report.html").read_text()
     for words in ("Judge lenient:", "kappa", "60 texts: k123 teaches more than k12"):
         assert words in report, words

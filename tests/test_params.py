@@ -100,7 +100,7 @@ def test_notebook_defaults_are_the_smoke_profile():
         ("03_grade", "server: {}", "server: {temperature: 1.0}", "03_grade.yaml: server.temperature is set by the stage"),
         ("03_grade", "server: {}", "server: {concurency: 8}", "unknown key server.concurency; did you mean concurrency?"),
         ("03_grade", "server: {}", 'server: {model: "{name"}', "server.model = '{name': the fields are {model} and {name}"),
-        ("03_grade", "server: {}", "server: {base_url: here}", "is neither http"),
+        ("03_grade", "server: {}", "server: {base_url: here}", "is not http"),
         ("03_grade", "temperature: 0.7", "temperature: [", "03_grade.yaml: not YAML"),
     ],
 )

@@ -74,7 +74,7 @@ def test_only_the_assistants_words_and_end_are_learned(toys, family, turns, lear
 def test_a_template_that_cannot_be_located_is_refused(toys):
     tokenizer = AutoTokenizer.from_pretrained(toys["mistral"])
     tokenizer.chat_template = "{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    with pytest.raises(ValueError, match="renders a chat's beginning differently"):
+    with pytest.raises(UserError, match="renders a chat's beginning differently"):
         batches.encode(tokenizer, chats(1, turns=2)[0]["messages"], "all")
 
 
@@ -94,6 +94,14 @@ def test_longer_chats_are_dropped_or_cut_and_counted(toys, tmp_path, longer):
     assert counts["tokens"] == sum(len(ids) for ids, _ in kept)
     none, counts = batches.read_chats(tmp_path / "chats.jsonl", tokenizer, turns="last", max_tokens=3, longer=longer)
     assert (none, counts["dropped"]) == ([], 30), "what is left of these has nothing to learn"
+
+
+def test_a_template_that_opens_answers_otherwise_is_refused(toys):
+    """As models do that think first: the prompt to go on is not how the whole chat begins."""
+    tokenizer = AutoTokenizer.from_pretrained(toys["mistral"])
+    tokenizer.chat_template += "{% if add_generation_prompt %}<think>{% endif %}"
+    with pytest.raises(UserError, match="renders a chat's beginning differently"):
+        batches.encode(tokenizer, chats(1)[0]["messages"])
 
 
 # The batch.
@@ -347,12 +355,30 @@ def test_finished_runs_are_known_by_content(toys, tmp_path):
     assert row["mfu"] is None, "no data sheet says what this processor could do"
     assert launch.run(r, topology) == 0, "nothing is trained twice"
     assert is_finished(dataclasses.replace(r, save_every=1)), "a setting that does not change the weights"
-    for change in ({"learning_rate": 2e-3}, {"steps": 3}, {"seed": 1}, {"student": toys["mistral"]}):
+    for change in ({"learning_rate": 2e-3}, {"steps": 3}, {"seed": 1}, {"student": toys["mistral"]}, {"precision": "no"}):
         assert not is_finished(dataclasses.replace(r, **change)), change
     write_json_lines(tmp_path / "chats.jsonl", chats(41))
     assert not is_finished(r), "other data is another run"
     model = AutoModelForCausalLM.from_pretrained(Path(r.out) / "model")
     assert model.config.use_cache, "an ordinary folder, ready to sample"
+
+
+def test_a_log_of_another_run_is_not_shown_as_this_ones(toys, tmp_path):
+    """A finished, B begun in the same folder and stopped, back to A: A's model stands, but its log is gone, so A is trained again."""
+    r = recipe(tmp_path, toys["llama"], steps=2)
+    assert alone(r).wait() == 0
+    other = dataclasses.replace(r, steps=4000)
+    child = alone(other)
+    until(other, 3, child)
+    child.kill()
+    child.wait()
+    assert not is_finished(r)
+    half = Path(r.out) / "step-1.tmp"
+    half.mkdir()
+    assert alone(r).wait() == 0
+    assert is_finished(r)
+    assert [row["step"] for row in read_log(Path(r.out))] == [1, 2]
+    assert not half.exists(), "what a kill in the middle of a save left"
 
 
 def test_a_failed_training_says_why(toys, tmp_path):
@@ -365,6 +391,13 @@ def test_a_failed_training_says_why(toys, tmp_path):
 def test_fingerprints(toys, tmp_path):
     assert fingerprint(toys["llama"]) != fingerprint(toys["mistral"])
     assert fingerprint("owner/model") == "owner/model"
+    before = fingerprint(toys["llama"])
+    template = Path(toys["llama"]) / "chat_template.jinja"
+    said = template.read_text()
+    template.write_text(said + " ")
+    assert fingerprint(toys["llama"]) != before, "another template is another student"
+    template.write_text(said)
+    assert fingerprint(toys["llama"]) == before
     with pytest.raises(FileNotFoundError, match="no such folder"):
         fingerprint(str(tmp_path / "none"))
     r = recipe(tmp_path, toys["llama"])
