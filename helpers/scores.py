@@ -254,10 +254,11 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def readme_tables(scores_csv: Path) -> tuple[str, str]:
-    """The two tables of the README: full marks by model, setting and k; the verdicts."""
+def readme_tables(scores_csv: Path) -> list[str]:
+    """The README's tables: full marks by model, setting and k; the verdicts; those of a sweep, if there was one."""
     table = read_csv(scores_csv)
-    return markdown(spread(summary(table))), markdown(headline(findings(table)))
+    found = [findings(table), findings(table, sweep_findings(table))]
+    return [markdown(spread(summary(table))), *(markdown(headline(verdicts)) for verdicts in found if len(verdicts))]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from transformers import AutoModelForCausalLM
 
-from helpers import params, plan, scores
+from helpers import judges, params, plan, scores
 from helpers.paths import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -21,6 +21,15 @@ def table():
 def test_tables_are_those_of_the_committed_scores():
     for markdown in scores.readme_tables(ROOT / "figures/scores.csv"):
         assert markdown in README, "python -m helpers.scores prints the tables"
+
+
+def test_what_is_said_of_mini_full_is_what_its_scores_say():
+    path = ROOT / "figures/mini-full/scores.csv.gz"
+    assert scores.readme_tables(path)[2] in README
+    table = scores.read_csv(path)
+    swapped = judges.swap(table)
+    assert f"{swapped.survives.sum()} of {len(swapped)} verdicts stay" in README
+    assert set(swapped.verdict[~swapped.survives]) == {"undecided"}, "none is turned round, README says"
 
 
 def test_committed_scores_are_those_of_the_mini_profile(table):
