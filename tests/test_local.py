@@ -20,15 +20,23 @@ SIZES = {
     "01_generate": {"texts": {"1": 24, "2": 24, "3": 24}},
     "02_finetune": {"steps": 6, "batch": 8, "warmup": 2, "learning_rate": 1.0e-2, "topology": "params/accelerate/cpu1.yaml"},
     "03_grade": {"new_tokens": 24, "generations": 2, "gradings": 1},
+    "04_plot": {},
 }
 
 
 @pytest.fixture
-def profile(tmp_path):
-    """`local` with the embedded world's server as teacher and judge, its catalog and pack, and a toy of the student's kind."""
-    name = "local-for-test"
-    folder = ROOT / "params" / name
+def folder():
+    """A copy of the profile under a name of its own, removed whatever happens."""
+    folder = ROOT / "params/local-for-test"
     shutil.copytree(ROOT / "params/local", folder, dirs_exist_ok=True)
+    yield folder
+    shutil.rmtree(folder)
+    shutil.rmtree(paths.run(folder.name), ignore_errors=True)
+
+
+@pytest.fixture
+def profile(folder, tmp_path):
+    """`local` with the embedded world's server as teacher and judge, its catalog and pack, and a toy of the student's kind."""
     server = serve(0, Rates())
     threading.Thread(target=server.serve_forever, daemon=True).start()
     texts = {stage: yaml.safe_load((folder / f"{stage}.yaml").read_text()) | sizes for stage, sizes in SIZES.items()}
@@ -40,14 +48,12 @@ def profile(tmp_path):
     shared["mixes"] = {"k1": {"1": 24}, "k123": {"1": 24, "2": 24, "3": 24}}
     shared |= {"skills": "params/catalog/miniature/skills.csv", "topics": "params/catalog/miniature/topics.txt"}
     shared |= {f"{turn}_prompts": f"params/prompts/terse/{turn}.json" for turn in ("generation", "grading")}
-    texts["04_plot"]["figures"] = f"runs/{name}/figures"
+    texts["04_plot"]["figures"] = f"runs/{folder.name}/figures"
     for stage, values in texts.items():
         assert set(values) == set(yaml.safe_load((folder / f"{stage}.yaml").read_text())), "no key is added or left out"
         (folder / f"{stage}.yaml").write_text(yaml.safe_dump(values))
-    yield name
+    yield folder.name
     server.shutdown()
-    shutil.rmtree(folder)
-    shutil.rmtree(paths.run(name), ignore_errors=True)
 
 
 @pytest.mark.slow
