@@ -29,6 +29,10 @@ def test_what_is_said_of_mini_full_is_what_its_scores_say():
     table = scores.read_csv(path)
     swapped = judges.swap(table)
     assert f"{swapped.survives.sum()} of {len(swapped)} verdicts stay" in README
+    skills = judges.agreement(table).set_index("criterion").loc["all skills"]
+    assert f"{skills.agreement:.0%} of the skills' points (Cohen's kappa {skills.kappa:.2f})" in README
+    five = scores.summary(table).set_index(["model", "setting", "k"])["mean"].xs(("I", 5), level=["setting", "k"])
+    assert f"reaches {five['five-k123']:.2f} at k = 5 in setting I, from {five['five-base']:.0f}." in README
     assert set(swapped.verdict[~swapped.survives]) == {"undecided"}, "none is turned round, README says"
 
 
