@@ -20,7 +20,7 @@ help:  ## print this help
 	@echo "  PROFILE is one of $(notdir $(patsubst %/shared.yaml,%,$(wildcard params/*/shared.yaml))), mini if not given"
 
 reproduce: $(VENV)/done  ## run the experiment of PROFILE, from the texts to the report
-	@$(PY) -m helpers.params $(PROFILE)
+	@$(PY) -m helpers.profiles $(PROFILE)
 	@$(MAKE) --no-print-directory notebooks-of-profile PROFILE=$(PROFILE)
 
 plan: $(VENV)/done  ## what PROFILE would ask, train and cost; asks nothing
@@ -28,6 +28,13 @@ plan: $(VENV)/done  ## what PROFILE would ask, train and cost; asks nothing
 
 ledger: $(VENV)/done  ## what PROFILE has asked so far: replies, tokens, money
 	@$(PY) -m helpers.ledger $(PROFILE)
+
+report: $(VENV)/done  ## PROFILE's report once more, from its executed notebooks
+	@$(PY) -m helpers.report $(PROFILE)
+
+verify: $(VENV)/done  ## are PROFILE's files those its stages made, and the README's numbers those of the stored scores?
+	@$(PY) -m helpers.manifest $(PROFILE)
+	@$(VENV)/bin/pytest -q tests/test_readme.py
 
 test: $(VENV)/done  ## lint, tests, and the notebooks against their committed outputs
 	@$(VENV)/bin/ruff check && $(VENV)/bin/ruff format --check
@@ -74,7 +81,7 @@ clean:  ## remove executed notebooks and figures of PROFILE; replies, texts and 
 distclean:  ## remove ALL of PROFILE's run, paid replies and models too; asks first
 	@printf 'Remove $(RUN) with every stored reply and model? [y/N] '; read a; [ "$$a" = y ] && rm -rf $(RUN)
 
-.PHONY: help reproduce plan ledger test test-slow bench bench-chat bench-sample bench-train dry-run gpu-check lab serve base notebooks clean distclean notebooks-of-profile
+.PHONY: help reproduce plan ledger report verify test test-slow bench bench-chat bench-sample bench-train dry-run gpu-check lab serve base notebooks clean distclean notebooks-of-profile
 
 $(VENV)/done: requirements.txt
 	@echo "making $(VENV) from requirements.txt (a few minutes, once)"
@@ -95,7 +102,7 @@ $(VENV)/done: requirements.txt
 
 # The notebooks of a profile. An executed notebook is its stage's stamp; `helpers.stage` writes it only on success.
 H = $(addprefix helpers/,$(addsuffix .py,$(1)))
-ASKING := $(call H,batch catalog chat endpoint grading ledger limits money params plan prompts verdicts) $(addprefix helpers/world/,language.py detectors.py endpoint.py)
+ASKING := $(call H,batch catalog chat endpoint grading ledger limits money params plan prompts replies verdicts) $(addprefix helpers/world/,language.py detectors.py endpoint.py)
 STAGE   = @$(PY) -m helpers.stage $< $(RUN)/params/$(@:$(RUN)/%.ipynb=%).yaml $@
 
 notebooks-of-profile:
@@ -108,15 +115,15 @@ $(RUN)/01_generate.ipynb: notebooks/01_generate.ipynb $(RUN)/params/01_generate.
 $(RUN)/corpus.jsonl: $(RUN)/01_generate.ipynb
 	@true
 
-$(RUN)/02_finetune/%.ipynb: notebooks/02_finetune.ipynb $(RUN)/params/02_finetune/%.yaml $(RUN)/corpus.jsonl $(call H,batches fit launch layout recipe train)
+$(RUN)/02_finetune/%.ipynb: notebooks/02_finetune.ipynb $(RUN)/params/02_finetune/%.yaml $(RUN)/corpus.jsonl $(call H,attention batches fit launch layout recipe train)
 	$(STAGE)
 
-$(RUN)/03_grade/%.ipynb: notebooks/03_grade.ipynb $(RUN)/params/03_grade/%.yaml $(ASKING) $(call H,corpus evaluate recipe sampling scores serving student)
+$(RUN)/03_grade/%.ipynb: notebooks/03_grade.ipynb $(RUN)/params/03_grade/%.yaml $(ASKING) $(call H,attention corpus evaluate recipe sampling scores serving student)
 	$(STAGE)
 
 $(RUN)/04_plot.ipynb: notebooks/04_plot.ipynb $(RUN)/params/04_plot.yaml $(addprefix $(RUN)/,$(02_finetune) $(03_grade)) $(call H,intervals judges plots scores)
 	$(STAGE)
 
-$(RUN)/report.done: $(RUN)/04_plot.ipynb $(call H,report)
+$(RUN)/report.done: $(RUN)/04_plot.ipynb $(call H,manifest report)
 	@$(PY) -m helpers.report $(PROFILE)
 	@touch $@

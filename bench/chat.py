@@ -18,11 +18,13 @@ from pathlib import Path
 
 import openai
 
-from helpers import manifest, params, paths
+from helpers import manifest, paths, profiles
 from helpers.catalog import draw
-from helpers.chat import Endpoint, Request, ask
+from helpers.chat import ask
+from helpers.endpoint import Endpoint
 from helpers.ledger import Ledger
 from helpers.prompts import grading_turn
+from helpers.replies import Request
 from tests.faults.server import Server
 
 ROUNDS = 5
@@ -90,7 +92,7 @@ def plain(address: str, count: int, at_once: int, http=None) -> dict:
 def embedded(count: int) -> dict:
     """Judge requests to the embedded world, on one core."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    p = params.load_profile("mini")["01_generate"]
+    p = profiles.load("mini")["01_generate"]
     pack, queries = p.pack(), draw(p.pools()["I"], 3, seed=0, purpose="bench")
     some = [Request([{"role": "user", "content": grading_turn(next(queries), f"The needle is a storm {i}.", pack)}]) for i in range(count)]
     with tempfile.TemporaryDirectory() as folder:

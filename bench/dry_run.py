@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from helpers import corpus, evaluate, params, paths
+from helpers import corpus, evaluate, params, paths, profiles
 from helpers.ledger import Ledger
 from helpers.params import FIRST
 from helpers.progress import HEADLESS
@@ -46,7 +46,7 @@ class Memory(threading.Thread):
 
 def grade_of(run: str, seed: int, queries: int) -> params.Grade:
     """The miniature's settings at the paper's counts; the paper's judge takes no n."""
-    mini, paper = (params.load_profile(name) for name in ("mini", "paper"))
+    mini, paper = (profiles.load(name) for name in ("mini", "paper"))
     base, counts = mini["03_grade/base"], paper["03_grade/mistral-7b-base"]
     names = ("evaluation_ks", "settings", "generations", "gradings")
     judge = base.judge.model_copy(update={"takes_n": False})

@@ -22,12 +22,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig
 
 from helpers import fit, launch
-from helpers.chat import Request
 from helpers.corpus import write_json_lines
 from helpers.errors import UserError
 from helpers.ledger import Ledger
 from helpers.paths import ROOT
 from helpers.recipe import Recipe, facts, read_log
+from helpers.replies import Request
 from helpers.student import Student
 from tests.toys import chats, toy
 

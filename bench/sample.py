@@ -22,7 +22,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig
 from transformers.utils import logging
 
-from helpers import evaluate, params, paths
+from helpers import evaluate, paths, profiles
 from helpers.prompts import generation_turns
 from helpers.sampling import sample
 
@@ -87,7 +87,7 @@ def summary(rates: dict[str, dict], rate: str) -> dict:
 def on_cpu(rounds: int, threads: int, most: int | None = None) -> dict:
     """The embedded base at the miniature's settings."""
     torch.set_num_threads(threads)
-    p = params.load_profile("mini")["03_grade/base"]
+    p = profiles.load("mini")["03_grade/base"]
     pack, tokenizer = p.pack(), AutoTokenizer.from_pretrained(p.checkpoint())
     turns = [[{"role": "user", "content": generation_turns(t["task"], pack)[0]}] for t in evaluate.tasks(p)]
     texts = [tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) for turn in turns]

@@ -1,7 +1,7 @@
 """Training speed on one core beside TRL's SFTTrainer: same model, same texts, one process, rounds in turn, medians.
 
 `make bench-train` writes runs/bench/train.json: useful (real, not padding) tokens a second of every variant, ours over TRL's
-default and best settings, and what else was tried here, the slower ones too.
+default and best settings, and in `notes` what each of our choices does alone, those that were not kept too.
 """
 
 import argparse
@@ -22,15 +22,15 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset, disable_progress_bars
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 from trl import SFTConfig, SFTTrainer
 
-from helpers import batches, layout, train
+from helpers import attention, batches, layout, train
 from helpers.paths import ROOT
-from helpers.recipe import Recipe
 
 BATCH, TEXTS = 64, 1280
+COMPILING = 8  # steps until no new shape is compiled any more
 # Less padding, but other batches: texts of like length always meet in one, which is another training. Reported apart.
 GROUPED = "TRL, bf16, batches alike in length"
 WORDS = (
@@ -96,21 +96,26 @@ def embedded_base() -> tuple[str, list]:
 class Ours:
     """`helpers.train`'s own step; the options leave out one of its choices each."""
 
-    def __init__(self, student: str, texts: list, *, mixed: bool = True, attention: str = "grid", packed: bool = True, fused: bool = True):
+    def __init__(
+        self, student: str, texts: list, *, mixed=True, packed=True, fused=True, compiled=False, alike=attention.ALIKE, micro_tokens=8192
+    ):
         tok = AutoTokenizer.from_pretrained(student)
         self.data = [batches.encode(tok, chat) for chat in texts]
         self.state = PartialState(cpu=True)
-        model = LlamaForCausalLM.from_pretrained(student, attn_implementation=attention).train()
+        model = LlamaForCausalLM.from_pretrained(student, attn_implementation="packed" if packed else "sdpa").train()
+        for layer in model.model.layers if compiled else ():
+            layer.compile(dynamic=True)
         self.model = layout.lay_out(model, self.state, False)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, weight_decay=0.0, fused=fused, foreach=False)
         self.mixed, self.packed, self.done = mixed and torch.cpu._is_avx512_bf16_supported(), packed, 0
         self.length = [len(ids) for ids, _ in self.data]
-        self.recipe = Recipe(student=student, data="", out="")
+        self.micro_tokens, self.alike, self.compiled = micro_tokens, alike, compiled
 
     def step(self) -> int:
         """One optimizer step; returns its real tokens."""
+        attention.ALIKE = self.alike
         rows = batches.batch_rows(self.done, len(self.data), BATCH, 0)
-        waves = batches.split_batch(rows, self.length, 1, self.recipe.micro_tokens)
+        waves = batches.split_batch(rows, self.length, 1, self.micro_tokens)
         labelled = sum(sum(self.data[r][1][1:]) for r in rows)
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=self.mixed)
         (train.gradient if self.packed else self.padded)(self.model, waves, self.data, labelled, self.state, autocast)
@@ -155,6 +160,7 @@ class Trl:
             arguments = SFTConfig(**common, **quiet, learning_rate=1e-4, **self.settings)
             model, tok = LlamaForCausalLM.from_pretrained(self.student), AutoTokenizer.from_pretrained(self.student)
             trainer = SFTTrainer(model, arguments, train_dataset=self.data, processing_class=tok, callbacks=[Clock()])
+            trainer.remove_callback(PrinterCallback)
             collate = trainer.data_collator
 
             def counted(rows):
@@ -174,6 +180,11 @@ def measure(variants: dict[str, Callable[[int], float]], rounds: int, steps: int
 
 def ours(*where, **options) -> Callable[[int], float]:
     trainer = Ours(*where, **options)
+    if trainer.compiled:
+        start = time.perf_counter()
+        for _ in range(COMPILING):
+            trainer.step()
+        print(f"{COMPILING} steps with compiling: {time.perf_counter() - start:.0f} s")
 
     def speed(steps: int) -> float:
         trainer.step()  # warms up
@@ -201,20 +212,25 @@ def compare(where: tuple[str, list], rounds: int, steps: int, tried: bool) -> di
     if tried:
         variants |= {
             "ours, fp32": ours(*where, mixed=False),
-            "ours, padded": ours(*where, packed=False, attention="sdpa"),
-            "ours, padded, fp32": ours(*where, packed=False, attention="sdpa", mixed=False),
+            "ours, padded": ours(*where, packed=False),
+            "ours, padded, fp32": ours(*where, packed=False, mixed=False),
             "ours, Adam not fused": ours(*where, fused=False),
+            "ours, one grid for all lengths": ours(*where, alike=0.0),
+            "ours, micro-batches of 4096": ours(*where, micro_tokens=4096),
+            "ours, micro-batches of 2048": ours(*where, micro_tokens=2048),
+            "ours, layers compiled": ours(*where, compiled=True),
         }
     found = measure(variants, rounds, steps)
     default = max(v for name, v in found.items() if name.startswith("TRL, default"))
     best = max(v for name, v in found.items() if name.startswith("TRL") and name != GROUPED)
     peers = {"vs_trl_default": default, "vs_trl_best": best, "vs_trl_other_batches": found[GROUPED]}
-    return {"tokens_per_s": found, **{name: round(found["ours"] / speed, 2) for name, speed in peers.items()}}
+    notes = {name: f"{speed / found['ours']:.2f} of ours" for name, speed in found.items() if name.startswith("ours, ")}
+    return {"tokens_per_s": found, "notes": notes, **{name: round(found["ours"] / speed, 2) for name, speed in peers.items()}}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=6)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from helpers.attention import blocks
 from helpers.errors import UserError
 
 Text = tuple[list[int], list[int]]  # token ids, and 1 for each token to learn
@@ -93,10 +94,9 @@ def collate(data, rows: list[int], device) -> tuple[dict, torch.Tensor, float]:
     sizes = [len(data[r][0]) for r in rows]
     ids = torch.tensor([t for r in rows for t in data[r][0]])
     position = torch.cat([torch.arange(n) for n in sizes])
-    grid = torch.cat([torch.arange(n) + i * max(sizes) for i, n in enumerate(sizes)])
     learned = torch.tensor([x for r in rows for x in [*data[r][1][1:], 0]], dtype=torch.bool)  # position t predicts t + 1
     keep = learned.nonzero().squeeze(1)
     target = ids.roll(-1)[keep]
-    arguments = {"input_ids": ids[None], "position_ids": position[None], "grid_index": grid, "logits_to_keep": keep}
+    arguments = {"input_ids": ids[None], "position_ids": position[None], "logits_to_keep": keep}
     arguments = {name: a.to(device, non_blocking=True) for name, a in arguments.items()}
-    return {**arguments, "grid_shape": (len(rows), max(sizes))}, target.to(device, non_blocking=True), weight
+    return {**arguments, "blocks": blocks(sizes, device)}, target.to(device, non_blocking=True), weight

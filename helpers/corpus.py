@@ -11,6 +11,7 @@ import pandas as pd
 
 from helpers import chat
 from helpers.catalog import Query, evaluation_queries, training_queries
+from helpers.endpoint import Endpoint
 from helpers.errors import UserError
 from helpers.grading import grade
 from helpers.ledger import Ledger
@@ -36,8 +37,8 @@ def write_texts(
     budget: int,
     pack: Pack,
     *,
-    teacher: chat.Endpoint,
-    judge: chat.Endpoint,
+    teacher: Endpoint,
+    judge: Endpoint,
     ledger: Ledger,
     gradings: int,
     seen: set[str],

@@ -11,8 +11,8 @@ from rapidfuzz import fuzz, process
 
 from helpers import paths
 from helpers.catalog import evaluation_queries
-from helpers.chat import Endpoint
 from helpers.corpus import read_json_lines
+from helpers.endpoint import Endpoint
 from helpers.errors import UserError
 from helpers.grading import grade
 from helpers.ledger import Ledger

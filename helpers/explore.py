@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from helpers import chat, paths
+from helpers import paths
 from helpers.catalog import Query, Skill
+from helpers.endpoint import Endpoint
 from helpers.errors import UserError
 from helpers.grading import grade
 from helpers.ledger import Ledger
@@ -32,7 +33,7 @@ def load_students(models: dict[str, str], ledger: Ledger, *, new_tokens: int = 1
 
 
 def show_answers(
-    topic: str, skills: tuple[Skill, ...], attempt: int, pack: Pack, students: dict[str, Student], judge: chat.Endpoint, ledger: Ledger
+    topic: str, skills: tuple[Skill, ...], attempt: int, pack: Pack, students: dict[str, Student], judge: Endpoint, ledger: Ledger
 ) -> None:
     """Print each student's answer and its points by criterion; `attempt` counts the samples."""
     query = Query(topic, tuple(skills))

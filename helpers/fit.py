@@ -109,6 +109,7 @@ class Topology:
     sharded: bool  # FSDP2
     regathers: bool  # a layer's weights for each pass, and frees them after it
     recomputes: bool  # activations in the backward pass
+    precision: str  # of the computations; the weights are fp32
 
 
 def read_topology(path: Path) -> Topology:
@@ -123,6 +124,7 @@ def read_topology(path: Path) -> Topology:
         sharded=said.get("distributed_type") == "FSDP",
         regathers=bool(fsdp.get("fsdp_reshard_after_forward", True)),
         recomputes=bool(fsdp.get("fsdp_activation_checkpointing")),
+        precision=str(said.get("mixed_precision", "no")),
     )
 
 

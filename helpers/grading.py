@@ -13,8 +13,10 @@ import sentencex
 
 from helpers import chat
 from helpers.catalog import Query
+from helpers.endpoint import Endpoint
 from helpers.ledger import Ledger
 from helpers.prompts import Pack, criteria, grading_turn, sentence_limit
+from helpers.replies import Reply, Request, outcome
 from helpers.verdicts import Verdict, own_verdict
 
 
@@ -88,7 +90,7 @@ def grade(
     queries: Sequence[Query],
     texts: Sequence[str],
     pack: Pack,
-    judge: chat.Endpoint,
+    judge: Endpoint,
     ledger: Ledger,
     *,
     gradings: int,
@@ -109,17 +111,17 @@ def grade(
         query, text = asked[turn]
         return own_verdict(reply, criteria(query, pack.rubric), text)
 
-    def usable(request: chat.Request, reply: chat.Reply) -> bool:
+    def usable(request: Request, reply: Reply) -> bool:
         return read(request.messages[0]["content"], reply.text).points is not None
 
-    def reasons(request: chat.Request) -> list[str]:
+    def reasons(request: Request) -> list[str]:
         """Why replies were unreadable, of those that the ledger holds and `ask` looked at."""
-        looked_at: list[chat.Reply] = []
-        chat.outcome(request, judge, ledger, usable=lambda reply: looked_at.append(reply) or usable(request, reply))
+        looked_at: list[Reply] = []
+        outcome(request, judge, ledger, usable=lambda reply: looked_at.append(reply) or usable(request, reply))
         found = [read(request.messages[0]["content"], reply.text) for reply in looked_at]
         return [verdict.reason for verdict in found if verdict.points is None]
 
-    requests = [chat.Request([{"role": "user", "content": turn}], n=gradings) for turn in asked]
+    requests = [Request([{"role": "user", "content": turn}], n=gradings) for turn in asked]
     replies = dict(zip(asked, chat.ask(requests, judge, ledger, stage="judge", usable=usable, what="texts graded"), strict=True))
     unreadable = {turn: reasons(request) for turn, request in zip(asked, requests, strict=True)}
     graded = []

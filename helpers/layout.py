@@ -1,4 +1,4 @@
-"""How a model lies on its processes (one, DDP, FSDP2), packed attention, checkpoints, and the final folder.
+"""How a model lies on its processes (one, DDP, FSDP2), its checkpoints, and the final folder.
 
 The launcher's YAML chooses the layout; it reaches this module through the environment that `accelerate launch` sets.
 """
@@ -15,37 +15,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-import torch.nn.functional as F
 from accelerate import PartialState
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_state_dict, set_state_dict
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
-from transformers.masking_utils import AttentionMaskInterface
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from helpers.recipe import Recipe
-
-# Attention. Tokens are packed without padding for every matrix product; attention alone sees the right-padded grid,
-# where a causal mask is enough: no real token is to the right of a pad.
-
-
-def grid_attention(module, q, k, v, attention_mask, scaling=None, grid_index=None, grid_shape=None, **_):
-    """q, k, v: (1, heads, T, D) over the T real tokens. Returns (1, T, heads, D)."""
-    (rows, length), dtype = grid_shape, q.dtype
-
-    def place(a):
-        flat = a.new_zeros(rows * length, a.shape[1], a.shape[3]).index_copy(0, grid_index, a[0].transpose(0, 1))
-        return flat.view(rows, length, a.shape[1], -1).transpose(1, 2)
-
-    with torch.autocast(q.device.type, enabled=False):
-        if q.device.type == "cpu":  # the CPU's flash kernel is 4x slower in bf16 than in fp32
-            q, k, v = q.float(), k.float(), v.float()
-        grouped = q.shape[1] != k.shape[1]
-        out = F.scaled_dot_product_attention(place(q), place(k), place(v), is_causal=True, scale=scaling, enable_gqa=grouped)
-    return out.transpose(1, 2).reshape(rows * length, q.shape[1], -1)[grid_index][None].to(dtype), None
-
-
-AttentionInterface.register("grid", grid_attention)
-AttentionMaskInterface.register("grid", lambda *args, **kwargs: None)
-
 
 # Layout.
 

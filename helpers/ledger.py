@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import sqlite3
 import sys
 import time
@@ -23,58 +22,20 @@ from helpers import paths
 from helpers.errors import UserError
 
 APPLICATION = 0x534B4D58  # "SKMX", in the file's header: tells our ledger from any other SQLite file
-VERSION = 1  # of the tables, in the file's header; 0 had no money and no batches
+VERSION = 1  # of the tables, in the file's header
 WAIT = 60  # seconds for other processes' writes
 RUN = "STAGE_RUN"  # environment variable, set by `helpers.stage`: whose attempts these are
-SCHEMA = """
-create table attempt (
-  id integer primary key,
-  key text not null,            -- hash of endpoint, body and replicate
-  endpoint text not null,
-  model text not null,
-  stage text not null,          -- teacher, judge, student
-  replicate integer not null,
-  body text not null,           -- the request, as JSON
-  started real not null,        -- Unix time
-  ended real,
-  state text not null,          -- sent, replied, or why there is no reply
-  request_id text,
-  prompt_tokens integer,
-  completion_tokens integer,
-  raw blob                      -- the reply's bytes as they came
-);
-create index replied on attempt(key) where state = 'replied';
-"""
-# What version 1 adds. `dollars` is what the attempt cost or, while that is not known, the most that it can cost; null
-# where the model's price is unknown. Triggers keep their sum, so that a budget needs no look at other rows.
-ADDED = """
-alter table attempt add column run text;
-alter table attempt add column batch integer;
-alter table attempt add column dollars real;
-create index of_run on attempt(run) where run is not null;
-create index of_batch on attempt(batch) where batch is not null;
-create index unpriced on attempt(model) where dollars is null;
-create table spent (dollars real not null);
-insert into spent values (0);
-create trigger reserve after insert on attempt when new.dollars > 0 begin
-  update spent set dollars = dollars + new.dollars; end;
-create trigger settle after update of dollars on attempt begin
-  update spent set dollars = dollars + coalesce(new.dollars, 0) - coalesce(old.dollars, 0); end;
-create table batch (
-  id integer primary key,
-  name text not null,           -- ours, in the batch's metadata at the provider
-  endpoint text not null,
-  model text not null,
-  created real not null,        -- Unix time
-  file text,                    -- the provider's name of the uploaded requests; null: not uploaded, as far as we know
-  batch text,                   -- the provider's name of the batch; null: not created, as far as we know
-  state text not null           -- open, or how it ended
-);
-"""
+SCHEMA = Path(__file__).with_suffix(".sql")
+# What a reply fills in; without dollars, what was reserved for it stays reserved.
+REPLY = (
+    "update attempt set state = 'replied', ended = ?, raw = ?, request_id = ?, prompt_tokens = ?, completion_tokens = ?,"
+    " dollars = coalesce(?, dollars) where "
+)
 
 
-def statements(script: str) -> list[str]:
-    return re.split(r";\n(?=create|alter|insert)", script.strip().removesuffix(";"))
+def reply_row(ended: float, raw: bytes, request_id: str | None, usage: dict[str, int], dollars: float | None) -> tuple:
+    """The values of `REPLY`."""
+    return (ended, raw, request_id, usage.get("prompt_tokens"), usage.get("completion_tokens"), dollars)
 
 
 def key(endpoint: str, body: dict, replicate: int) -> str:
@@ -127,27 +88,24 @@ class Ledger:
 
     def _prepare(self) -> None:
         """Create the tables in an empty file; a file that is not ours is only looked at."""
-        count = "select count(*) from sqlite_master"
-        tables = self.db.execute(count).fetchone()[0]  # before the mark: another process may create both just now
-        mark = self.db.execute("pragma application_id").fetchone()[0]
+
+        def value(query: str) -> int:
+            return self.db.execute(query).fetchone()[0]
+
+        tables = value("select count(*) from sqlite_master")  # before the marks: another process may create all of it just now
+        mark = value("pragma application_id")
         if mark != APPLICATION and (mark or tables):
             raise sqlite3.DatabaseError("it is a database of something else")
-        if self.db.execute("pragma user_version").fetchone()[0] > VERSION:
-            raise sqlite3.DatabaseError("it is of a newer version of this code")
+        if tables and value("pragma user_version") != VERSION:
+            raise sqlite3.DatabaseError("it is of another version of this code")
         log = self.path.with_name(self.path.name + "-wal")  # a last page not yet whole may still stand in the log
-        if self.path.stat().st_size % self.db.execute("pragma page_size").fetchone()[0] and not (log.exists() and log.stat().st_size):
+        if self.path.stat().st_size % value("pragma page_size") and not (log.exists() and log.stat().st_size):
             raise sqlite3.DatabaseError("its last page is torn")
         self._log_ahead()
         self.db.execute("pragma synchronous = normal")
-        self.db.execute("begin immediate")
-        made = [] if self.db.execute(count).fetchone()[0] else statements(SCHEMA)
-        if self.db.execute("pragma user_version").fetchone()[0] < VERSION:
-            made += statements(ADDED)
-        for statement in made:
-            self.db.execute(statement)
-        self.db.execute(f"pragma application_id = {APPLICATION}")
-        self.db.execute(f"pragma user_version = {VERSION}")
-        self.db.execute("commit")
+        if not tables:  # another process may be doing the same: each statement does nothing where its work is done
+            marks = f"pragma application_id = {APPLICATION}; pragma user_version = {VERSION};"
+            self.db.executescript(f"begin immediate; {SCHEMA.read_text()} {marks} commit;")
 
     def _log_ahead(self) -> None:
         """Switch to write-ahead logging. Here SQLite does not wait itself for other processes that open the file just now."""
@@ -207,10 +165,7 @@ class Ledger:
         self, attempt: int, raw: bytes, *, request_id: str | None = None, usage: dict | None = None, dollars: float | None = None
     ) -> None:
         """Store a reply as it came; without `dollars` what was reserved for it stays reserved."""
-        usage = usage or {}
-        row = (time.time(), raw, request_id, usage.get("prompt_tokens"), usage.get("completion_tokens"), dollars, attempt)
-        columns = "ended = ?, raw = ?, request_id = ?, prompt_tokens = ?, completion_tokens = ?, dollars = coalesce(?, dollars)"
-        self._write(f"update attempt set state = 'replied', {columns} where id = ?", row)
+        self._write(REPLY + "id = ?", (*reply_row(time.time(), raw, request_id, usage or {}, dollars), attempt))
 
     def failed(self, attempt: int, why: str, *, billed: bool = True) -> None:
         """Note why an attempt brought no reply; unless it is known to be unbilled, what was reserved for it stays reserved."""
@@ -287,10 +242,8 @@ class Ledger:
         with self._transaction():
             if not self._write("update batch set state = ? where id = ? and state = 'open'", (state, batch)).rowcount:
                 return
-            for k, raw, request_id, usage, dollars in replies:
-                row = (now, raw, request_id, usage.get("prompt_tokens"), usage.get("completion_tokens"), dollars, batch, k)
-                columns = "ended = ?, raw = ?, request_id = ?, prompt_tokens = ?, completion_tokens = ?, dollars = coalesce(?, dollars)"
-                self._write(f"update attempt set state = 'replied', {columns} where {by_key}", row)
+            for k, *reply in replies:
+                self._write(REPLY + by_key, (*reply_row(now, *reply), batch, k))
             rows = [(why, now, batch, k) for k, why in (unbilled or {}).items()]
             self._write(f"update attempt set state = ?, ended = ?, dollars = dollars * 0 where {by_key}", rows, many=True)
             self._write("update attempt set state = ?, ended = ? where batch = ? and state = 'sent'", (rest, now, batch))
@@ -335,6 +288,10 @@ class Ledger:
         except (sqlite3.Error, pd.errors.DatabaseError) as e:
             raise self._unreadable(e) from None
 
+    def batches(self) -> list[tuple]:
+        """All batches: (the provider's name or None, model, state, number of requests)."""
+        return self._read("select b.batch, b.model, b.state, count(*) from batch b join attempt a on a.batch = b.id group by b.id")
+
     def _unreadable(self, why: Exception) -> UserError:
         return UserError(f"{self.path}: cannot be read ({why}); mend it or move it away")
 
@@ -356,9 +313,7 @@ def main(profile: str = "") -> None:
     print(f"\nPaid {paid.sum():,.2f} US dollars for replies; attempts without a reply may have cost up to {other.sum():,.2f}.")
     if unknown := sorted(table[table.dollars.isna()].model.unique()):
         print(f"Without {', '.join(unknown)}: no price for it in params/prices.yaml when it was asked.")
-    for name, model, state, requests in ledger._read(
-        "select b.batch, b.model, b.state, count(*) from batch b join attempt a on a.batch = b.id group by b.id"
-    ):
+    for name, model, state, requests in ledger.batches():
         print(f"Batch {name or '(not created yet)'}: {requests:,} requests to {model}, {state}.")
 
 

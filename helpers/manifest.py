@@ -1,4 +1,7 @@
-"""What ran, when and on what: one JSON line in `runs/<profile>/manifest.jsonl` for every stage that `helpers.stage` executed."""
+"""What ran, when, on what, and what it made: one JSON line in `runs/<profile>/manifest.jsonl` for every stage that was executed.
+
+`python -m helpers.manifest <profile>` looks whether the files of a run are still those that its stages made.
+"""
 
 import importlib.metadata
 import json
@@ -7,13 +10,18 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from helpers import paths
 from helpers.errors import UserError
 from helpers.ledger import Ledger
 from helpers.paths import ROOT
+from helpers.recipe import sha256
+
+CODE = ("helpers", "notebooks", "params", "Makefile", "requirements.txt")  # what decides a result; a run rewrites `figures/` itself
 
 
 def said_by(*command: str) -> str | None:
@@ -57,18 +65,36 @@ def asked(profile: str, run: str) -> list[dict]:
     return rows
 
 
-def note(profile: str, run: str, *, notebook: str, started: float, state: str, sentence: str = "") -> None:
+def results(stage: str, parameters: dict) -> list[Path]:
+    """The files that a stage with these parameters makes, as far as they are there; none for a notebook that is no stage."""
+    profile, variant = parameters["profile"], parameters.get("variant", "")
+    match stage:
+        case "01_generate":
+            made = [paths.split(profile), paths.corpus(profile)]
+        case "02_finetune":
+            made = sorted((paths.training(profile, variant) / "model").glob("*"))
+        case "03_grade":
+            made = [paths.grades(profile, variant)]
+        case "04_plot":
+            made = [p for p in sorted((ROOT / parameters["figures"]).glob("*")) if p.suffix in (".csv", ".gz", ".png", ".svg")]
+        case _:
+            made = []
+    return [path for path in made if path.is_file()]
+
+
+def note(profile: str, run: str, *, notebook: str, started: float, state: str, sentence: str = "", made: Sequence[Path] = ()) -> None:
     """Append the line of a stage that has ended.
 
     Args:
         run: what the ledger calls it.
         started: Unix time.
         state: done, failed or interrupted; `sentence` says why.
+        made: files whose checksums are noted.
 
     Raises:
         UserError: the manifest cannot be written.
     """
-    commit, changed = said_by("git", "rev-parse", "HEAD"), said_by("git", "status", "--porcelain")
+    commit, changed = said_by("git", "rev-parse", "HEAD"), said_by("git", "status", "--porcelain", "--", *CODE)
     try:
         money = asked(profile, run)
     except UserError as error:
@@ -80,6 +106,7 @@ def note(profile: str, run: str, *, notebook: str, started: float, state: str, s
         "state": state,
         **({"sentence": sentence} if sentence else {}),
         "asked": money,
+        "made": {str(path.relative_to(ROOT)): sha256(path) for path in made},
         "commit": commit,
         "changed": None if changed is None else bool(changed),
         "versions": versions(),
@@ -92,3 +119,48 @@ def note(profile: str, run: str, *, notebook: str, started: float, state: str, s
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     except OSError as e:
         raise UserError(f"{path}: cannot be written ({e.strerror})") from None
+
+
+def read(profile: str) -> list[dict]:
+    """The lines of a profile's manifest, oldest first.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    path = paths.manifest(profile)
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; nothing has run under PROFILE={profile}") from None
+    except ValueError as e:
+        raise UserError(f"{path}: a line is damaged ({e}); mend it or move the file away") from None
+
+
+def newest(lines: list[dict]) -> dict[str, dict]:
+    """The last line of each stage that was done, by its name, in the order of the names."""
+    done = {line["notebook"]: line for line in lines if line["state"] == "done"}
+    return dict(sorted(done.items()))
+
+
+def main(profile: str) -> None:
+    """Compare the files of a run with the checksums of the stages that made them.
+
+    Raises:
+        UserError: a file is gone or is another one.
+    """
+    stages = newest(read(profile))
+    noted = [(name, ROOT / path, known) for name, line in stages.items() for path, known in line.get("made", {}).items()]
+    gone = [f"{path.relative_to(ROOT)}, which {name} made, is gone" for name, path, _ in noted if not path.is_file()]
+    other = [
+        f"{path.relative_to(ROOT)} is not as {name} made it" for name, path, known in noted if path.is_file() and sha256(path) != known
+    ]
+    if gone or other:
+        raise UserError("; ".join(gone + other))
+    print(f"{len(noted)} files of {len(stages)} stages are as they were made")
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except UserError as error:
+        sys.exit(str(error))

@@ -11,14 +11,15 @@ from itertools import islice
 
 import pandas as pd
 
-from helpers import corpus, paths
+from helpers import corpus, paths, profiles
 from helpers.catalog import Pool, draw, training_queries
-from helpers.chat import Endpoint, Request, outcome
+from helpers.endpoint import Endpoint
 from helpers.errors import UserError
 from helpers.ledger import Ledger
 from helpers.money import CHARACTERS_PER_TOKEN, cost, price_of
-from helpers.params import FIRST, Finetune, Generate, Grade, load_profile
+from helpers.params import FIRST, Finetune, Generate, Grade
 from helpers.prompts import converse, extract_answer, generation_turns, grading_turn
+from helpers.replies import Request, outcome
 
 ANSWER_TOKENS = (60, 400)  # a short text with its explanation: few words, or many and a model that reasons
 GRADE_TOKENS = (120, 900)  # a table of k + 3 rows with an explanation, likewise
@@ -183,7 +184,7 @@ def plan_finetune(p: Finetune) -> str:
 
 def main(profile: str) -> None:
     """Print the plan of every stage."""
-    notebooks = load_profile(profile)
+    notebooks = profiles.load(profile)
     path, grades = paths.ledger(profile), [p for name, p in notebooks.items() if name.startswith("03")]
     ledger = Ledger(path) if path.exists() else None
     table = pd.concat([plan_generate(notebooks["01_generate"], ledger), plan_grade(grades[0], len(grades))])

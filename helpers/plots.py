@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
 
 from helpers.catalog import SETTINGS
 from helpers.corpus import DUPLICATE, NOT_NEEDED
@@ -91,6 +92,46 @@ def sampled(summary: pd.DataFrame) -> str:
 def caption(figure: Figure, words: str) -> None:
     """What the figure shows and where it is from, under it."""
     figure.text(0.01, -0.02, words, ha="left", va="top", fontsize=7.5, color="#444444", wrap=True)
+
+
+def method(outcomes: pd.DataFrame, table: pd.DataFrame, *, world: str) -> Figure:
+    """The experiment as boxes and arrows, with this run's numbers. `outcomes` as `corpus_by_k` takes them; `table`: the tidy scores."""
+    kept = outcomes[outcomes.outcome == "kept"].groupby("k").texts.sum()
+    fine_tuned = table[table.model.map(mix_of) != "base"].groupby(["model", "seed"]).ngroups
+    answers = table.groupby(["model", "seed", "setting", "k", "query", "generation"]).ngroups
+    settings = [f"{s}: {SETTINGS[s]}" for s in sorted(table.setting.unique())]
+    a_cell = f"{table.groupby(['setting', 'k'])['query'].nunique().max()} queries × {table.generation.nunique()} answers"
+    boxes = [  # column, width in columns, row, heading, words
+        (
+            0,
+            1,
+            1,
+            "Teacher",
+            f"writes {outcomes.texts.sum():,} texts,\neach of {min(kept.index)} to {max(kept.index)} skills\non one topic",
+        ),
+        (1, 1, 1, "Judge", f"keeps {kept.sum():,} of those\nwith full marks"),
+        (2, 1, 1, "Examples", "\n".join(f"D({k}): {n:,} texts" for k, n in kept.items())),
+        (3, 1, 1, "Student", f"is fine-tuned on mixes\nof them: {fine_tuned} models,\nbeside the one it was"),
+        (3, 1, 0, "Student", f"is asked for k = {table.k.min()} to {table.k.max()};\na k and setting:\n{a_cell}"),
+        (2, 1, 0, "Judge", f"grades {answers:,} answers,\neach skill, topic,\nsense and length"),
+        (0, 2, 0, "Does it compose?", "ratio of full marks against k, beyond the k of training\n" + "\n".join(settings)),
+    ]
+    figure, axis = plt.subplots(figsize=(WIDTH, 2.5), layout="constrained")
+    axis.set(xlim=(-0.02, 4.02), ylim=(-0.05, 2.0))
+    axis.axis("off")
+    for column, width, row, heading, words in boxes:
+        corner, size = (column + 0.06, row + 0.08), (width - 0.12, 0.78)
+        look = {"boxstyle": "round,pad=0.02,rounding_size=0.05", "fc": "#F4F4F4" if width == 1 else "#FBE6D9", "ec": "#555555", "lw": 0.8}
+        axis.add_patch(FancyBboxPatch(corner, *size, **look))
+        axis.text(column + width / 2, row + 0.76, heading, ha="center", va="center", weight="bold", fontsize=8.5)
+        axis.text(column + width / 2, row + 0.38, words, ha="center", va="center", fontsize=7.2, linespacing=1.35)
+    ends = [((x + 0.97, 1.47), (x + 1.03, 1.47)) for x in range(3)]
+    ends += [((3.5, 1.05), (3.5, 0.9)), ((3.03, 0.47), (2.97, 0.47)), ((2.03, 0.47), (1.97, 0.47))]
+    for start, stop in ends:
+        axis.annotate("", stop, start, arrowprops={"arrowstyle": "-|>", "color": "#555555", "lw": 1, "shrinkA": 0, "shrinkB": 0})
+    caption(figure, f"The method, with the numbers of this run ({world}).")
+    plt.close(figure)
+    return figure
 
 
 def full_marks_by_k(summary: pd.DataFrame, *, trained_ks: list[int], world: str, over_generations: str = "max") -> Figure:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers.catalog import Query
-from helpers.chat import Reply, Request
 from helpers.errors import UserError
+from helpers.replies import Reply, Request
 
 SPACING = 100  # between the replicates of a query, so that re-asking one never meets the next
 NUMBERS = "zero one two three four five six seven eight nine ten".split()

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from helpers.attention import on_grid
 from helpers.errors import UserError
 
 # Rows, tokens and lengths come in multiples of this, the odd ones filled up: a product of few rows, or one over an odd
@@ -80,15 +81,7 @@ def cached_attention(
     keys, values = slots.k[module.layer_idx], slots.v[module.layer_idx]
     keys[rows, :, at], values[rows, :, at] = k[0].transpose(0, 1), v[0].transpose(0, 1)
     if grid is not None:
-        place, n, length = grid
-
-        def spread(a):
-            flat = a.new_zeros(n * length, a.shape[1], a.shape[3]).index_copy(0, place, a[0].transpose(0, 1))
-            return flat.view(n, length, a.shape[1], -1).transpose(1, 2)
-
-        grouped = q.shape[1] != k.shape[1]
-        out = F.scaled_dot_product_attention(spread(q), spread(k), spread(v), is_causal=True, scale=scaling, enable_gqa=grouped)
-        return out.transpose(1, 2).reshape(n * length, q.shape[1], -1)[place][None], None
+        return on_grid(q[0], k[0], v[0], *grid, scaling)[None], None
     n, length = seen.shape
     keys, values = keys[:n, :, :length], values[:n, :, :length]
     q = q[0].transpose(0, 1).reshape(n, keys.shape[1], -1, q.shape[3])  # (slots, heads of keys, queries of each, head size)

@@ -21,11 +21,11 @@ import openai
 from pydantic import PositiveFloat
 
 from helpers import chat
-from helpers.chat import Endpoint, Reply, Request
-from helpers.endpoint import redacted, secret_of
+from helpers.endpoint import Endpoint, redacted, secret_of
 from helpers.errors import UserError
 from helpers.ledger import Ledger
 from helpers.paths import ROOT
+from helpers.replies import Reply, Request, identity, parse, request_body
 
 EVERY = 0.5  # seconds between looks whether a server is up
 STOPPING = 20  # seconds that a server has to end before it is killed
@@ -34,7 +34,7 @@ FIELDS = {"model", "name", "port", "dtype"}
 
 
 class Server(Endpoint):
-    """How a student is served: `chat.Endpoint`, with what is known only when it is asked left out."""
+    """How a student is served: `Endpoint`, with what is known only when it is asked left out."""
 
     base_url: str = ""  # of a server that runs already; empty where `serve` starts one
     model: str = "{name}"  # what requests call it: {name} is the variant, {model} the checkpoint's path
@@ -124,8 +124,8 @@ class Served:
             UserError: the server does not come up, serves something else, does not sample, ends, or refuses a request.
         """
         endpoint = self.endpoint
-        bodies = [(chat.request_body(r, endpoint, r.replicate, 1), r.replicate) for r in requests]
-        stored = [chat.parse(self.ledger.reply(chat.identity(endpoint, *body)) or b"") for body in bodies]
+        bodies = [(request_body(r, endpoint, r.replicate, 1), r.replicate) for r in requests]
+        stored = [parse(self.ledger.reply(identity(endpoint, *body)) or b"") for body in bodies]
         if missing := [r for r, replies in zip(requests, stored, strict=True) if not replies]:
             self.check_room(missing)
             if not self.checked:

@@ -48,13 +48,15 @@ class KernelManager(jupyter_client.AsyncKernelManager):
     transport = "ipc"
     ip = str(Path(SOCKETS.name) / "kernel")
 
+    def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
+        """Without the kernel's own log: now and then it calls its end, which starts with an interrupt, an error."""
+        return super().format_kernel_cmd([*(extra_arguments or []), "--log-level=CRITICAL"])
 
-def profile_of(notebook: Path, parameters: dict | None) -> str | None:
-    """The profile that the notebook will run: a parameter, or its own default; None if it has none."""
-    if parameters and "profile" in parameters:
-        return parameters["profile"]
-    declared = papermill.inspect_notebook(str(notebook)).get("profile")
-    return declared and ast.literal_eval(declared["default"])
+
+def parameters_of(notebook: Path, given: dict | None) -> dict:
+    """What the notebook will run with: its own defaults, and what is given over them."""
+    declared = papermill.inspect_notebook(str(notebook))
+    return {name: ast.literal_eval(parameter["default"]) for name, parameter in declared.items()} | (given or {})
 
 
 def run(notebook: Path, parameters: dict | None, output: Path) -> None:
@@ -66,14 +68,16 @@ def run(notebook: Path, parameters: dict | None, output: Path) -> None:
         SystemExit: the notebook failed; the message is the user's sentence, or where to look.
     """
     label, started = " ".join(output.with_suffix("").parts[-2:] if output.parent.name[:1].isdigit() else [output.stem]), time.time()
-    aside, profile = output.with_suffix(".partial.ipynb"), profile_of(notebook, parameters)
+    aside, every = output.with_suffix(".partial.ipynb"), parameters_of(notebook, parameters)
     output.parent.mkdir(parents=True, exist_ok=True)
     os.environ[HEADLESS], os.environ[RUN] = label, f"{label} {uuid.uuid4().hex}"
     logging.getLogger("papermill").setLevel(logging.ERROR)
 
     def noted(state: str, sentence: str = "") -> None:
-        if profile:
-            manifest.note(profile, os.environ[RUN], notebook=label, started=started, state=state, sentence=sentence)
+        if "profile" in every:
+            made = manifest.results(notebook.stem, every) if state == "done" else []
+            about = {"notebook": label, "started": started, "state": state, "sentence": sentence, "made": made}
+            manifest.note(every["profile"], os.environ[RUN], **about)
 
     try:
         papermill.execute_notebook(

@@ -13,12 +13,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from helpers.chat import Reply, Request, parse
 from helpers.errors import UserError
 from helpers.ledger import Ledger, key
 from helpers.paths import ROOT
 from helpers.progress import Progress
 from helpers.recipe import fingerprint
+from helpers.replies import Reply, Request, parse
 from helpers.sampling import in_threads
 
 

@@ -9,7 +9,8 @@ tokens divided by their number, so the split into processes and micro-batches do
 import os
 
 # Before torch is imported. Spinning threads cost 4x on a shared machine; and every micro-batch is of another shape, for each
-# of which oneDNN and torch's cache over it would keep a kernel: 1.3 GB after 120 steps of the miniature, flat at 0.65 GB so.
+# of which oneDNN and torch's cache over it would keep a kernel: 1.3 GB after 120 steps of the miniature, flat at 0.65 GB so
+# (`bench/peak.py`, beside the same with both set to 1024).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
 os.environ.setdefault("LRU_CACHE_CAPACITY", "32")
@@ -95,7 +96,7 @@ def main(recipe: Recipe) -> None:
         raise SystemExit(f"{recipe.data}: no chat of at most max_tokens = {recipe.max_tokens} tokens; raise it, or set longer: cut")
     length, labels = [len(ids) for ids, _ in data], [sum(learned[1:]) for _, learned in data]
 
-    model = AutoModelForCausalLM.from_pretrained(recipe.student, dtype="auto", attn_implementation="grid")
+    model = AutoModelForCausalLM.from_pretrained(recipe.student, dtype="auto", attn_implementation="packed")
     model.train()
     shape = fit.shape_of(model.config.to_dict())
     model = layout.lay_out(model, state, mixed)

@@ -10,11 +10,11 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from helpers.chat import Request
 from helpers.ledger import Ledger
 from helpers.paths import ROOT
 from helpers.prompts import load_pack
 from helpers.recipe import sha256
+from helpers.replies import Request
 from helpers.student import Student
 from helpers.world import base, detectors, language
 

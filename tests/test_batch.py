@@ -10,10 +10,12 @@ import openai
 import pytest
 
 from helpers import batch, endpoint, limits, money
-from helpers.chat import Endpoint, Request, ask
+from helpers.chat import ask
+from helpers.endpoint import Endpoint
 from helpers.errors import UserError
 from helpers.ledger import Ledger
 from helpers.paths import ROOT
+from helpers.replies import Request
 from tests.faults.batches import BatchServer
 
 SECRET = "sk-MARKED-0123456789abcdef"
@@ -278,7 +280,9 @@ ASKING = """
 import sys
 from pathlib import Path
 from helpers import batch
-from helpers.chat import Endpoint, Request, ask
+from helpers.chat import ask
+from helpers.endpoint import Endpoint
+from helpers.replies import Request
 from helpers.ledger import Ledger
 batch.POLL = 0.05
 where = Endpoint(base_url=sys.argv[1], model="m", key_env="TEST_KEY", batch=True)

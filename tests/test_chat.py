@@ -15,11 +15,13 @@ import traceback
 import pydantic
 import pytest
 
-from helpers import chat, endpoint, limits, money, params, progress, world
-from helpers.chat import Endpoint, Request, ask
+from helpers import endpoint, limits, money, params, progress
+from helpers.chat import ask
+from helpers.endpoint import Endpoint, check_address
 from helpers.errors import UserError
-from helpers.ledger import Ledger, key
+from helpers.ledger import Ledger
 from helpers.paths import ROOT
+from helpers.replies import Request, outcome, request_body
 from tests.faults.server import Server
 
 SECRET = "sk-MARKED-0123456789abcdef"
@@ -130,7 +132,7 @@ def test_requests_per_minute_are_kept(ledger):
 def test_tokens_per_minute_are_kept(ledger):
     with Server() as server:
         where = at(server, max_tokens=1000)
-        counted = sum(money.likely_tokens(chat.request_body(q, where, 0, 2)) for q in questions(20, n=2))
+        counted = sum(money.likely_tokens(request_body(q, where, 0, 2)) for q in questions(20, n=2))
         assert counted > 20 * 2 * 1000
         start = time.monotonic()
         ask(questions(20, n=2), at(server, max_tokens=1000, tokens_per_minute=counted * 60), ledger, stage="judge")
@@ -204,16 +206,6 @@ def test_nobody_at_the_address(ledger, quick):
         ask(questions(1), Endpoint(base_url=address, model="gpt-6.1-sol", key_env="TEST_KEY"), ledger, stage="judge")
     one_sentence(failure)
     assert ledger.spent() == 0, "a request that reached nobody cost something"
-
-
-def test_another_world_is_another_provider(monkeypatch):
-    """A changed judge must not answer with the old one's stored replies."""
-    where, body = Endpoint(base_url="world:", model="judge"), {"messages": []}
-    before = chat.identity(where, body, 0)
-    monkeypatch.setattr(world, "version", lambda: "other")
-    assert chat.identity(where, body, 0) != before
-    outside = Endpoint(base_url="http://a", model="judge")
-    assert chat.identity(outside, body, 0) == key("http://a", body, 0)
 
 
 def test_a_key_in_the_place_of_its_name_is_not_shown():
@@ -374,7 +366,7 @@ def test_what_is_stored_needs_no_key_no_network_and_no_price(ledger, monkeypatch
     monkeypatch.delenv("TEST_KEY")
     away, some = Endpoint(base_url="https://api.invalid/v1", model="m", key_env="TEST_KEY"), questions(3)
     for request in some:
-        found, missing = chat.outcome(request, away, ledger)
+        found, missing = outcome(request, away, ledger)
         assert (found, len(missing)) == ([], 1)
         whole = json.dumps({"choices": [{"message": {"content": "stored"}}]}).encode()
         who = {"endpoint": away.base_url, "model": "m", "stage": "judge", "replicate": 0}
@@ -389,24 +381,8 @@ def test_a_reply_at_the_token_limit_says_so(ledger):
         assert [r.cut for r in ask(questions(1), at(server), ledger, stage="judge")[0]] == [True]
 
 
-def test_parse_reads_what_endpoints_send():
-    def sent(message, **more):
-        return json.dumps({"choices": [{"message": message, **more}]}).encode()
-
-    assert chat.parse(sent({"content": "a"}, finish_reason="stop")) == [chat.Reply("a", False)]
-    assert chat.parse(sent({"content": None, "refusal": "no"}, finish_reason="length")) == [chat.Reply("", True)]
-    assert chat.parse(sent({"content": [{"type": "text", "text": "a"}]})) == [chat.Reply("", False)]
-    half = chat.parse(b'{"choices": [{"message": {"content": "a \\ud83d"}}]}')[0].text
-    assert half.encode(), "half a character cannot be stored or sent on"
-    for odd in (b"", b"[]", b"1", b"null", b"\xff", b'{"choices": null}', b'{"choices": [null]}', b'{"choices": [{"message": null}]}'):
-        assert chat.parse(odd) == []
-
-
-def test_usage_may_be_anything(ledger):
+def test_tokens_reach_the_ledger(ledger):
     with Server() as server:
-        for usage in (None, [], "7", {"prompt_tokens": None}, {"prompt_tokens": {"a": 1}, "completion_tokens": "7"}):
-            assert chat.usage_of(json.dumps({"usage": usage}).encode()) == {}
-        assert chat.usage_of(b'{"usage": {"prompt_tokens": 7, "completion_tokens": 2}}') == {"prompt_tokens": 7, "completion_tokens": 2}
         ask(questions(2), at(server), ledger, stage="judge")
         assert ledger.summary().prompt_tokens.tolist() == [14]
 
@@ -518,7 +494,9 @@ def test_a_budget_is_never_exceeded_and_used_to_its_end(tmp_path):
 SPENDING = """
 import sys
 from pathlib import Path
-from helpers.chat import Endpoint, Request, ask
+from helpers.chat import ask
+from helpers.endpoint import Endpoint
+from helpers.replies import Request
 from helpers.errors import UserError
 from helpers.ledger import Ledger, key
 where = Endpoint(base_url=sys.argv[1], model="gpt-6-luna", key_env="TEST_KEY", max_tokens=1000, concurrency=16)
@@ -638,7 +616,7 @@ def test_an_interrupt_stops_asking(ledger):
 
 def test_addresses_are_checked():
     for good in ("world:", "world:?drop=0.5", "http://localhost:1/v1", "https://api.example.com/v1"):
-        chat.check_address(good)
+        check_address(good)
     for bad in ("api.example.com", "ftp://a", "world:?drop=2", "world:?speed=1", ""):
         with pytest.raises(UserError, match=re.escape(bad.partition("?")[0]) or "base_url"):
-            chat.check_address(bad)
+            check_address(bad)

@@ -5,13 +5,14 @@ import json
 
 import pytest
 
-from helpers import chat, corpus, evaluate, params
+from helpers import corpus, evaluate, params, profiles
 from helpers.catalog import evaluation_queries, training_queries
+from helpers.endpoint import Endpoint
 from helpers.errors import UserError
 from helpers.ledger import Ledger
 from helpers.world import detectors
 
-SMOKE = params.load_profile("smoke")
+SMOKE = profiles.load("smoke")
 GENERATE, GRADE = SMOKE["01_generate"], SMOKE["03_grade/k123-s0"]
 BASE = SMOKE["03_grade/base"]
 
@@ -75,7 +76,7 @@ def test_a_text_of_another_k_is_not_kept_again(tmp_path):
     pool, seen = GENERATE.pools()["I"], {"The rook is no small matter."}
     one = type(pool)(tuple(s for s in pool.skills if s.name == "litotes"), ("chess",))
     queries = training_queries(one, 1, seed=0, avoid=set())
-    endpoints = {"teacher": chat.Endpoint(base_url="world:?drop=0&overrun=0&stray=0", model="teacher"), "judge": GENERATE.judge}
+    endpoints = {"teacher": Endpoint(base_url="world:?drop=0&overrun=0&stray=0", model="teacher"), "judge": GENERATE.judge}
     settings = {"ledger": Ledger(tmp_path / "l.sqlite"), "gradings": 1, "seen": seen}
     records = corpus.write_texts(queries, 10, 60, GENERATE.pack(), **settings, **endpoints)
     again = [r["dropped"] for r in records if r["text"] == "The rook is no small matter."]
@@ -84,17 +85,17 @@ def test_a_text_of_another_k_is_not_kept_again(tmp_path):
 
 
 def test_a_spent_budget_ends_the_asking(tmp_path):
-    never = chat.Endpoint(base_url="world:?stray=1", model="teacher")
+    never = Endpoint(base_url="world:?stray=1", model="teacher")
     queries = training_queries(GENERATE.pools()["I"], 2, seed=0, avoid=set())
     ledger = Ledger(tmp_path / "l.sqlite")
-    judge = chat.Endpoint(base_url="world:?flip=0", model="judge")
+    judge = Endpoint(base_url="world:?flip=0", model="judge")
     records = corpus.write_texts(queries, 5, 20, GENERATE.pack(), teacher=never, judge=judge, ledger=ledger, gradings=1, seen=set())
     assert len(records) == 20
     assert {r["dropped"] for r in records} <= {"off topic", "several faults"}
 
 
 def test_unreadable_grades_are_their_own_outcome(tmp_path):
-    silent = chat.Endpoint(base_url="world:?unreadable=1", model="judge")
+    silent = Endpoint(base_url="world:?unreadable=1", model="judge")
     queries = training_queries(GENERATE.pools()["I"], 2, seed=0, avoid=set())
     ledger = Ledger(tmp_path / "l.sqlite")
     records = corpus.write_texts(

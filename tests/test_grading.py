@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import catalog, chat, grading
+from helpers import catalog, grading
+from helpers.endpoint import Endpoint
 from helpers.ledger import Ledger
 from helpers.paths import ROOT
 from helpers.prompts import load_pack
@@ -98,8 +99,8 @@ TEXT = "The needle is a storm of pale dreams."
 EXACT = "drop=0&overrun=0&stray=0&flip=0&lenient=0&shape=0"
 
 
-def judge(rates: str) -> chat.Endpoint:
-    return chat.Endpoint(base_url=f"world:?{EXACT}&{rates}", model="judge")
+def judge(rates: str) -> Endpoint:
+    return Endpoint(base_url=f"world:?{EXACT}&{rates}", model="judge")
 
 
 def test_unreadable_is_asked_again_then_counted(tmp_path):

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from helpers import corpus, params
+from helpers import corpus, profiles
 from helpers.catalog import training_queries
-from helpers.chat import Endpoint
+from helpers.endpoint import Endpoint
 from helpers.grading import grade
 from helpers.ledger import Ledger
 from helpers.paths import ROOT
@@ -41,7 +41,7 @@ class WorldServer(Server):
 def profile(url):
     where = {"base_url": url, "concurrency": AT_ONCE}
     endpoints = {"teacher": Endpoint(model="teacher", **where), "judge": Endpoint(model="judge", takes_n=False, **where)}
-    return params.load_profile("smoke")["01_generate"].model_copy(update={"texts": {"2": 20, "3": 20}, **endpoints})
+    return profiles.load("smoke")["01_generate"].model_copy(update={"texts": {"2": 20, "3": 20}, **endpoints})
 
 
 def generated(url, path):

@@ -10,7 +10,7 @@ import threading
 import pytest
 import yaml
 
-from helpers import params, paths
+from helpers import paths, profiles
 from helpers.paths import ROOT
 from helpers.world.endpoint import Rates, serve
 from tests.toys import toy
@@ -58,10 +58,10 @@ def profile(folder, tmp_path):
 
 @pytest.mark.slow
 def test_from_the_texts_to_the_report(profile):
-    params.main(profile)
+    profiles.main(profile)
     run, environment = paths.run(profile), {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment.pop("OPENAI_API_KEY", None)
-    notebooks = list(params.load_profile(profile))
+    notebooks = list(profiles.load(profile))
     assert len(notebooks) == 1 + 2 + 3 + 1
     for name in notebooks:
         source = ROOT / f"notebooks/{name.split('/')[0]}.ipynb"

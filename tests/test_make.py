@@ -50,7 +50,7 @@ def test_help_lists_every_target():
 
 def test_make_alone_prints_help_also_after_a_run(checkout):
     folder = checkout("a")
-    subprocess.run([ROOT / ".venv/bin/python", "-m", "helpers.params", "mini"], cwd=folder, check=True)
+    subprocess.run([ROOT / ".venv/bin/python", "-m", "helpers.profiles", "mini"], cwd=folder, check=True)
     assert (folder / "runs/mini/notebooks.mk").exists()
     assert "make reproduce " in make(folder).stdout
 

@@ -11,6 +11,7 @@ import nbformat
 import pytest
 
 from helpers import manifest, paths
+from helpers.errors import UserError
 from helpers.ledger import Ledger
 from helpers.paths import ROOT
 from tests.faults.server import Server
@@ -21,7 +22,9 @@ SECRET = "sk-MARKED-0123456789abcdef"
 ASKING = """
 from pathlib import Path
 from helpers import paths
-from helpers.chat import Endpoint, Request, ask
+from helpers.chat import ask
+from helpers.endpoint import Endpoint
+from helpers.replies import Request
 from helpers.ledger import Ledger
 where = Endpoint(base_url=url, model="gpt-6-luna", key_env="TEST_KEY")
 ledger = Ledger(paths.ledger(profile))
@@ -106,3 +109,34 @@ def test_an_unknown_price_is_null(lines, monkeypatch):
         [{"stage": "judge", "model": "m", "attempts": 1, "replies": 1, "prompt_tokens": 0, "completion_tokens": 0, "dollars": None}],
         [],
     ]
+
+
+def test_verify_names_what_is_gone_or_another(lines, capsys):
+    """Of the last run of each stage that was done; a notebook that is no stage makes nothing."""
+    for path, text in ((paths.split(PROFILE), "s"), (paths.corpus(PROFILE), "old"), (paths.grades(PROFILE, "base"), "g")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def note(stage, variant="", state="done"):
+        made = manifest.results(stage, {"profile": PROFILE, "variant": variant})
+        manifest.note(PROFILE, "r", notebook=" ".join(filter(None, [stage, variant])), started=0.0, state=state, made=made)
+
+    note("01_generate")
+    paths.corpus(PROFILE).write_text("new")
+    note("01_generate")
+    note("03_grade", "base")
+    note("03_grade", "gone", state="failed")
+    assert manifest.results("explore", {"profile": PROFILE}) == []
+    manifest.main(PROFILE)
+    assert "3 files of 2 stages are as they were made" in capsys.readouterr().out
+    paths.corpus(PROFILE).write_text("old")
+    paths.grades(PROFILE, "base").unlink()
+    with pytest.raises(UserError) as error:
+        manifest.main(PROFILE)
+    assert f"runs/{PROFILE}/grades/base.jsonl, which 03_grade base made, is gone" in str(error.value)
+    assert f"runs/{PROFILE}/corpus.jsonl is not as 01_generate made it" in str(error.value)
+    with pytest.raises(UserError, match="nothing has run under PROFILE=never"):
+        manifest.main("never")
+    paths.manifest(PROFILE).write_text("{")
+    with pytest.raises(UserError, match="a line is damaged"):
+        manifest.main(PROFILE)

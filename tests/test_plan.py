@@ -3,10 +3,11 @@
 import pandas as pd
 import pytest
 
-from helpers import corpus, money, params, plan
-from helpers.chat import Endpoint, Reply
+from helpers import corpus, money, plan, profiles
+from helpers.endpoint import Endpoint
 from helpers.evaluate import answers, evaluate
 from helpers.ledger import Ledger
+from helpers.replies import Reply
 
 
 @pytest.fixture
@@ -20,12 +21,12 @@ def sure(name):
 
 
 def generate(**changes):
-    p = params.load_profile("smoke")["01_generate"]
+    p = profiles.load("smoke")["01_generate"]
     return p.model_copy(update={"teacher": sure("teacher"), "judge": sure("judge"), "texts": {"2": 10, "3": 10}, **changes})
 
 
 def grade(**changes):
-    p = params.load_profile("smoke")["03_grade/base"]
+    p = profiles.load("smoke")["03_grade/base"]
     return p.model_copy(update={"judge": sure("judge"), "evaluation_queries": 3, **changes})
 
 

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from helpers import plots, scores
-from helpers.report import render
 from tests.test_scores import SWEEP, simulated
 
 
@@ -34,6 +33,7 @@ def figures(table):
         "data_efficiency": plots.data_efficiency(scores.summary(swept()), world="in a test"),
         "full_marks_by_k": plots.full_marks_by_k(summary, trained_ks=[1, 2, 3], world="in a test"),
         "training_loss": plots.training_loss(logs, world="in a test"),
+        "method": plots.method(counts, table, world="in a test"),
         "corpus_by_k": plots.corpus_by_k(counts, world="in a test"),
     }
 
@@ -42,7 +42,7 @@ def test_equal_scores_give_equal_bytes(table, tmp_path):
     first = [p.read_bytes() for name, f in figures(table).items() for p in plots.save(f, tmp_path / "a", name)]
     second = [p.read_bytes() for name, f in figures(table).items() for p in plots.save(f, tmp_path / "b", name)]
     assert first == second
-    assert len(first) == 8
+    assert len(first) == 10
 
 
 def test_headline_says_what_it_shows(table):
@@ -118,17 +118,20 @@ def test_without_a_sweep_the_figure_says_so_and_is_not_kept(table, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_report_loads_nothing(tmp_path):
-    import nbformat
-
-    notebook = nbformat.v4.new_notebook()
-    notebook.cells = [nbformat.v4.new_markdown_cell("# A question?"), nbformat.v4.new_code_cell("secret_code = 1")]
-    notebook.cells[1].outputs = [nbformat.v4.new_output("stream", text="a result")]
-    page = render(notebook, "in a test")
-    assert "This run: in a test." in page
-    assert "A question?" in page
-    assert "a result" in page
-    assert "secret_code" not in page
-    assert "http://" not in page
-    assert "https://" not in page
-    assert "<script" not in page
+def test_the_method_is_drawn_with_the_runs_numbers(table):
+    words = said(figures(table)["method"])
+    for expected in (
+        "92 texts",
+        "1 to 2 skills",
+        "keeps 80",
+        "D(1): 40",
+        "9 models",
+        "k = 1 to 5",
+        "I: training",
+        "II: held-out",
+        "in a test",
+    ):
+        assert expected in words, expected
+    answers = table[["model", "seed", "setting", "k", "query", "generation"]].drop_duplicates()
+    assert f"grades {len(answers):,} answers" in words
+    assert f"{table['query'].nunique()} queries × {table.generation.nunique()} answers" in words

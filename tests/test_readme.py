@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from transformers import AutoModelForCausalLM
 
-from helpers import judges, params, plan, scores
+from helpers import judges, plan, profiles, scores
 from helpers.paths import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -37,7 +37,7 @@ def test_what_is_said_of_mini_full_is_what_its_scores_say():
 
 
 def test_committed_scores_are_those_of_the_mini_profile(table):
-    notebooks = params.load_profile("mini")
+    notebooks = profiles.load("mini")
     grade = notebooks["03_grade/base"]
     assert set(table.model + table.seed.map("-s{}".format).where(table.model != "base", "")) == set(notebooks["04_plot"].graded)
     assert set(table.setting) == set(grade.settings)
@@ -47,10 +47,10 @@ def test_committed_scores_are_those_of_the_mini_profile(table):
 
 
 def test_size_and_cost():
-    base = params.load_profile("mini")["03_grade/base"].checkpoint()
+    base = profiles.load("mini")["03_grade/base"].checkpoint()
     weights = AutoModelForCausalLM.from_pretrained(base).num_parameters()
     assert f"{weights / 1e6:.2f} million parameters" in README
-    notebooks = params.load_profile("paper")
+    notebooks = profiles.load("paper")
     grades = [p for name, p in notebooks.items() if name.startswith("03")]
     rows = pd.concat([plan.plan_generate(notebooks["01_generate"]), plan.plan_grade(grades[0], len(grades))])
     assert f"{rows.low.sum():,.0f} to {rows.high.sum():,.0f} US dollars" in README

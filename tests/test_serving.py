@@ -12,20 +12,20 @@ from pathlib import Path
 import psutil
 import pytest
 
-from helpers import evaluate, params
+from helpers import evaluate, params, profiles
 from helpers.catalog import evaluation_queries
-from helpers.chat import Endpoint, Request, identity
+from helpers.endpoint import Endpoint
 from helpers.errors import UserError
 from helpers.ledger import Ledger
-from helpers.params import load_profile
 from helpers.paths import ROOT
 from helpers.prompts import converse
 from helpers.recipe import fingerprint
+from helpers.replies import Request, identity
 from helpers.serving import Served, arguments
 from tests.toys import toy
 
 SERVE = "transformers serve {model} --port {port} --device cpu --log-level error"
-SMOKE = load_profile("smoke")["03_grade/base"]
+SMOKE = profiles.load("smoke")["03_grade/base"]
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, TopPLogitsWarper
 
 from helpers import sampling
-from helpers.chat import Request
 from helpers.errors import UserError
 from helpers.ledger import Ledger
 from helpers.paths import ROOT
+from helpers.replies import Request
 from helpers.sampling import sample
 from helpers.student import Student, context, prompt_ids
 from tests.toys import toy

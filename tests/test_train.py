@@ -131,7 +131,7 @@ def test_packing_does_not_mix_texts(toys, family):
     """Loss and gradient of a packed batch equal those of each text run alone through stock attention."""
     tokenizer = AutoTokenizer.from_pretrained(toys[family])
     data = [batches.encode(tokenizer, c["messages"]) for c in chats(5)]
-    packed = AutoModelForCausalLM.from_pretrained(toys[family], attn_implementation="grid")
+    packed = AutoModelForCausalLM.from_pretrained(toys[family], attn_implementation="packed")
     alone = AutoModelForCausalLM.from_pretrained(toys[family], attn_implementation="eager")
     arguments, target, _ = batches.collate(data, list(range(5)), "cpu")
     loss = torch.nn.functional.cross_entropy(packed(**arguments, use_cache=False).logits[0], target, reduction="sum")

@@ -8,11 +8,13 @@ import pytest
 
 from helpers import chat
 from helpers.catalog import Query, load_skills, load_topics
+from helpers.endpoint import Endpoint
 from helpers.errors import UserError
 from helpers.grading import grade, reference_count
 from helpers.ledger import Ledger
 from helpers.paths import ROOT
 from helpers.prompts import converse, extract_answer, grading_turn, load_pack, sentence_limit
+from helpers.replies import Request
 from helpers.world import detectors, endpoint, language
 
 PACK = load_pack(ROOT / "params/prompts/terse/generation.json", ROOT / "params/prompts/terse/grading.json")
@@ -27,7 +29,7 @@ def some_queries(n, seed=0, k=None):
 
 
 def ask_as(model, ledger, base_url="world:", **settings):
-    where = chat.Endpoint(base_url=base_url, model=model, **settings)
+    where = Endpoint(base_url=base_url, model=model, **settings)
     return lambda requests: chat.ask(requests, where, ledger, stage=model)
 
 
@@ -91,7 +93,7 @@ def test_faultless_teacher_and_judge_agree(tmp_path):
     ledger, queries = Ledger(tmp_path / "l.sqlite"), some_queries(200)
     talks = converse(ask_as("teacher", ledger, FAULTLESS), queries, [0] * 200, PACK, turns=2)
     texts = [extract_answer(messages[-1]["content"]) for messages, _ in talks]
-    judge = chat.Endpoint(base_url=FAULTLESS, model="judge")
+    judge = Endpoint(base_url=FAULTLESS, model="judge")
     assert all(all(g.points) for g in grade(queries, texts, PACK, judge, ledger, gradings=3))
 
 
@@ -100,10 +102,10 @@ def test_error_rates_are_what_they_say(tmp_path):
     ledger, queries = Ledger(tmp_path / "l.sqlite"), some_queries(2000, k=1)
     n = len({(q.topic, q.names) for q in queries})
     asked = [
-        chat.Request([{"role": "user", "content": grading_turn(q, language.text(random.Random(i), q.topic, list(q.names)), PACK)}])
+        Request([{"role": "user", "content": grading_turn(q, language.text(random.Random(i), q.topic, list(q.names)), PACK)}])
         for i, q in enumerate(queries)
     ]
-    where = chat.Endpoint(base_url="world:?flip=0&shape=0&unreadable=0.1", model="judge")
+    where = Endpoint(base_url="world:?flip=0&shape=0&unreadable=0.1", model="judge")
     replies = chat.ask(asked, where, ledger, stage="judge", usable=lambda request, reply: not reply.cut, re_asks=0)
     share = sum(not r for r in replies) / len(replies)
     assert n > 500
@@ -129,12 +131,12 @@ def test_a_reply_depends_on_the_body_alone():
 )
 def test_what_the_world_does_not_know(tmp_path, prompt, said):
     with pytest.raises(UserError, match=said):
-        ask_as("teacher", Ledger(tmp_path / "l.sqlite"))([chat.Request([{"role": "user", "content": prompt}])])
+        ask_as("teacher", Ledger(tmp_path / "l.sqlite"))([Request([{"role": "user", "content": prompt}])])
 
 
 def test_unknown_model_and_rates(tmp_path):
     with pytest.raises(UserError, match="not found"):
-        ask_as("gpt", Ledger(tmp_path / "l.sqlite"))([chat.Request([{"role": "user", "content": "Topic: sewing\nSkills: simile"}])])
+        ask_as("gpt", Ledger(tmp_path / "l.sqlite"))([Request([{"role": "user", "content": "Topic: sewing\nSkills: simile"}])])
     with pytest.raises(UserError, match="the rates are drop, "):
         endpoint.rates_of("world:?dorp=0.1")
     with pytest.raises(UserError, match="use 0 to 1"):

@@ -8,7 +8,7 @@ import papermill
 import pytest
 import yaml
 
-from helpers import params, paths, plan
+from helpers import params, paths, plan, profiles
 from helpers.errors import UserError
 from helpers.paths import ROOT
 
@@ -23,16 +23,16 @@ def profile():
     shutil.rmtree(paths.run(folder.name), ignore_errors=True)
 
 
-@pytest.mark.parametrize("name", params.profiles())
+@pytest.mark.parametrize("name", profiles.names())
 def test_every_profile_is_valid(name):
-    notebooks = params.load_profile(name)
+    notebooks = profiles.load(name)
     assert {n.split("/")[0] for n in notebooks} == set(params.STAGES)
 
 
-@pytest.mark.parametrize("name", params.profiles())
+@pytest.mark.parametrize("name", profiles.names())
 def test_notebooks_declare_what_profiles_inject(name):
     """Papermill lets an undeclared key or a changed type through; this does not."""
-    for notebook, values in params.load_profile(name).items():
+    for notebook, values in profiles.load(name).items():
         declared = papermill.inspect_notebook(str(ROOT / f"notebooks/{notebook.split('/')[0]}.ipynb"))
         injected = values.model_dump(mode="json")
         assert set(declared) == set(injected), notebook
@@ -43,7 +43,7 @@ def test_notebooks_declare_what_profiles_inject(name):
 
 
 def test_notebook_defaults_are_the_smoke_profile():
-    smoke = params.load_profile("smoke")
+    smoke = profiles.load("smoke")
     for stage, key in {
         "01_generate": "01_generate",
         "02_finetune": "02_finetune/k123-s0",
@@ -109,7 +109,7 @@ def test_errors_are_one_sentence_and_nothing_is_written(profile, file, old, new,
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(UserError) as error:
-        params.main(profile.name)
+        profiles.main(profile.name)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
     assert not paths.run(profile.name).exists()
@@ -118,36 +118,36 @@ def test_errors_are_one_sentence_and_nothing_is_written(profile, file, old, new,
 def test_missing_file_and_unknown_profile(profile):
     (profile / "03_grade.yaml").unlink()
     with pytest.raises(UserError, match=r"03_grade.yaml: no such file"):
-        params.load_profile(profile.name)
+        profiles.load(profile.name)
     with pytest.raises(UserError, match=r"PROFILE=nowhere: no such profile; the profiles are .*mini"):
-        params.load_profile("nowhere")
+        profiles.load("nowhere")
 
 
 def test_resolved_files_change_only_with_their_values(profile):
-    params.main(profile.name)
+    profiles.main(profile.name)
     run = paths.run(profile.name)
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*.*")}
     (profile / "02_finetune.yaml").write_text("# another comment\n" + (profile / "02_finetune.yaml").read_text())
-    params.main(profile.name)
+    profiles.main(profile.name)
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*.*")} == before
     (profile / "02_finetune.yaml").write_text((profile / "02_finetune.yaml").read_text().replace("steps: 12", "steps: 13"))
-    params.main(profile.name)
+    profiles.main(profile.name)
     changed = {p.relative_to(run).as_posix() for p in run.rglob("*.*") if p.stat().st_mtime_ns != before.get(p)}
     assert changed == {"params/02_finetune/k123-s0.yaml"}
 
 
 def test_a_variant_that_is_gone_leaves_no_file(profile):
-    params.main(profile.name)
+    profiles.main(profile.name)
     shared = profile / "shared.yaml"
     shared.write_text(shared.read_text().replace("mixes: {k123: ", "mixes: {other: "))
-    params.main(profile.name)
+    profiles.main(profile.name)
     assert not (paths.run(profile.name) / "params/02_finetune/k123-s0.yaml").exists()
     assert "other-s0" in (paths.run(profile.name) / "notebooks.mk").read_text()
 
 
 def test_paper_profile_is_the_papers():
     """[ZK24] section 3 and 4, [YK23] section 3."""
-    notebooks = params.load_profile("paper")
+    notebooks = profiles.load("paper")
     finetune = notebooks["02_finetune/llama-2-13b-k123-s0"]
     assert (finetune.steps, finetune.batch, finetune.learning_rate, finetune.warmup, finetune.max_tokens) == (4000, 64, 2e-5, 64, 1024)
     assert sum(finetune.mix.values()) == 13_957
@@ -157,7 +157,7 @@ def test_paper_profile_is_the_papers():
     assert (grade.evaluation_queries, grade.new_tokens, grade.temperature, grade.student_turns) == (100, 512, 0.7, 2)
 
 
-@pytest.mark.parametrize("name", params.profiles())
+@pytest.mark.parametrize("name", profiles.names())
 def test_plan_needs_nothing(name, capsys, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     plan.main(name)
@@ -168,14 +168,14 @@ def test_plan_needs_nothing(name, capsys, monkeypatch):
 
 def test_plan_counts_the_papers_gradings():
     """3 settings x 4 k x 100 queries x 3 generations x 3 gradings x 4 models x 2 students = 86,400."""
-    notebooks = params.load_profile("paper")
+    notebooks = profiles.load("paper")
     grades = [p for name, p in notebooks.items() if name.startswith("03")]
     table = plan.plan_grade(grades[0], len(grades))
     assert sum(int(n.replace(",", "")) for n in table.requests) == 86_400
 
 
 def test_a_second_judge_that_is_off_is_priced_apart(capsys):
-    notebooks = params.load_profile("paper")
+    notebooks = profiles.load("paper")
     grade = notebooks["03_grade/mistral-7b-base"]
     (other,) = grade.second_judges.values()
     assert not other.enabled
@@ -189,7 +189,7 @@ def test_a_second_judge_that_is_off_is_priced_apart(capsys):
 
 
 def test_a_sweep_is_trained_on_its_student_alone():
-    notebooks = params.load_profile("mini-full")
+    notebooks = profiles.load("mini-full")
     swept = [n for n in notebooks if n.startswith("02_finetune") and "n150" in n]
     assert sorted(swept) == sorted(f"02_finetune/three-{mix}n150-s{seed}" for mix in ("k12", "k123") for seed in (0, 1, 2))
     totals = {}
