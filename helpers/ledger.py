@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import sqlite3
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from helpers import paths
-from helpers.errors import UserError
+from helpers.errors import UserError, command
 
 APPLICATION = 0x534B4D58  # "SKMX", in the file's header: tells our ledger from any other SQLite file
 VERSION = 1  # of the tables, in the file's header
@@ -296,9 +295,9 @@ class Ledger:
         return UserError(f"{self.path}: cannot be read ({why}); mend it or move it away")
 
 
-def main(profile: str = "") -> None:
+def main(profile: str) -> None:
     """Print what a profile's ledger holds."""
-    path = paths.ledger(profile or "PROFILE")
+    path = paths.ledger(profile)
     if not path.exists():
         raise UserError(f"{path}: no ledger there; nothing has been asked under PROFILE={profile}")
     ledger = Ledger(path)
@@ -318,7 +317,4 @@ def main(profile: str = "") -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(*sys.argv[1:])
-    except UserError as error:
-        sys.exit(str(error))
+    command(main)

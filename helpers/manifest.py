@@ -10,13 +10,12 @@ import platform
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from helpers import paths
-from helpers.errors import UserError
+from helpers.errors import UserError, command
 from helpers.ledger import Ledger
 from helpers.paths import ROOT
 from helpers.recipe import sha256
@@ -160,7 +159,4 @@ def main(profile: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(*sys.argv[1:])
-    except UserError as error:
-        sys.exit(str(error))
+    command(main)

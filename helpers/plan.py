@@ -5,7 +5,6 @@ ledger, what it holds is not counted: only what is missing is asked.
 """
 
 import itertools
-import sys
 from collections.abc import Sequence
 from itertools import islice
 
@@ -14,7 +13,7 @@ import pandas as pd
 from helpers import corpus, paths, profiles
 from helpers.catalog import Pool, draw, training_queries
 from helpers.endpoint import Endpoint
-from helpers.errors import UserError
+from helpers.errors import command
 from helpers.ledger import Ledger
 from helpers.money import CHARACTERS_PER_TOKEN, cost, price_of
 from helpers.params import FIRST, Finetune, Generate, Grade
@@ -219,7 +218,4 @@ def main(profile: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(*sys.argv[1:])
-    except UserError as error:
-        sys.exit(str(error))
+    command(main)

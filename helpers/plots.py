@@ -48,7 +48,7 @@ sns.set_theme(
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write `name`.png and `name`.svg; nothing for a figure in which nothing is drawn."""
-    if not figure.axes:
+    if not any(axis.has_data() for axis in figure.axes):
         return []
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{kind}" for kind in ("png", "svg")]
@@ -175,8 +175,9 @@ def data_efficiency(summary: pd.DataFrame, *, world: str, ks: tuple[int, ...] = 
     sizes = summary[summary.texts > 0].groupby([summary.model.map(student_of), "kind"]).texts.nunique()
     swept = sorted({student for student, kind in sizes[sizes > 1].index})
     if not swept:
-        figure = plt.figure(figsize=(WIDTH, 0.6))
-        figure.text(0.01, 0.5, "This profile has no mixes that differ in size alone: no sweep to draw.", va="center", color="#444444")
+        figure, axis = plt.subplots(figsize=(WIDTH, 0.4))
+        axis.axis("off")
+        axis.text(0, 0.5, "This profile has no mixes that differ in size alone: no sweep to draw.", va="center", color="#444444")
         plt.close(figure)
         return figure
     shown = sorted(set(ks) & set(summary.k)) or sorted(set(summary.k))

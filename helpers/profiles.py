@@ -9,14 +9,13 @@ change is not touched, so an edited comment reruns nothing.
 import hashlib
 import os
 import re
-import sys
 from pathlib import Path
 
 import yaml
 
 from helpers import paths, recipe, serving
 from helpers.endpoint import Endpoint, check_address
-from helpers.errors import UserError
+from helpers.errors import UserError, command
 from helpers.money import price_of
 from helpers.params import DERIVED, FIRST, STAGES, Model, Variants, checked, unknown_key
 from helpers.paths import ROOT
@@ -173,7 +172,4 @@ def main(profile: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(*sys.argv[1:])
-    except UserError as error:
-        sys.exit(str(error))
+    command(main)

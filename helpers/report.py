@@ -1,8 +1,8 @@
 """Makes `report.html`, one self-contained page, from a profile's executed 04_plot notebook, its manifest and its parameters."""
 
+import re
 import sys
 from html import escape
-from pathlib import Path
 
 import nbformat
 import pandas as pd
@@ -10,21 +10,26 @@ import yaml
 from nbconvert import HTMLExporter
 
 from helpers import manifest, paths, profiles
-from helpers.errors import UserError
+from helpers.errors import UserError, command
 from helpers.params import Model
 from helpers.paths import ROOT
 
 STYLE = """
-body { font: 16px/1.5 Georgia, serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+body { font: 16px/1.5 Georgia, serif; max-width: 54rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 h1, h2 { line-height: 1.2; } h2 { margin-top: 2.2rem; }
-table { border-collapse: collapse; border: 0; margin: 1rem 0; font: 13px/1.4 system-ui, sans-serif; display: block; overflow-x: auto; }
-th, td { padding: .25rem .6rem; border: 0; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
+table { border-collapse: collapse; border: 0; margin: 1rem 0; font: 12px/1.4 system-ui, sans-serif; display: block; overflow-x: auto; }
+table:not(:has(tbody tr)) { display: none; }
+.facts td { overflow-wrap: anywhere; }
+th, td { padding: .25rem .45rem; border: 0; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
 img, svg { max-width: 100%; height: auto; }
 pre, code { overflow-wrap: anywhere; }
 pre { white-space: pre-wrap; font-size: 13px; background: #f6f6f6; padding: .6rem; }
 .prompt, .anchor-link, .jp-InputArea { display: none; }
-@media print { body { max-width: none; } h2 { break-after: avoid; } img, tr { break-inside: avoid; } table { display: table; } }
+@media print { body { max-width: none; font-size: 11pt; } h2 { break-after: avoid; } img, tr { break-inside: avoid; } }
+@media print { table { display: table; font-size: 8pt; } }
 """
+
+INTERVAL = re.compile(r"([-+\d.]+) \[([-+\d.]+), ([-+\d.]+)\]")  # kept on one line
 
 
 def stages(lines: list[dict]) -> pd.DataFrame:
@@ -74,14 +79,14 @@ def provenance(lines: list[dict], notebooks: dict[str, Model]) -> str:
         index=False,
         border=0,
         na_rep="unknown",
-        formatters={"minutes": "{:.1f}".format, "tokens": "{:,}".format, "US dollars": "{:,.2f}".format},
+        formatters={"minutes": "{:.1f}".format, "replies": "{:,}".format, "tokens": "{:,}".format, "US dollars": "{:,.2f}".format},
     )
     shown = {name.split("/")[0]: values.model_dump(mode="json") for name, values in reversed(notebooks.items())}
     texts = {stage: escape(yaml.safe_dump(values, sort_keys=False, allow_unicode=True)) for stage, values in sorted(shown.items())}
     parameters = "".join(f"<details><summary>{stage}</summary><pre>{text}</pre></details>" for stage, text in texts.items())
     intro = "Every run of a stage since the run's folder was made; notebooks of a stage run side by side."
     return (
-        f"<h2>What it took</h2>\n<p>{intro}</p>\n{costs}\n<h2>Provenance</h2>\n<table>{facts}</table>\n"
+        f"<h2>What it took</h2>\n<p>{intro}</p>\n{costs}\n<h2>Provenance</h2>\n<table class='facts'>{facts}</table>\n"
         f"<p>Parameters, of the first notebook of each stage:</p>\n{parameters}"
     )
 
@@ -90,13 +95,14 @@ def render(notebook: nbformat.NotebookNode, world: str, more: str = "") -> str:
     """The notebook's prose and results, and `more`, as a page that loads nothing; `world` says what its numbers are from."""
     exporter = HTMLExporter(template_name="basic", exclude_input=True, embed_images=True)
     body, _ = exporter.from_notebook_node(notebook)
+    body = INTERVAL.sub(r"\1&nbsp;[\2,&nbsp;\3]", body)
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     head = f"{meta}<title>Skill composition from examples</title><style>{STYLE}</style>"
     opening = f"<p><strong>This run: {escape(world)}.</strong></p>"
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{opening}\n{body}\n{more}\n</body></html>\n'
 
 
-def main(profile: str) -> Path:
+def main(profile: str) -> None:
     """Write the report beside the profile's figures.
 
     Raises:
@@ -109,11 +115,8 @@ def main(profile: str) -> Path:
     target = ROOT / p.figures / "report.html"
     more = provenance(manifest.read(profile), notebooks)
     target.write_text(render(nbformat.read(executed, as_version=4), p.world, more), encoding="utf-8")
-    return target
+    print(f"report in {target.relative_to(ROOT)}", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    try:
-        print(f"report in {main(*sys.argv[1:]).relative_to(ROOT)}", file=sys.stderr)
-    except UserError as error:
-        sys.exit(str(error))
+    command(main)

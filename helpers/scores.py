@@ -6,7 +6,6 @@ so comparisons are paired. What is said of the results is computed from this tab
 """
 
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.corpus import read_json_lines
+from helpers.errors import UserError, command
 from helpers.grading import metrics
 from helpers.intervals import Gain, gain_of, mean_of, quantile
 from helpers.params import FIRST
@@ -261,5 +261,12 @@ def readme_tables(scores_csv: Path) -> list[str]:
     return [markdown(spread(summary(table))), *(markdown(headline(verdicts)) for verdicts in found if len(verdicts))]
 
 
+def main(path: str) -> None:
+    """Print the README's tables."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file; make reproduce writes figures/scores.csv")
+    print(*readme_tables(Path(path)), sep="\n\n")
+
+
 if __name__ == "__main__":
-    print(*readme_tables(Path(sys.argv[1])), sep="\n\n")
+    command(main)
