@@ -19,7 +19,7 @@ class Progress:
     def __init__(self, what: str, total: int):
         self.what, self.total, self.done, self.note = what, total, 0, ""
         self.label = os.environ.get(HEADLESS)
-        self.bar = None if self.label else tqdm(total=total, desc=what, file=sys.stderr)
+        self.bar = None if self.label else tqdm(total=total, desc=what, file=sys.stderr, disable=total == 1)
         self.start = self.said = time.monotonic()
         self.first = None  # work found done at the start says nothing about the speed
 
