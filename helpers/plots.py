@@ -144,8 +144,7 @@ def full_marks_by_k(summary: pd.DataFrame, *, trained_ks: list[int], world: str,
         for axis, setting in zip(row, settings, strict=True):
             if unseen := [k for k in ks if k > max(trained_ks)]:
                 axis.axvspan(min(unseen) - 0.5, max(ks) + 0.35, color="#F0F0F0", lw=0, zorder=0)
-                words = "k never\nseen in\ntraining" if len(settings) > 2 else "k never\nseen in training"
-                axis.text(max(ks) + 0.3, 1.0, words, ha="right", va="top", fontsize=7, color="#555555")
+                axis.text(max(ks) + 0.3, 1.15, "k never seen in training", ha="right", va="top", fontsize=7, color="#555555")
             for mix, (colour, marker, dash) in styles(summary.model.map(mix_of)).items():
                 line = summary[(summary.model == "-".join(filter(None, [student, mix]))) & (summary.setting == setting)].sort_values("k")
                 if len(line):
@@ -155,7 +154,7 @@ def full_marks_by_k(summary: pd.DataFrame, *, trained_ks: list[int], world: str,
             axis.set_title((":\n" if student or len(settings) > 2 else ": ").join(parts), loc="left")
             axis.set_xticks(ks)
             axis.set_xlim(min(ks) - 0.35, max(ks) + 0.35)
-            axis.set_ylim(-0.03, 1.06)
+            axis.set_ylim(-0.03, 1.17)
             axis.set_xlabel("skills asked for, k")
         row[0].set_ylabel("ratio of full marks")
     legend(figure, map(title_of, styles(summary.model.map(mix_of))))
