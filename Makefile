@@ -1,5 +1,6 @@
 # Learning skill composition from examples: everything is run from here.
 PROFILE ?= mini
+PORT    ?= 8008
 RUN     := runs/$(PROFILE)
 PYTHON  ?= python3
 VENV    := .venv
@@ -65,21 +66,22 @@ bench-chat: $(VENV)/done .venv-bench/done  ## speed of the chat client beside it
 lab: $(VENV)/done  ## open JupyterLab
 	@$(VENV)/bin/jupyter lab --notebook-dir=notebooks
 
-serve: $(VENV)/done  ## serve the embedded teacher and judge on loopback
-	@$(PY) -m helpers.world.endpoint
+serve: $(VENV)/done  ## serve the embedded teacher and judge on loopback, at PORT
+	@$(PY) -m helpers.world.endpoint --port $(PORT)
 
 base: $(VENV)/done  ## rebuild the embedded base students, about half an hour each
 	@$(PY) -m helpers.world.base $(notdir $(basename $(wildcard params/base/*.yaml)))
 
 notebooks: $(VENV)/done  ## run the notebooks with their own defaults and keep the outputs
+	@rm -rf runs/smoke
 	@$(MAKE) --no-print-directory reproduce PROFILE=smoke
 	@for n in 01_generate 02_finetune 03_grade 04_plot; do $(PY) -m helpers.stage notebooks/$$n.ipynb notebooks/$$n.ipynb || exit 1; done
 
-clean:  ## remove executed notebooks and figures of PROFILE; replies, texts and models stay
+clean:  ## remove executed notebooks and uncommitted figures of PROFILE; replies, texts and models stay
 	rm -rf $(RUN)/params $(RUN)/notebooks.mk $(RUN)/figures $(RUN)/0*
 
 distclean:  ## remove ALL of PROFILE's run, paid replies and models too; asks first
-	@printf 'Remove $(RUN) with every stored reply and model? [y/N] '; read a; [ "$$a" = y ] && rm -rf $(RUN)
+	@printf 'Remove $(RUN) with every stored reply and model? [y/N] '; read a; [ "$$a" != y ] || rm -rf $(RUN)
 
 .PHONY: help reproduce plan ledger report verify test test-slow bench bench-chat bench-sample bench-train dry-run gpu-check lab serve base notebooks clean distclean notebooks-of-profile
 
@@ -107,6 +109,7 @@ STAGE   = @$(PY) -m helpers.stage $< $(RUN)/params/$(@:$(RUN)/%.ipynb=%).yaml $@
 
 notebooks-of-profile:
 	@$(MAKE) --no-print-directory -j$(JOBS) $(RUN)/report.done
+	@echo "PROFILE=$(PROFILE) is done: $(FIGURES)/report.html"
 
 $(RUN)/01_generate.ipynb: notebooks/01_generate.ipynb $(RUN)/params/01_generate.yaml $(ASKING) $(call H,corpus)
 	$(STAGE)

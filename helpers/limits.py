@@ -111,6 +111,7 @@ class Patience:
                 return wait
         self.failures += 1
         if self.failures == TRANSPORT_TRIES:
+            failure = "nobody answers there: is the server running, is the address right?" if was_never_sent(error) else failure
             why = f"{self.failures} failures in a row ({failure}); replies so far are stored, run again to go on"
             raise UserError(f"{self.endpoint.base_url}: {why}") from None
         return min(LONGEST_WAIT, FIRST_WAIT * 2 ** (self.failures - 1)) * random.random()

@@ -1,7 +1,8 @@
 """The schema of every parameter, a class a stage; `profiles.py` reads them from `params/`."""
 
 import difflib
-from typing import Annotated, Literal, get_args
+import re
+from typing import Annotated, Literal, TypeVar, get_args
 
 import pydantic
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -34,6 +35,16 @@ class Model(pydantic.BaseModel):
         return checked(cls, given, where=lambda key: "parameters")
 
 
+def different(values: list) -> list:
+    if len(set(values)) < len(values):
+        raise ValueError("it names something twice")
+    return values
+
+
+Value = TypeVar("Value")
+Several = Annotated[list[Value], Field(min_length=1), pydantic.AfterValidator(different)]
+
+
 class Experiment(Model):
     """What all stages share."""
 
@@ -50,7 +61,7 @@ class Tasks(Experiment):
     training_topics: PositiveInt | list[str]
     generation_prompts: str
     grading_prompts: str
-    evaluation_ks: list[PositiveInt]
+    evaluation_ks: Several[PositiveInt]
     evaluation_queries: PositiveInt
 
     def pools(self) -> dict[str, Pool]:
@@ -137,7 +148,7 @@ class Grade(Grading):
     student: str
     mix: TextsPerK
     student_turns: PositiveInt
-    settings: list[Literal["I", "II", "III"]]
+    settings: Several[Literal["I", "II", "III"]]
     generations: PositiveInt
     gradings: PositiveInt
     new_tokens: PositiveInt
@@ -178,10 +189,10 @@ class Sweep(Model):
 class Variants(Model):
     """Which models a profile has; in `shared.yaml`."""
 
-    students: dict[str, str]
-    mixes: dict[str, TextsPerK]
+    students: Annotated[dict[str, str], Field(min_length=1)]
+    mixes: Annotated[dict[str, TextsPerK], Field(min_length=1)]
     sweep: Sweep | None = None
-    training_seeds: list[NonNegativeInt]
+    training_seeds: Several[NonNegativeInt]
     jobs: NonNegativeInt
 
 
@@ -209,7 +220,11 @@ def checked(model: type, values: dict, *, where) -> Model:
             raise UserError(unknown_key(where(key), name, list(inner.model_fields))) from None
         if error["type"] == "missing":
             raise UserError(f"{where(key)}: {name} is missing") from None
-        message = error["msg"][0].lower() + error["msg"][1:]
+        message = (error["msg"][0].lower() + error["msg"][1:]).removeprefix("value error, ")
+        if error["loc"][-1] == "[key]":
+            name, message = ".".join(map(str, error["loc"][:-2])), "write a number of skills in quotes, as '1'"
+        elif isinstance(error["input"], str) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", error["input"]):
+            message = "YAML reads that as text; write a point in it, as 2.0e-4"
         if name.endswith("key_env"):  # perhaps somebody wrote the key itself there
             raise UserError(f"{where(key)}: {name} is the name of an environment variable (letters, digits, _), never a key") from None
         raise UserError(f"{where(key)}: {name} = {error['input']!r} is wrong: {message}") from None

@@ -21,9 +21,21 @@ from helpers.params import DERIVED, FIRST, STAGES, Model, Variants, checked, unk
 from helpers.paths import ROOT
 
 
+class OnceEach(yaml.SafeLoader):
+    """A key that stands twice is an error; YAML itself takes the last."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), OnceEach)
     except FileNotFoundError:
         raise UserError(f"{path.relative_to(ROOT)}: no such file; a profile has shared.yaml and one YAML a stage") from None
     except (yaml.YAMLError, UnicodeDecodeError) as e:
@@ -77,7 +89,7 @@ def load(profile: str) -> dict[str, Model]:
     notebooks = {"01_generate": one("01_generate")}
     notebooks |= {f"02_finetune/{v}": one("02_finetune", variant=v, **d) for v, d in trained.items()}
     notebooks |= {f"03_grade/{v}": one("03_grade", variant=v, **d) for v, d in (bases | trained).items()}
-    notebooks["04_plot"] = one("04_plot", trained=list(trained), graded=[*bases, *trained])
+    notebooks["04_plot"] = one("04_plot", trained=list(trained), graded=[*bases, *trained], figures=f"runs/{profile}/figures")
     check_together(folder, variants, notebooks)
     return notebooks
 
@@ -124,6 +136,12 @@ def check_together(folder: Path, variants: Variants, notebooks: dict[str, Model]
     if not (ROOT / finetune.topology).is_file():
         raise UserError(f"{folder}/02_finetune.yaml: topology = {finetune.topology}: no such file")
     read_yaml(ROOT / finetune.topology)
+    figures = notebooks["04_plot"].figures
+    if not (ROOT / figures).resolve().is_relative_to(ROOT):
+        raise UserError(f"{folder}/04_plot.yaml: figures = {figures} lies outside of the repository; name a folder in it, or leave it out")
+    for other in set(names()) - {folder.name}:
+        if figures == read_yaml(ROOT / f"params/{other}/04_plot.yaml").get("figures", f"runs/{other}/figures"):
+            raise UserError(f"{folder}/04_plot.yaml: figures = {figures} is where profile {other} keeps its own; leave it out")
     for name, student in variants.students.items():
         is_hub_name = student.count("/") == 1 and not student.startswith((".", "helpers/", "runs/"))
         if not is_hub_name and not (ROOT / student / "config.json").is_file():
@@ -163,6 +181,7 @@ def main(profile: str) -> None:
     jobs = read_yaml(ROOT / "params" / profile / "shared.yaml")["jobs"]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     lines = [f"JOBS := {jobs or cores}", f"THREADS := {max(1, cores // (jobs or cores))}"]
+    lines.append(f"FIGURES := {notebooks['04_plot'].figures}")
     for stage in ("02_finetune", "03_grade"):
         lines.append(f"{stage} := " + " ".join(f"{name}.ipynb" for name in notebooks if name.startswith(stage)))
     # A fine-tuned model is graded after it is trained; a base at any time.

@@ -202,7 +202,7 @@ def test_a_server_that_stays_broken(ledger, quick):
 def test_nobody_at_the_address(ledger, quick):
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    with pytest.raises(UserError, match="failures in a row") as failure:
+    with pytest.raises(UserError, match="nobody answers there: is the server running") as failure:
         ask(questions(1), Endpoint(base_url=address, model="gpt-6.1-sol", key_env="TEST_KEY"), ledger, stage="judge")
     one_sentence(failure)
     assert ledger.spent() == 0, "a request that reached nobody cost something"

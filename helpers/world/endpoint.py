@@ -12,6 +12,7 @@ import hashlib
 import json
 import random
 import re
+import sys
 import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -225,7 +226,13 @@ if __name__ == "__main__":
     for field in dataclasses.fields(Rates):
         parser.add_argument(f"--{field.name}", type=float, default=field.default)
     arguments = vars(parser.parse_args())
-    server = serve(arguments.pop("port"), Rates(**arguments))
+    port = arguments.pop("port")
+    try:
+        server = serve(port, Rates(**arguments))
+    except UserError as error:
+        sys.exit(str(error))
+    except OSError as error:
+        sys.exit(f"port {port} of loopback: {error.strerror}; name another with --port, or as make serve PORT=...")
     print(f"models {', '.join(MODELS)} at http://127.0.0.1:{server.server_address[1]}/v1 (Ctrl-C ends it)", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
