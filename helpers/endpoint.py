@@ -61,6 +61,18 @@ def provider(base_url: str) -> str:
     return f"{base_url}#{world.version()}"
 
 
+def check_tasks(endpoint: "Endpoint", skills: list[str], topics: list[str]) -> None:
+    """The embedded world knows its own models, skills and topics only; others are asked anything.
+
+    Raises:
+        UserError: it does not know one of these.
+    """
+    if endpoint.base_url.startswith("world:"):
+        from helpers import world
+
+        world.check(endpoint.model, skills, topics)
+
+
 def check_address(base_url: str) -> None:
     """Is this an address that `http_client` can serve?
 

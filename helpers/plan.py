@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 import pandas as pd
+import yaml
 
 from helpers import corpus, paths, profiles
 from helpers.catalog import Pool, draw, training_queries
@@ -16,7 +17,7 @@ from helpers.endpoint import Endpoint
 from helpers.errors import command
 from helpers.ledger import Ledger
 from helpers.money import CHARACTERS_PER_TOKEN, cost, price_of
-from helpers.params import FIRST, Finetune, Generate, Grade
+from helpers.params import FIRST, Finetune, Generate, Grade, Model
 from helpers.prompts import converse, extract_answer, generation_turns, grading_turn
 from helpers.replies import Request, outcome
 
@@ -132,7 +133,7 @@ def plan_generate(p: Generate, ledger: Ledger | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def plan_grade(p: Grade, models: int = 1, *, judges: dict[str, Endpoint] | None = None) -> pd.DataFrame:
+def plan_grade(p: Grade, models: int = 1, *, judges: dict[str, Endpoint] | None = None, ledger: Ledger | None = None) -> pd.DataFrame:
     """What the judges are asked for `models` models; `judges` are those that grade, or others by name."""
     rows, pools = [], p.pools()
     for (name, judge), setting in itertools.product((p.judges() if judges is None else judges).items(), p.settings):
@@ -144,7 +145,7 @@ def plan_grade(p: Grade, models: int = 1, *, judges: dict[str, Endpoint] | None 
             answers, requests, sent = answers + n, requests + n * calls, sent + n * calls * grading
         back = tuple(answers * p.gradings * t for t in GRADE_TOKENS)
         what = f"{called(name)}, setting {setting}: {answers:,.0f} answers of {models} models x {p.gradings} gradings"
-        rows.append(row("03_grade", what, judge, (requests, requests), (sent, sent), back, choices=choices))
+        rows.append(row("03_grade", what, judge, (requests, requests), (sent, sent), back, choices=choices, ledger=ledger))
     return pd.DataFrame(rows)
 
 
@@ -181,12 +182,29 @@ def plan_finetune(p: Finetune) -> str:
     )
 
 
+def is_done(profile: str, name: str, p: Model) -> bool:
+    """Has this notebook run to its end with these parameters? What it read may have changed since: make looks at that."""
+    executed, given = paths.run(profile) / f"{name}.ipynb", paths.run(profile) / f"params/{name}.yaml"
+    if not (executed.exists() and given.exists()) or executed.stat().st_mtime < given.stat().st_mtime:
+        return False
+    return yaml.safe_load(given.read_text()) == p.model_dump(mode="json")
+
+
 def main(profile: str) -> None:
-    """Print the plan of every stage."""
+    """Print the plan of what is left of every stage."""
     notebooks = profiles.load(profile)
     path, grades = paths.ledger(profile), [p for name, p in notebooks.items() if name.startswith("03")]
     ledger = Ledger(path) if path.exists() else None
-    table = pd.concat([plan_generate(notebooks["01_generate"], ledger), plan_grade(grades[0], len(grades))])
+    done = {name for name, p in notebooks.items() if is_done(profile, name, p)}
+    left = sum(name.startswith("03") and name not in done for name in notebooks)
+    parts = [] if "01_generate" in done else [plan_generate(notebooks["01_generate"], ledger)]
+    parts += [plan_grade(grades[0], left, ledger=ledger)] if left else []
+    if done:
+        print(f"Done, and not counted below: {len(done)} of {len(notebooks)} notebooks (runs/{profile}/).\n")
+    if not parts:
+        print("Nothing is left to ask.")
+        return
+    table = pd.concat(parts)
     print(
         f"Profile {profile}: what it asks, trains and costs. Tokens are characters / {CHARACTERS_PER_TOKEN}. Assumed are answers of"
         f" {ANSWER_TOKENS[0]} to {ANSWER_TOKENS[1]} tokens,\ngradings of {GRADE_TOKENS[0]} to {GRADE_TOKENS[1]},"
@@ -205,16 +223,18 @@ def main(profile: str) -> None:
             price = f"{more.low.sum():,.2f} to {more.high.sum():,.2f} US dollars more" if more.low.notna().all() else "price unknown"
             print(f"Not asked (enabled: false): second judge {name}, {judge.model}: {price}.")
     if ledger:
-        print(f"{ledger.spent():,.2f} are spent (make ledger). Gradings of 03_grade are counted whole: its notebooks show what is missing.")
+        print(
+            f"{ledger.spent():,.2f} are spent (make ledger). A model's gradings are counted whole until all are there: 03_grade shows more."
+        )
     limit = notebooks["01_generate"].budget
     print(f"The budget for everything is {limit:,.2f} US dollars." if limit is not None else "There is no budget: spending is not limited.")
     print("\n02_finetune")
-    print("\n".join("  " + plan_finetune(p) for name, p in notebooks.items() if name.startswith("02")))
+    print("\n".join("  " + plan_finetune(p) for name, p in notebooks.items() if name.startswith("02") and name not in done))
     p, pools = grades[0], grades[0].pools()
     queries = sum(min(p.evaluation_queries, pools[s].distinct(k)) for s in p.settings for k in p.evaluation_ks)
-    answers = queries * p.generations * len(grades)
+    answers = queries * p.generations * left
     where = p.serve or p.server.base_url or "this process"
-    print(f"\n03_grade\n  {answers:,} answers of {len(grades)} models, at most {p.new_tokens} tokens each, sampled by {where}")
+    print(f"\n03_grade\n  {answers:,} answers of {left} models, at most {p.new_tokens} tokens each, sampled by {where}")
 
 
 if __name__ == "__main__":

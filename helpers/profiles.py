@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from helpers import paths, recipe, serving
-from helpers.endpoint import Endpoint, check_address
+from helpers.endpoint import Endpoint, check_address, check_tasks
 from helpers.errors import UserError, command
 from helpers.money import price_of
 from helpers.params import DERIVED, FIRST, STAGES, Model, Variants, checked, unknown_key
@@ -147,7 +147,11 @@ def check_together(folder: Path, variants: Variants, notebooks: dict[str, Model]
         if not is_hub_name and not (ROOT / student / "config.json").is_file():
             raise UserError(f"{shared}: students.{name} = {student}: neither a folder with a model nor a hub name owner/model")
     for endpoint in (generate.teacher, generate.judge, *grade.second_judges.values()):
-        check_address(endpoint.base_url)
+        try:
+            check_address(endpoint.base_url)
+            check_tasks(endpoint, [s.name for s in pools["III"].skills], list(pools["III"].topics))
+        except UserError as error:
+            raise UserError(f"{shared}: teacher, judge or a second judge: {error}") from None
         if generate.budget is not None and price_of(endpoint) is None:
             raise UserError(f"{shared}: budget = {generate.budget}, and params/prices.yaml has no price for model {endpoint.model}")
     try:

@@ -48,7 +48,6 @@ def profile(folder, tmp_path):
     shared["mixes"] = {"k1": {"1": 24}, "k123": {"1": 24, "2": 24, "3": 24}}
     shared |= {"skills": "params/catalog/miniature/skills.csv", "topics": "params/catalog/miniature/topics.txt"}
     shared |= {f"{turn}_prompts": f"params/prompts/terse/{turn}.json" for turn in ("generation", "grading")}
-    texts["04_plot"]["figures"] = f"runs/{folder.name}/figures"
     for stage, values in texts.items():
         assert set(values) == set(yaml.safe_load((folder / f"{stage}.yaml").read_text())), "no key is added or left out"
         (folder / f"{stage}.yaml").write_text(yaml.safe_dump(values))

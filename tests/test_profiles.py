@@ -69,9 +69,17 @@ def test_notebook_defaults_are_the_smoke_profile():
         ("shared", "base/three", "base/four", "neither a folder with a model nor a hub name"),
         ("shared", '"world:"', '"world:?dorp=1"', "the rates are drop"),
         ("shared", '"world:"', '"ftp://x"', "is neither http"),
+        ("shared", "model: teacher", "model: gpt", "base_url = world: has no model gpt; name another server there, or one of the models"),
+        ("shared", "skills: params/catalog/miniature", "skills: params/catalog", "has no skill "),
+        ("shared", "topics: params/catalog/miniature", "topics: params/catalog", "base_url = world: has no topic "),
         ("shared", "seed: 0", "budget: -1.0\nseed: 0", "shared.yaml: budget = -1.0 is wrong: input should be greater than or equal to 0"),
         ("shared", "seed: 0", "budget: .nan\nseed: 0", "shared.yaml: budget = nan is wrong"),
-        ("shared", "model: judge}", "model: mine}\nbudget: 5", "budget = 5.0, and params/prices.yaml has no price for model mine"),
+        (
+            "shared",
+            'judge: {base_url: "world:", model: judge}',
+            'judge: {base_url: "http://a/v1", model: mine}\nbudget: 5',
+            "budget = 5.0, and params/prices.yaml has no price for model mine",
+        ),
         ("shared", "model: teacher", "model: teacher, extra_body: {n: 2}", "n may not stand in extra_body"),
         ("shared", "student_turns: 1", "student_turns: 3", "student_turns = 3, and the prompt pack has 2"),
         ("shared", "evaluation_ks: [1,", "evaluation_ks: [15,", "k = 15 needs 15 skills, and setting II has 14"),
@@ -175,12 +183,40 @@ def test_paper_profile_is_the_papers():
 
 
 @pytest.mark.parametrize("name", profiles.names())
-def test_plan_needs_nothing(name, capsys, monkeypatch):
+def test_plan_needs_nothing(name, capsys, monkeypatch, tmp_path):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr(paths, "run", lambda profile: tmp_path / profile)
     plan.main(name)
     printed = capsys.readouterr().out
     assert "01_generate" in printed
     assert "US dollars" in printed
+
+
+def test_plan_counts_what_is_left(profile, capsys):
+    """A notebook counts as done once it has run with the parameters of today."""
+    profiles.main(profile.name)
+
+    def ran(*names):
+        for name in names:
+            path = paths.run(profile.name) / f"{name}.ipynb"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("{}")
+
+    def said():
+        plan.main(profile.name)
+        return capsys.readouterr().out
+
+    assert "Done" not in said()
+    ran("01_generate", "03_grade/base")
+    left = said()
+    assert "Done, and not counted below: 2 of 5 notebooks" in left
+    assert "teacher, k = 1" not in left
+    assert "of 1 models x 3 gradings" in left
+    ran("02_finetune/k123-s0", "03_grade/k123-s0", "04_plot")
+    assert "Nothing is left to ask." in said()
+    grade = profile / "03_grade.yaml"
+    grade.write_text(grade.read_text().replace("generations: 3", "generations: 2"))
+    assert "of 2 models x 3 gradings" in said(), "with other parameters it is not done"
 
 
 def test_plan_counts_the_papers_gradings():
