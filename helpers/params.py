@@ -156,7 +156,7 @@ class Grade(Grading):
     top_p: float = Field(gt=0, le=1)
     sample_batch: PositiveInt
     sample_dtype: Literal["float32", "bfloat16"]
-    sample_device: str
+    sample_device: str = Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     serve: str
     server: Server
     second_judges: dict[str, SecondJudge] = {}
@@ -219,7 +219,7 @@ def checked(model: type, values: dict, *, where) -> Model:
             inner = inner if hasattr(inner, "model_fields") else next(m for m in get_args(inner) if hasattr(m, "model_fields"))
             raise UserError(unknown_key(where(key), name, list(inner.model_fields))) from None
         if error["type"] == "missing":
-            raise UserError(f"{where(key)}: {name} is missing") from None
+            raise UserError(f"{where(key)}: {name} is missing" + ("" if "." in name else ", there and in shared.yaml")) from None
         message = (error["msg"][0].lower() + error["msg"][1:]).removeprefix("value error, ")
         if error["loc"][-1] == "[key]":
             name, message = ".".join(map(str, error["loc"][:-2])), "write a number of skills in quotes, as '1'"

@@ -99,7 +99,10 @@ def check_together(folder: Path, variants: Variants, notebooks: dict[str, Model]
     generate, finetune = notebooks["01_generate"], next(v for k, v in notebooks.items() if k.startswith("02"))
     grade = next(v for k, v in notebooks.items() if k.startswith("03"))
     shared = folder / "shared.yaml"
-    pools, pack = generate.pools(), generate.pack()
+    try:
+        pools, pack = generate.pools(), generate.pack()
+    except UserError as error:
+        raise UserError(f"{shared}: {error}") from None
     sweep = variants.sweep.mixes if variants.sweep else {}
     mixes = variants.mixes | sweep
     if variants.sweep and variants.sweep.student not in variants.students:
@@ -133,6 +136,8 @@ def check_together(folder: Path, variants: Variants, notebooks: dict[str, Model]
             raise UserError(f"{shared}: k = {k} needs {k} skills, and setting {setting} has {len(pools[setting].skills)}")
     if finetune.student_turns > len(pack.generation):
         raise UserError(f"{shared}: student_turns = {finetune.student_turns}, and the prompt pack has {len(pack.generation)}")
+    if finetune.warmup > finetune.steps:
+        raise UserError(f"{folder}/02_finetune.yaml: warmup = {finetune.warmup} of steps = {finetune.steps}: the warm-up would never end")
     if not (ROOT / finetune.topology).is_file():
         raise UserError(f"{folder}/02_finetune.yaml: topology = {finetune.topology}: no such file")
     read_yaml(ROOT / finetune.topology)

@@ -264,7 +264,7 @@ def readme_tables(scores_csv: Path) -> list[str]:
 def main(path: str) -> None:
     """Print the README's tables."""
     if not Path(path).is_file():
-        raise UserError(f"{path}: no such file; make reproduce writes figures/scores.csv")
+        raise UserError(f"{path}: no file; make reproduce writes figures/scores.csv")
     print(*readme_tables(Path(path)), sep="\n\n")
 
 

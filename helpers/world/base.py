@@ -153,5 +153,8 @@ def build(diet_file: Path, target: Path, work: Path) -> None:
 
 
 if __name__ == "__main__":
+    there = sorted(p.stem for p in (ROOT / "params/base").glob("*.yaml"))
+    if not sys.argv[1:] or set(sys.argv[1:]) - set(there):
+        sys.exit(f"usage: python -m helpers.world.base <base>..., of {', '.join(there)}")
     for name in sys.argv[1:]:
         build(ROOT / f"params/base/{name}.yaml", ROOT / "helpers/world/base" / name, ROOT / "runs/base" / name)
