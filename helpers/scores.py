@@ -159,15 +159,23 @@ def verdict(gain: float, high: float, p: float) -> str:
 
 
 def comparisons(table: pd.DataFrame, claims: Sequence[Finding], **rules) -> Iterator[tuple[dict, Gain]]:
-    """Every claim at every k that the table covers, for each student: what is compared, and the gain on common queries."""
+    """Every claim at every k that the table covers, for each student: what is compared, and the gain on common queries.
+
+    A mix that a claim names and the table has not is stood in for by the largest of its kind; two mixes then have to have
+    as many texts of each k.
+    """
     scores = per_query(table, **rules)
     cells = set(scores.index.droplevel(["seed", "query"]).unique())
     every, main = table.drop_duplicates("model"), largest(table).drop_duplicates("model")
+    per_k = {row.model: row.texts / max(1, len(row.kind) - 1) for row in every.itertuples()}  # texts of each k, on average
     for student in sorted(set(every.model.map(student_of))):
-        named = {mix_of(m): m for m in every.model if student_of(m) == student}
-        named |= {row.kind: row.model for row in main.itertuples() if student_of(row.model) == student}
+        named = {row.kind: row.model for row in main.itertuples() if student_of(row.model) == student}
+        named |= {mix_of(m): m for m in every.model if student_of(m) == student}
         for finding in claims:
             model, against = named.get(finding.model), named.get(finding.against)
+            in_place = {model, against} - {named.get(mix) for mix in (finding.model, finding.against) if mix_of(named.get(mix, "")) == mix}
+            if in_place and finding.against != "base" and per_k.get(model) != per_k.get(against):
+                continue  # a mix of the same kind and another size is another claim
             for k in finding.ks:
                 if not {(model, finding.setting, k), (against, finding.setting, k)} <= cells:
                     continue

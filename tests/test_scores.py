@@ -214,3 +214,13 @@ def test_two_students_have_their_own_rows():
     both = pd.concat([one.assign(model=student + "-" + one.model) for student in ("llama-2-13b", "mistral-7b")])
     found = scores.findings(both)
     assert set(found.model) == {"llama-2-13b-k123", "mistral-7b-k123"}
+
+
+def test_a_mix_of_another_size_does_not_stand_in():
+    """`k12` is missing: a mix of its kind stands in for it against k123 only with as many texts of each k; against the base always."""
+    table = simulated(np.random.default_rng(5), {"base": 0.1, "k12n600": 0.4, "k123": 0.9}, texts=SWEEP)
+    assert set(scores.findings(table).against) == {"base"}
+    equal = table.assign(texts=table.texts.replace({600: 2400}), model=table.model.replace({"k12n600": "pairs"}))
+    assert "pairs" in set(scores.findings(equal).against)
+    only = simulated(np.random.default_rng(5), {"base": 0.1, "k123n600": 0.9}, texts=SWEEP)
+    assert set(scores.findings(only).model) == {"k123n600"}
