@@ -21,20 +21,20 @@ help:  ## print this help
 	@echo "  PROFILE is one of $(notdir $(patsubst %/shared.yaml,%,$(wildcard params/*/shared.yaml))), mini if not given"
 
 reproduce: $(VENV)/done  ## run the experiment of PROFILE, from the texts to the report
-	@$(PY) -m helpers.profiles $(PROFILE)
+	@$(PY) -m helpers.profile.load $(PROFILE)
 	@$(MAKE) --no-print-directory notebooks-of-profile PROFILE=$(PROFILE)
 
 plan: $(VENV)/done  ## what PROFILE would ask, train and cost; asks nothing
-	@$(PY) -m helpers.plan $(PROFILE)
+	@$(PY) -m helpers.run.plan $(PROFILE)
 
 ledger: $(VENV)/done  ## what PROFILE has asked so far: replies, tokens, money
-	@$(PY) -m helpers.ledger $(PROFILE)
+	@$(PY) -m helpers.chat.ledger $(PROFILE)
 
 report: $(VENV)/done  ## PROFILE's report once more, from its executed notebooks
-	@$(PY) -m helpers.report $(PROFILE)
+	@$(PY) -m helpers.run.report $(PROFILE)
 
 verify: $(VENV)/done  ## are PROFILE's files those its stages made, and the README's numbers those of the stored scores?
-	@$(PY) -m helpers.manifest $(PROFILE)
+	@$(PY) -m helpers.run.manifest $(PROFILE)
 	@$(VENV)/bin/pytest -q tests/test_readme.py
 
 test: $(VENV)/done  ## lint, tests, and the notebooks against their committed outputs
@@ -70,12 +70,12 @@ serve: $(VENV)/done  ## serve the embedded teacher and judge on loopback, at POR
 	@$(PY) -m helpers.world.endpoint --port $(PORT)
 
 base: $(VENV)/done  ## rebuild the embedded base students, about half an hour each
-	@$(PY) -m helpers.world.base $(notdir $(basename $(wildcard params/base/*.yaml)))
+	@$(PY) -m helpers.world.pretrain $(notdir $(basename $(wildcard params/base/*.yaml)))
 
 notebooks: $(VENV)/done  ## run the notebooks with their own defaults and keep the outputs
 	@rm -rf runs/smoke
 	@$(MAKE) --no-print-directory reproduce PROFILE=smoke
-	@for n in 01_generate 02_finetune 03_grade 04_plot; do $(PY) -m helpers.stage notebooks/$$n.ipynb notebooks/$$n.ipynb || exit 1; done
+	@for n in 01_generate 02_finetune 03_grade 04_plot; do $(PY) -m helpers.run.stage notebooks/$$n.ipynb notebooks/$$n.ipynb || exit 1; done
 
 clean:  ## remove executed notebooks and uncommitted figures of PROFILE; replies, texts and models stay
 	rm -rf $(RUN)/params $(RUN)/notebooks.mk $(RUN)/figures $(RUN)/0*
@@ -102,31 +102,29 @@ $(VENV)/done: requirements.txt
 .venv-bench/done: bench/requirements.txt
 	@$(PYTHON) -m venv .venv-bench && .venv-bench/bin/pip install --quiet --disable-pip-version-check -r $< && touch $@ || true
 
-# The notebooks of a profile. An executed notebook is its stage's stamp; `helpers.stage` writes it only on success.
-H = $(addprefix helpers/,$(addsuffix .py,$(1)))
-ASKING := $(call H,batch catalog chat endpoint grading ledger limits money params plan prompts replies verdicts) $(addprefix helpers/world/,language.py detectors.py endpoint.py)
-STAGE   = @$(PY) -m helpers.stage $< $(RUN)/params/$(@:$(RUN)/%.ipynb=%).yaml $@
+# The notebooks of a profile. An executed notebook is its stage's stamp; `helpers.run.stage` writes it only on success.
+STAGE   = @$(PY) -m helpers.run.stage $< $(RUN)/params/$(@:$(RUN)/%.ipynb=%).yaml $@
 
 notebooks-of-profile:
 	@$(MAKE) --no-print-directory -j$(JOBS) $(RUN)/report.done
 	@echo "PROFILE=$(PROFILE) is done: $(FIGURES)/report.html"
 
-$(RUN)/01_generate.ipynb: notebooks/01_generate.ipynb $(RUN)/params/01_generate.yaml $(ASKING) $(call H,corpus)
+$(RUN)/01_generate.ipynb: notebooks/01_generate.ipynb $(RUN)/params/01_generate.yaml
 	$(STAGE)
 
 # Written anew only where it changes: else nothing after it runs again.
 $(RUN)/corpus.jsonl: $(RUN)/01_generate.ipynb
 	@true
 
-$(RUN)/02_finetune/%.ipynb: notebooks/02_finetune.ipynb $(RUN)/params/02_finetune/%.yaml $(RUN)/corpus.jsonl $(call H,attention batches fit launch layout recipe train)
+$(RUN)/02_finetune/%.ipynb: notebooks/02_finetune.ipynb $(RUN)/params/02_finetune/%.yaml $(RUN)/corpus.jsonl
 	$(STAGE)
 
-$(RUN)/03_grade/%.ipynb: notebooks/03_grade.ipynb $(RUN)/params/03_grade/%.yaml $(ASKING) $(call H,attention corpus evaluate recipe sampling scores serving student)
+$(RUN)/03_grade/%.ipynb: notebooks/03_grade.ipynb $(RUN)/params/03_grade/%.yaml
 	$(STAGE)
 
-$(RUN)/04_plot.ipynb: notebooks/04_plot.ipynb $(RUN)/params/04_plot.yaml $(addprefix $(RUN)/,$(02_finetune) $(03_grade)) $(call H,intervals judges plots scores)
+$(RUN)/04_plot.ipynb: notebooks/04_plot.ipynb $(RUN)/params/04_plot.yaml $(addprefix $(RUN)/,$(02_finetune) $(03_grade))
 	$(STAGE)
 
-$(RUN)/report.done: $(RUN)/04_plot.ipynb $(call H,manifest report)
-	@$(PY) -m helpers.report $(PROFILE)
+$(RUN)/report.done: $(RUN)/04_plot.ipynb
+	@$(PY) -m helpers.run.report $(PROFILE)
 	@touch $@

@@ -18,13 +18,15 @@ from pathlib import Path
 
 import openai
 
-from helpers import manifest, paths, profiles
-from helpers.catalog import draw
-from helpers.chat import ask
-from helpers.endpoint import Endpoint
-from helpers.ledger import Ledger
-from helpers.prompts import grading_turn
-from helpers.replies import Request
+from helpers import paths
+from helpers.chat.client import ask
+from helpers.chat.endpoint import Endpoint
+from helpers.chat.ledger import Ledger
+from helpers.chat.replies import Request
+from helpers.profile import load
+from helpers.run import manifest
+from helpers.task.catalog import draw
+from helpers.task.prompts import grading_turn
 from tests.faults.server import Server
 
 ROUNDS = 5
@@ -64,22 +66,40 @@ def ours(address: str, count: int, at_once: int) -> dict:
 
         some = questions(count)
         start = time.perf_counter()
-        replies = ask(some, Endpoint(base_url=address, model="m", concurrency=at_once), ledger, stage="bench", usable=usable)
+        replies = ask(
+            some,
+            Endpoint(base_url=address, model="m", concurrency=at_once),
+            ledger,
+            stage="bench",
+            usable=usable,
+        )
         seconds = time.perf_counter() - start
         assert ledger.summary().query("state == 'replied'").attempts.sum() == count
     quarter, end = (x for x in seen if x)
-    return {"seconds": seconds, "usable": sum(map(len, replies)), "mb_at_a_quarter": quarter, "mb_at_the_end": end}
+    return {
+        "seconds": seconds,
+        "usable": sum(map(len, replies)),
+        "mb_at_a_quarter": quarter,
+        "mb_at_the_end": end,
+    }
 
 
 def plain(address: str, count: int, at_once: int, http=None) -> dict:
     """What most scripts do."""
 
     async def everything() -> tuple[float, list]:
-        api, few = openai.AsyncOpenAI(base_url=address, api_key="none", http_client=http), asyncio.Semaphore(at_once)
+        api, few = (
+            openai.AsyncOpenAI(base_url=address, api_key="none", http_client=http),
+            asyncio.Semaphore(at_once),
+        )
 
         async def one(request: Request):
             async with few:
-                return (await api.chat.completions.create(model="m", messages=request.messages)).choices[0].message.content
+                return (
+                    (await api.chat.completions.create(model="m", messages=request.messages))
+                    .choices[0]
+                    .message.content
+                )
 
         start = time.perf_counter()
         replies = await asyncio.gather(*map(one, questions(count)), return_exceptions=True)
@@ -92,9 +112,19 @@ def plain(address: str, count: int, at_once: int, http=None) -> dict:
 def embedded(count: int) -> dict:
     """Judge requests to the embedded world, on one core."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    p = profiles.load("mini")["01_generate"]
+    p = load.load("mini")["01_generate"]
     pack, queries = p.pack(), draw(p.pools()["I"], 3, seed=0, purpose="bench")
-    some = [Request([{"role": "user", "content": grading_turn(next(queries), f"The needle is a storm {i}.", pack)}]) for i in range(count)]
+    some = [
+        Request(
+            [
+                {
+                    "role": "user",
+                    "content": grading_turn(next(queries), f"The needle is a storm {i}.", pack),
+                }
+            ]
+        )
+        for i in range(count)
+    ]
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(Path(folder) / "ledger.sqlite")
         start, worked = time.perf_counter(), time.process_time()
@@ -113,7 +143,12 @@ def client(name: str, *numbers: str) -> None:
         if name == "ours":
             result = ours(address, count, at_once)
         else:
-            result = plain(address, count, at_once, openai.DefaultAioHttpClient() if name == "plain-aiohttp" else None)
+            result = plain(
+                address,
+                count,
+                at_once,
+                openai.DefaultAioHttpClient() if name == "plain-aiohttp" else None,
+            )
     print(json.dumps(result))
 
 
@@ -137,8 +172,19 @@ def measured(name: str, count: int, *, latency: float, rate: float = 0.0) -> dic
     with subprocess.Popen(process("serve", latency, rate), cwd=paths.ROOT, **pipes) as server:
         address = server.stdout.readline().strip()
         numbers = [address, str(count), str(AT_ONCE)]
-        command = [str(INSPECT), "bench/chat_inspect.py", *numbers] if name == "inspect" else process(name, *numbers)
-        done = subprocess.run(command, cwd=paths.ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+        command = (
+            [str(INSPECT), "bench/chat_inspect.py", *numbers]
+            if name == "inspect"
+            else process(name, *numbers)
+        )
+        done = subprocess.run(
+            command,
+            cwd=paths.ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            check=True,
+        )
         server.stdin.close()
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -151,12 +197,17 @@ def version_of(name: str) -> str:
     if name != "inspect":
         return f"openai {importlib.metadata.version('openai')}"
     code = "import importlib.metadata as m; print('inspect_ai', m.version('inspect_ai'))"
-    return subprocess.run([INSPECT, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        [INSPECT, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def main() -> None:
     """All of it; about five minutes on two quiet cores."""
-    load, peers = os.getloadavg(), {k: v for k, v in PEERS.items() if v != "inspect" or INSPECT.exists()}
+    load, peers = (
+        os.getloadavg(),
+        {k: v for k, v in PEERS.items() if v != "inspect" or INSPECT.exists()},
+    )
     runs: dict[str, list[dict]] = {name: [] for name in ("ours", *peers.values())}
     for _ in range(ROUNDS):
         for name, some in runs.items():  # in turns: what else the machine does hits all alike
@@ -164,7 +215,15 @@ def main() -> None:
     limited = [measured("ours", REQUESTS, latency=0.0, rate=RATE) for _ in range(ROUNDS)]
     many = measured("ours", MANY, latency=MANY_LATENCY)
     inside = [
-        json.loads(subprocess.run(process("embedded", 2000), cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout)
+        json.loads(
+            subprocess.run(
+                process("embedded", 2000),
+                cwd=paths.ROOT,
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
         for _ in range(ROUNDS)
     ]
     table = {
@@ -197,32 +256,45 @@ def main() -> None:
             "mb_at_the_end": round(many["mb_at_the_end"], 1),
         },
         "embedded": {
-            "per_second_on_one_core": round(statistics.median(x["requests"] / x["seconds"] for x in inside)),
-            "per_processor_second": round(statistics.median(x["requests"] / x["processor_seconds"] for x in inside)),
+            "per_second_on_one_core": round(
+                statistics.median(x["requests"] / x["seconds"] for x in inside)
+            ),
+            "per_processor_second": round(
+                statistics.median(x["requests"] / x["processor_seconds"] for x in inside)
+            ),
         },
         "rounds": ROUNDS,
-        "load_before_and_after": [load[0], os.getloadavg()[0]],  # far above 0: other work ran beside it
+        "load_before_and_after": [
+            load[0],
+            os.getloadavg()[0],
+        ],  # far above 0: other work ran beside it
         "machine": manifest.machine(),
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     target = paths.run("bench") / "chat.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(table, indent=2) + "\n")
-    print(f"{REQUESTS} requests, {AT_ONCE} at once, {LATENCY} s each: the ideal is {IDEAL:.1f} s. Medians of {ROUNDS}.")
+    print(
+        f"{REQUESTS} requests, {AT_ONCE} at once, {LATENCY} s each: the ideal is {IDEAL:.1f} s. Medians of {ROUNDS}."
+    )
     print(f"  {'ours, every reply stored':30} {table['ratio_to_ideal']:6.2f} x ideal")
     for label, peer in table["peers"].items():
         print(f"  {label:30} {peer['ratio_to_ideal']:6.2f} x ideal")
     if "inspect_ai" not in peers:
         print("  inspect_ai                     not there: .venv-bench could not be made")
     limit, mass = table["rate_limit"], table["many"]
-    print(f"{RATE} a second with bursts of {BURST}: {limit['ratio_to_ideal']:.2f} x ideal ({RATE_IDEAL:.1f} s), {limit['lost']} lost.")
+    print(
+        f"{RATE} a second with bursts of {BURST}: {limit['ratio_to_ideal']:.2f} x ideal ({RATE_IDEAL:.1f} s), {limit['lost']} lost."
+    )
     print(
         f"{MANY:,} requests at {MANY_LATENCY * 1000:.0f} ms: {mass['per_second']:,} a second;"
         f" {mass['mb_at_a_quarter']:.0f} MB after a quarter, {mass['mb_at_the_end']:.0f} MB at the end."
     )
     one, pure = table["embedded"].values()
     print(f"Embedded judge: {one:,} a second on one core ({pure:,} a processor second).")
-    print(f"In {target.relative_to(paths.ROOT)}; load before and after: {load[0]:.1f}, {os.getloadavg()[0]:.1f}.")
+    print(
+        f"In {target.relative_to(paths.ROOT)}; load before and after: {load[0]:.1f}, {os.getloadavg()[0]:.1f}."
+    )
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import psutil
 
-from helpers import corpus, evaluate, params, paths, profiles
-from helpers.ledger import Ledger
-from helpers.params import FIRST
+from helpers import corpus, evaluate, paths
+from helpers.chat.ledger import Ledger
+from helpers.profile import load, schema
+from helpers.profile.schema import FIRST
 from helpers.progress import HEADLESS
 
 EVERY = 0.5  # seconds between looks at the memory
@@ -44,9 +45,9 @@ class Memory(threading.Thread):
         return most
 
 
-def grade_of(run: str, seed: int, queries: int) -> params.Grade:
+def grade_of(run: str, seed: int, queries: int) -> schema.Grade:
     """The miniature's settings at the paper's counts; the paper's judge takes no n."""
-    mini, paper = (profiles.load(name) for name in ("mini", "paper"))
+    mini, paper = (load.load(name) for name in ("mini", "paper"))
     base, counts = mini["03_grade/base"], paper["03_grade/mistral-7b-base"]
     names = ("evaluation_ks", "settings", "generations", "gradings")
     judge = base.judge.model_copy(update={"takes_n": False})
@@ -63,7 +64,9 @@ def grade_of(run: str, seed: int, queries: int) -> params.Grade:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="03_grade at the paper's size against the embedded world.")
+    parser = argparse.ArgumentParser(
+        description="03_grade at the paper's size against the embedded world."
+    )
     parser.add_argument("--models", type=int, default=8)
     parser.add_argument("--queries", type=int, default=100, help="per k and setting")
     parser.add_argument("--run", default="dry-run", help="folder in runs/")
@@ -73,7 +76,12 @@ def main() -> None:
     os.environ.setdefault(HEADLESS, "dry run")
     if not arguments.resume:
         shutil.rmtree(paths.run(arguments.run), ignore_errors=True)
-    ledger, memory, start, rows = Ledger(paths.ledger(arguments.run)), Memory(), time.monotonic(), []
+    ledger, memory, start, rows = (
+        Ledger(paths.ledger(arguments.run)),
+        Memory(),
+        time.monotonic(),
+        [],
+    )
     for seed in range(arguments.models):
         p, began = grade_of(arguments.run, seed, arguments.queries), time.monotonic()
         with evaluate.student(p, ledger) as student:
@@ -81,9 +89,23 @@ def main() -> None:
         sampled, sampling = time.monotonic(), memory.since_last()
         records = evaluate.evaluate(p, answers, ledger)
         corpus.write_json_lines(paths.grades(arguments.run, p.variant), records)
-        row = {"model": p.variant, "answers": len(records), "gradings": sum(len(r["grades"][FIRST]["gradings"]) for r in records)}
-        row |= {"sampling_s": round(sampled - began), "grading_s": round(time.monotonic() - sampled)}
-        rows.append(row | {"sampling_mib": round(sampling), "grading_mib": round(memory.since_last()), "after_mib": round(memory.now())})
+        row = {
+            "model": p.variant,
+            "answers": len(records),
+            "gradings": sum(len(r["grades"][FIRST]["gradings"]) for r in records),
+        }
+        row |= {
+            "sampling_s": round(sampled - began),
+            "grading_s": round(time.monotonic() - sampled),
+        }
+        rows.append(
+            row
+            | {
+                "sampling_mib": round(sampling),
+                "grading_mib": round(memory.since_last()),
+                "after_mib": round(memory.now()),
+            }
+        )
         print(rows[-1], flush=True)
         del records, answers, student
     summary = ledger.summary()

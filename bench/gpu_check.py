@@ -1,7 +1,7 @@
 """Does the paper's path work on this GPU? Trains, kills, resumes and samples toy students, then times a large one.
 
-`make gpu-check`: one CUDA GPU, no network, under 8 minutes. Toy Llama and Mistral go through `helpers.launch` (FSDP2 on one
-process, bf16) and `helpers.student`; then a model with random weights and Mistral-7B's layers, as many as fit, is trained for a
+`make gpu-check`: one CUDA GPU, no network, under 8 minutes. Toy Llama and Mistral go through `helpers.training.launch` (FSDP2 on one
+process, bf16) and `helpers.student.local`; then a model with random weights and Mistral-7B's layers, as many as fit, is trained for a
 few steps at 1024 tokens a text, and its tokens a second, MFU and memory are printed. With `--topology cpu1.yaml` all of it runs
 on a CPU, at toy size: that is what the tests do.
 """
@@ -21,14 +21,14 @@ import psutil
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig
 
-from helpers import fit, launch
+from helpers.chat.ledger import Ledger
+from helpers.chat.replies import Request
 from helpers.corpus import write_json_lines
 from helpers.errors import UserError
-from helpers.ledger import Ledger
 from helpers.paths import ROOT
-from helpers.recipe import Recipe, facts, read_log
-from helpers.replies import Request
-from helpers.student import Student
+from helpers.student.local import Student
+from helpers.training import launch, memory
+from helpers.training.recipe import Recipe, facts, read_log
 from tests.toys import chats, toy
 
 STEPS = 60
@@ -38,8 +38,19 @@ def trained_killed_resumed(folder: Path, family: str, topology: Path) -> str:
     """Train a toy straight through and once with a kill; returns the model's folder."""
     student = toy(folder / "toy", family)
     write_json_lines(folder / "chats.jsonl", chats(200, turns=2))
-    shape = {"steps": STEPS, "batch": 16, "learning_rate": 1e-3, "warmup": 4, "turns": "all", "micro_tokens": 2048, "save_every": 10}
-    runs = {n: Recipe(student=student, data=str(folder / "chats.jsonl"), out=str(folder / n), **shape) for n in ("straight", "killed")}
+    shape = {
+        "steps": STEPS,
+        "batch": 16,
+        "learning_rate": 1e-3,
+        "warmup": 4,
+        "turns": "all",
+        "micro_tokens": 2048,
+        "save_every": 10,
+    }
+    runs = {
+        n: Recipe(student=student, data=str(folder / "chats.jsonl"), out=str(folder / n), **shape)
+        for n in ("straight", "killed")
+    }
     launch.run(runs["straight"], topology)
 
     def kill() -> None:
@@ -47,7 +58,10 @@ def trained_killed_resumed(folder: Path, family: str, topology: Path) -> str:
         while not read_log(out) or read_log(out)[-1]["step"] < STEPS // 2:
             time.sleep(0.02)
         for process in psutil.process_iter(["cmdline"]):
-            if str(out / "recipe.json") in (process.info["cmdline"] or []) and "accelerate.commands.launch" not in process.info["cmdline"]:
+            if (
+                str(out / "recipe.json") in (process.info["cmdline"] or [])
+                and "accelerate.commands.launch" not in process.info["cmdline"]
+            ):
                 process.kill()
 
     killer = threading.Thread(target=kill, daemon=True)
@@ -77,26 +91,55 @@ def sampled(folder: Path, family: str, model: str) -> None:
     found = []
     for batch in (40, 7):
         ledger = Ledger(folder / f"ledger-{batch}.sqlite")
-        student = Student(model, ledger, new_tokens=40, temperature=0.7, batch=batch, seed=0, dtype="bfloat16")
+        student = Student(
+            model, ledger, new_tokens=40, temperature=0.7, batch=batch, seed=0, dtype="bfloat16"
+        )
         found.append([reply.text for (reply,) in student.ask(requests)])
     same = sum(a == b for a, b in zip(*found, strict=True))
-    print(f"{family}: {len(requests)} answers sampled on {student.model.device}; {same} the same in batches of 40 and of 7")
+    print(
+        f"{family}: {len(requests)} answers sampled on {student.model.device}; {same} the same in batches of 40 and of 7"
+    )
     assert any(found[0]), f"{family}: every answer is empty"
 
 
 def timed(folder: Path, topology: Path) -> dict:
     """Train Mistral-7B's layers, as many as fit, at 1024 tokens a text; returns the benchmark's row."""
     gpu = torch.cuda.is_available()
-    free = min(fit.devices(fit.read_topology(topology)), default=0.0)
-    size = {"hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32, "num_key_value_heads": 8}
-    size = size if gpu else {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
+    free = min(memory.devices(memory.read_topology(topology)), default=0.0)
+    size = {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+    }
+    size = (
+        size
+        if gpu
+        else {
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+        }
+    )
     base = toy(folder / "tokenizer", "mistral")
     tokenizer = AutoTokenizer.from_pretrained(base)
     steps, texts = (8, 64) if gpu else (3, 8)
-    recipe = Recipe(str(folder / "large"), str(folder / "long.jsonl"), str(folder / "out"), steps=steps, batch=texts, save_every=steps)
+    recipe = Recipe(
+        str(folder / "large"),
+        str(folder / "long.jsonl"),
+        str(folder / "out"),
+        steps=steps,
+        batch=texts,
+        save_every=steps,
+    )
     for layers in (32, 24, 16, 8, 4, 2):
-        config = MistralConfig(**size, num_hidden_layers=layers, vocab_size=32000 if gpu else 320, sliding_window=None)
-        needed = fit.memory(fit.needs(fit.shape_of(config.to_dict()), recipe, fit.read_topology(topology)))
+        config = MistralConfig(
+            **size, num_hidden_layers=layers, vocab_size=32000 if gpu else 320, sliding_window=None
+        )
+        needed = memory.memory(
+            memory.needs(memory.shape_of(config.to_dict()), recipe, memory.read_topology(topology))
+        )
         if needed < free:
             break
     with torch.device("cuda" if gpu else "cpu"):
@@ -108,8 +151,16 @@ def timed(folder: Path, topology: Path) -> dict:
     torch.cuda.empty_cache()
     words = "the needle turns and waits " * 400
     asked = {"role": "user", "content": "Write."}
-    write_json_lines(folder / "long.jsonl", [{"messages": [asked, {"role": "assistant", "content": f"{i} {words}"}]} for i in range(texts)])
-    recipe = dataclasses.replace(recipe, longer="cut", micro_tokens=recipe.micro_tokens if gpu else 2048)
+    write_json_lines(
+        folder / "long.jsonl",
+        [
+            {"messages": [asked, {"role": "assistant", "content": f"{i} {words}"}]}
+            for i in range(texts)
+        ],
+    )
+    recipe = dataclasses.replace(
+        recipe, longer="cut", micro_tokens=recipe.micro_tokens if gpu else 2048
+    )
     launch.run(recipe, topology)
     log = read_log(Path(recipe.out))[2:]  # the first steps warm up
     name = torch.cuda.get_device_name() if gpu else "CPU"

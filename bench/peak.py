@@ -18,7 +18,9 @@ def pss(root: psutil.Process) -> dict[str, int]:
     found = {}
     for process in [root, *root.children(recursive=True)]:
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            found[f"{process.pid} {' '.join(process.cmdline())[:100]}"] = process.memory_full_info().pss
+            found[f"{process.pid} {' '.join(process.cmdline())[:100]}"] = (
+                process.memory_full_info().pss
+            )
     return found
 
 
@@ -30,7 +32,10 @@ if __name__ == "__main__":
             now = pss(psutil.Process(child.pid))
             most = max(most, now, key=lambda sizes: sum(sizes.values()))
         time.sleep(EVERY)
-    print(f"{time.monotonic() - start:.0f} s; at most {sum(most.values()) / 2**30:.2f} GiB together, of these", file=sys.stderr)
+    print(
+        f"{time.monotonic() - start:.0f} s; at most {sum(most.values()) / 2**30:.2f} GiB together, of these",
+        file=sys.stderr,
+    )
     for name, size in sorted(most.items(), key=lambda item: -item[1])[:12]:
         print(f"  {size / 2**20:6.0f} MiB  {name}", file=sys.stderr)
     sys.exit(child.returncode)

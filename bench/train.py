@@ -22,12 +22,19 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset, disable_progress_bars
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
+from transformers import (
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    PrinterCallback,
+    TrainerCallback,
+)
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 from trl import SFTConfig, SFTTrainer
 
-from helpers import attention, batches, layout, train
 from helpers.paths import ROOT
+from helpers.training import attention, data, parallel, train
 
 BATCH, TEXTS = 64, 1280
 COMPILING = 8  # steps until no new shape is compiled any more
@@ -50,17 +57,33 @@ def chats(n: int) -> list[list[dict]]:
     def said(low, high):
         return " ".join(rng.choices(WORDS, k=rng.randint(low, high)))
 
-    return [[{"role": "user", "content": said(6, 16)}, {"role": "assistant", "content": said(8, 72) + "."}] for _ in range(n)]
+    return [
+        [
+            {"role": "user", "content": said(6, 16)},
+            {"role": "assistant", "content": said(8, 72) + "."},
+        ]
+        for _ in range(n)
+    ]
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
     core = Tokenizer(models.BPE())
-    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    core.pre_tokenizer, core.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
     sources = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))[:60]
-    text = [m["content"] for chat in chats(400) for m in chat] + [s.read_text(errors="ignore")[:20000] for s in sources]
-    options = {"special_tokens": ["<s>", "</s>", "<pad>"], "initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
+    text = [m["content"] for chat in chats(400) for m in chat] + [
+        s.read_text(errors="ignore")[:20000] for s in sources
+    ]
+    options = {
+        "special_tokens": ["<s>", "</s>", "<pad>"],
+        "initial_alphabet": pre_tokenizers.ByteLevel.alphabet(),
+    }
     core.train_from_iterator(text, trainers.BpeTrainer(vocab_size=1536, **options))
-    whole = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    whole = PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
     whole.chat_template = TEMPLATE
     return whole
 
@@ -77,7 +100,9 @@ def two_million(folder: Path) -> tuple[str, list]:
         "max_position_embeddings": 1024,
     }
     ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(tok), tie_word_embeddings=True, **shape, **ends)).save_pretrained(folder)
+    LlamaForCausalLM(
+        LlamaConfig(vocab_size=len(tok), tie_word_embeddings=True, **shape, **ends)
+    ).save_pretrained(folder)
     tok.save_pretrained(folder)
     return str(folder), chats(TEXTS)
 
@@ -88,37 +113,61 @@ def embedded_base() -> tuple[str, list]:
 
     from helpers.world import base
 
-    rng, diet = random.Random(0), base.Diet(**yaml.safe_load((ROOT / "params/base/three.yaml").read_text()))
+    rng, diet = (
+        random.Random(0),
+        base.Diet(**yaml.safe_load((ROOT / "params/base/three.yaml").read_text())),
+    )
     rows = (base.row(rng, diet)["messages"] for _ in range(100 * TEXTS))
-    return str(ROOT / "helpers/world/base/three"), [m for m, _ in zip((m for m in rows if len(m) == 2), range(TEXTS), strict=False)]
+    return str(ROOT / "helpers/world/weights/three"), [
+        m for m, _ in zip((m for m in rows if len(m) == 2), range(TEXTS), strict=False)
+    ]
 
 
 class Ours:
-    """`helpers.train`'s own step; the options leave out one of its choices each."""
+    """`helpers.training.train`'s own step; the options leave out one of its choices each."""
 
     def __init__(
-        self, student: str, texts: list, *, mixed=True, packed=True, fused=True, compiled=False, alike=attention.ALIKE, micro_tokens=8192
+        self,
+        student: str,
+        texts: list,
+        *,
+        mixed=True,
+        packed=True,
+        fused=True,
+        compiled=False,
+        alike=attention.ALIKE,
+        micro_tokens=8192,
     ):
         tok = AutoTokenizer.from_pretrained(student)
-        self.data = [batches.encode(tok, chat) for chat in texts]
+        self.data = [data.encode(tok, chat) for chat in texts]
         self.state = PartialState(cpu=True)
-        model = LlamaForCausalLM.from_pretrained(student, attn_implementation="packed" if packed else "sdpa").train()
+        model = LlamaForCausalLM.from_pretrained(
+            student, attn_implementation="packed" if packed else "sdpa"
+        ).train()
         for layer in model.model.layers if compiled else ():
             layer.compile(dynamic=True)
-        self.model = layout.lay_out(model, self.state, False)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, weight_decay=0.0, fused=fused, foreach=False)
-        self.mixed, self.packed, self.done = mixed and torch.cpu._is_avx512_bf16_supported(), packed, 0
+        self.model = parallel.lay_out(model, self.state, False)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=1e-4, weight_decay=0.0, fused=fused, foreach=False
+        )
+        self.mixed, self.packed, self.done = (
+            mixed and torch.cpu._is_avx512_bf16_supported(),
+            packed,
+            0,
+        )
         self.length = [len(ids) for ids, _ in self.data]
         self.micro_tokens, self.alike, self.compiled = micro_tokens, alike, compiled
 
     def step(self) -> int:
         """One optimizer step; returns its real tokens."""
         attention.ALIKE = self.alike
-        rows = batches.batch_rows(self.done, len(self.data), BATCH, 0)
-        waves = batches.split_batch(rows, self.length, 1, self.micro_tokens)
+        rows = data.batch_rows(self.done, len(self.data), BATCH, 0)
+        waves = data.split_batch(rows, self.length, 1, self.micro_tokens)
         labelled = sum(sum(self.data[r][1][1:]) for r in rows)
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=self.mixed)
-        (train.gradient if self.packed else self.padded)(self.model, waves, self.data, labelled, self.state, autocast)
+        (train.gradient if self.packed else self.padded)(
+            self.model, waves, self.data, labelled, self.state, autocast
+        )
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), float("inf"))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -130,19 +179,27 @@ class Ours:
         for (rows,) in waves:
             width = max(self.length[r] for r in rows)
             ids = torch.tensor([data[r][0] + [0] * (width - self.length[r]) for r in rows])
-            keep = torch.tensor([[*data[r][1][1:], 0] + [0] * (width - self.length[r]) for r in rows], dtype=torch.bool)
+            keep = torch.tensor(
+                [[*data[r][1][1:], 0] + [0] * (width - self.length[r]) for r in rows],
+                dtype=torch.bool,
+            )
             with autocast:
                 hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
                 logits = model.lm_head(hidden[keep])
             target = ids.roll(-1, 1)[keep]
-            (torch.nn.functional.cross_entropy(logits.float(), target, reduction="sum") / labelled).backward()
+            (
+                torch.nn.functional.cross_entropy(logits.float(), target, reduction="sum")
+                / labelled
+            ).backward()
 
 
 class Trl:
     """SFTTrainer with these settings; the clock is looked at between its steps."""
 
     def __init__(self, student: str, texts: list, **settings):
-        self.data = Dataset.from_list([{"prompt": chat[:-1], "completion": chat[-1:]} for chat in texts])
+        self.data = Dataset.from_list(
+            [{"prompt": chat[:-1], "completion": chat[-1:]} for chat in texts]
+        )
         self.student, self.settings = student, settings
 
     def speed(self, steps: int) -> float:
@@ -155,11 +212,27 @@ class Trl:
                 marks.append(time.perf_counter())
 
         with tempfile.TemporaryDirectory() as folder:
-            common = {"output_dir": folder, "per_device_train_batch_size": BATCH, "max_steps": steps + 2, "max_length": 512}
-            quiet = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "logging_strategy": "no", "use_cpu": True}
+            common = {
+                "output_dir": folder,
+                "per_device_train_batch_size": BATCH,
+                "max_steps": steps + 2,
+                "max_length": 512,
+            }
+            quiet = {
+                "report_to": "none",
+                "save_strategy": "no",
+                "disable_tqdm": True,
+                "logging_strategy": "no",
+                "use_cpu": True,
+            }
             arguments = SFTConfig(**common, **quiet, learning_rate=1e-4, **self.settings)
-            model, tok = LlamaForCausalLM.from_pretrained(self.student), AutoTokenizer.from_pretrained(self.student)
-            trainer = SFTTrainer(model, arguments, train_dataset=self.data, processing_class=tok, callbacks=[Clock()])
+            model, tok = (
+                LlamaForCausalLM.from_pretrained(self.student),
+                AutoTokenizer.from_pretrained(self.student),
+            )
+            trainer = SFTTrainer(
+                model, arguments, train_dataset=self.data, processing_class=tok, callbacks=[Clock()]
+            )
             trainer.remove_callback(PrinterCallback)
             collate = trainer.data_collator
 
@@ -203,8 +276,15 @@ def compare(where: tuple[str, list], rounds: int, steps: int, tried: bool) -> di
     """Ours and TRL's variants on one model, and the two ratios."""
     plain = {"bf16": False, "gradient_checkpointing": False}
     half = {"bf16": True, "gradient_checkpointing": False}
-    variants = {"ours": ours(*where), "TRL, default but fp32": trl(*where, bf16=False), "TRL, default (bf16)": trl(*where)}
-    variants |= {"TRL, fp32, nothing recomputed": trl(*where, **plain), "TRL, bf16, nothing recomputed": trl(*where, **half)}
+    variants = {
+        "ours": ours(*where),
+        "TRL, default but fp32": trl(*where, bf16=False),
+        "TRL, default (bf16)": trl(*where),
+    }
+    variants |= {
+        "TRL, fp32, nothing recomputed": trl(*where, **plain),
+        "TRL, bf16, nothing recomputed": trl(*where, **half),
+    }
     variants |= {
         "TRL, bf16, plain loss": trl(*where, **half, loss_type="nll"),
         GROUPED: trl(*where, **half, train_sampling_strategy="group_by_length"),
@@ -224,8 +304,16 @@ def compare(where: tuple[str, list], rounds: int, steps: int, tried: bool) -> di
     default = max(v for name, v in found.items() if name.startswith("TRL, default"))
     best = max(v for name, v in found.items() if name.startswith("TRL") and name != GROUPED)
     peers = {"vs_trl_default": default, "vs_trl_best": best, "vs_trl_other_batches": found[GROUPED]}
-    notes = {name: f"{speed / found['ours']:.2f} of ours" for name, speed in found.items() if name.startswith("ours, ")}
-    return {"tokens_per_s": found, "notes": notes, **{name: round(found["ours"] / speed, 2) for name, speed in peers.items()}}
+    notes = {
+        name: f"{speed / found['ours']:.2f} of ours"
+        for name, speed in found.items()
+        if name.startswith("ours, ")
+    }
+    return {
+        "tokens_per_s": found,
+        "notes": notes,
+        **{name: round(found["ours"] / speed, 2) for name, speed in peers.items()},
+    }
 
 
 def main() -> None:
@@ -241,8 +329,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         large = compare(two_million(Path(folder)), arguments.rounds, arguments.steps, tried=True)
     base = compare(embedded_base(), arguments.rounds, arguments.steps, tried=False)
-    found = {"threads": 1, "bf16": torch.cpu._is_avx512_bf16_supported(), "2M parameters": large, "embedded base": base}
-    found |= {name: large[name] for name in ("vs_trl_default", "vs_trl_best", "vs_trl_other_batches")}
+    found = {
+        "threads": 1,
+        "bf16": torch.cpu._is_avx512_bf16_supported(),
+        "2M parameters": large,
+        "embedded base": base,
+    }
+    found |= {
+        name: large[name] for name in ("vs_trl_default", "vs_trl_best", "vs_trl_other_batches")
+    }
     target = ROOT / "runs/bench/train.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(found, indent=2))

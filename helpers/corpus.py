@@ -1,157 +1,140 @@
-"""The teacher's texts and what is kept of them: D(1), D(2), D(3) ([ZK24] section 3)."""
+"""01_generate: the teacher's texts, and what is kept of them: D(1), D(2), D(3) ([ZK24] section 3)."""
 
-import filecmp
-import json
-import os
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 
-import pandas as pd
-
-from helpers import chat
-from helpers.catalog import Query, evaluation_queries, training_queries
-from helpers.endpoint import Endpoint
+from helpers.chat import client
+from helpers.chat.conversation import Conversation, converse
+from helpers.chat.ledger import Ledger
+from helpers.chat.replies import Reply, Request
 from helpers.errors import UserError
-from helpers.grading import grade
-from helpers.ledger import Ledger
-from helpers.params import Generate
-from helpers.prompts import Pack, converse, extract_answer
-
-DUPLICATE = "full marks, duplicate"
-NOT_NEEDED = "full marks, not needed"
-OTHER_CRITERIA = ("off topic", "makes no sense", "too many sentences")
+from helpers.judge.grade import grade
+from helpers.profile.schema import Generate
+from helpers.task.catalog import Query, evaluation_queries, training_queries
+from helpers.task.points import DUPLICATE, NOT_NEEDED, Points
 
 
-def why_dropped(points: tuple[int, ...] | None) -> str:
-    """In a few words, what a text without full marks lacks; empty for full marks."""
-    if points is None:
-        return "grade unreadable"
-    faults = ["skill missing"] * (0 in points[:-3]) + [f for f, p in zip(OTHER_CRITERIA, points[-3:], strict=True) if not p]
-    return faults[0] if len(faults) == 1 else "several faults" if faults else ""
+class Writer:
+    """Has texts written and graded, with what it needs to know of those before.
 
-
-def write_texts(
-    queries: Iterator[Query],
-    wanted: int,
-    budget: int,
-    pack: Pack,
-    *,
-    teacher: Endpoint,
-    judge: Endpoint,
-    ledger: Ledger,
-    gradings: int,
-    seen: set[str],
-    sentence_counter: str = "reference",
-    deduct_named_skills: bool = False,
-) -> list[dict]:
-    """Ask the teacher, in all the pack's turns, until `wanted` new texts with full marks are there or `budget` queries were asked.
-
-    Args:
-        seen: texts that were written before, for another k too; every text asked for is added to it.
-
-    Returns:
-        A record for every text asked for: k, topic, skills, messages, text, points, dropped (why; empty if kept). A good
-        text that came after the last one wanted is dropped as `NOT_NEEDED`.
+    A query that comes again is asked as another sample; a text that came before is a duplicate.
     """
-    records: list[dict] = []
-    asked: dict = {}  # how often a query came: a repeat is asked as a new replicate
-    kept = 0
-    while kept < wanted and len(records) < budget:
-        share = kept / len(records) if kept else 1.0
-        some = list(islice(queries, min(budget - len(records), max(8, round((wanted - kept) / share)))))
-        replicates = []
-        for query in some:
-            replicates.append(asked.get(query.identity, 0))
-            asked[query.identity] = replicates[-1] + 1
 
-        def ask(requests):
-            return chat.ask(requests, teacher, ledger, stage="teacher", what="texts written")
+    def __init__(self, p: Generate, ledger: Ledger):
+        self.p, self.ledger, self.pack = p, ledger, p.pack()
+        self.texts: set[str] = set()  # all that were written, for any k
 
-        talks = converse(ask, some, replicates, pack, turns=len(pack.generation))
-        answered = [(q, t[0], extract_answer(t[0][-1]["content"])) for q, t in zip(some, talks, strict=True) if t]
-        rules = {"gradings": gradings, "sentence_counter": sentence_counter, "deduct_named_skills": deduct_named_skills}
-        graded = grade([q for q, _, _ in answered], [text for _, _, text in answered], pack, judge, ledger, **rules)
-        records += [_record(q, dropped="no answer") for q, t in zip(some, talks, strict=True) if not t]
-        for (query, messages, text), points in zip(answered, [g.points for g in graded], strict=True):
-            dropped = why_dropped(points) or (DUPLICATE if text in seen else NOT_NEEDED if kept == wanted else "")
-            seen.add(text)
-            kept += not dropped
-            records.append(_record(query, messages=messages, text=text, points=points, dropped=dropped))
-    return records
-
-
-def avoided(p: Generate) -> set:
-    """Identities of the evaluation's queries, from k = 2 on, that no training text may answer."""
-    pool, some = p.pools()["I"], [k for k in p.evaluation_ks if k > 1]
-    return {q.identity for k in some for q in evaluation_queries(pool, k, p.evaluation_queries, seed=p.seed, setting="I")}
-
-
-def build(p: Generate, ledger: Ledger) -> list[dict]:
-    """D(1), D(2), ...: every text asked for, training skills and topics only, in the order of k."""
-    pools, pack, avoid = p.pools(), p.pack(), avoided(p)
-    records, seen = [], set()
-    for k, wanted in sorted((int(k), n) for k, n in p.texts.items()):
-        records += write_texts(
-            training_queries(pools["I"], k, seed=p.seed, avoid=avoid),
-            wanted,
-            round(wanted * p.queries_per_text),
-            pack,
-            teacher=p.teacher,
-            judge=p.judge,
-            ledger=ledger,
-            gradings=p.filter_gradings,
-            seen=seen,
-            sentence_counter=p.sentence_counter,
-            deduct_named_skills=p.deduct_named_skills,
+    def ask_teacher(self, requests: list[Request]) -> list[Reply | None]:
+        outcomes = client.ask(
+            requests, self.p.teacher, self.ledger, stage="teacher", what="texts written"
         )
-    return records
+        return [outcome.first for outcome in outcomes]
+
+    def write(self, queries: Iterator[Query], wanted: int, most: int) -> list[dict]:
+        """Ask until `wanted` new texts have full marks, or `most` queries were asked.
+
+        Returns:
+            A record for every text asked for: k, topic, skills, messages, text, points, dropped
+            (why; empty if kept). A good text that came after the last one wanted is dropped as
+            not needed.
+        """
+        records: list[dict] = []
+        samples: Counter = Counter()  # how often a query came
+        kept = 0
+        while kept < wanted and len(records) < most:
+            share = kept / len(records) if kept else 1.0
+            size = max(8, round((wanted - kept) / share))
+            round_of_queries = list(islice(queries, min(most - len(records), size)))
+            replicates = []
+            for query in round_of_queries:
+                replicates.append(samples[query.identity])
+                samples[query.identity] += 1
+            conversations = converse(
+                self.ask_teacher,
+                round_of_queries,
+                replicates,
+                self.pack,
+                turns=len(self.pack.generation),
+            )
+            written = []
+            for query, conversation in zip(round_of_queries, conversations, strict=True):
+                if conversation is None:
+                    records.append(record_of(query, None, None, dropped="no answer"))
+                else:
+                    written.append((query, conversation))
+            for query, conversation, points in self.graded(written):
+                dropped = self.why_dropped(conversation.text, points, enough=kept == wanted)
+                self.texts.add(conversation.text)
+                kept += not dropped
+                records.append(record_of(query, conversation, points, dropped=dropped))
+        return records
+
+    def graded(
+        self, written: list[tuple[Query, Conversation]]
+    ) -> Iterator[tuple[Query, Conversation, Points | None]]:
+        """The written texts with their points, None where no grading was readable."""
+        graded = grade(
+            [query for query, _ in written],
+            [conversation.text for _, conversation in written],
+            self.pack,
+            self.p.judge,
+            self.ledger,
+            gradings=self.p.filter_gradings,
+            rules=self.p.rules(),
+        )
+        for (query, conversation), text_graded in zip(written, graded, strict=True):
+            yield query, conversation, text_graded.points
+
+    def why_dropped(self, text: str, points: Points | None, *, enough: bool) -> str:
+        """In a few words; empty for a text that is kept."""
+        if points is None:
+            return "grade unreadable"
+        if not points.full_marks:
+            return points.fault()
+        if text in self.texts:
+            return DUPLICATE
+        return NOT_NEEDED if enough else ""
 
 
-def outcomes(records: list[dict]) -> pd.DataFrame:
-    """How many texts of each k were kept, or dropped and why. Columns: k, outcome, texts."""
-    table = pd.DataFrame({"k": [r["k"] for r in records], "outcome": [r["dropped"] or "kept" for r in records]})
-    return table.value_counts(sort=False).rename("texts").reset_index()
-
-
-def _record(query: Query, *, messages=(), text="", points=None, dropped: str) -> dict:
+def record_of(
+    query: Query, conversation: Conversation | None, points: Points | None, *, dropped: str
+) -> dict:
+    """One line of the corpus; the points are in the rubric's order."""
     return {
         "k": query.k,
         "topic": query.topic,
         "skills": list(query.names),
-        "messages": list(messages),
-        "text": text,
-        "points": points,
+        "messages": conversation.messages if conversation else [],
+        "text": conversation.text if conversation else "",
+        "points": list(points.numbers) if points else None,
         "dropped": dropped,
     }
 
 
-def write_json_lines(path: Path, rows: list[dict]) -> None:
-    """Written aside, then renamed: a file that is there is whole. One that would be the same is left as it is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(aside, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    if path.exists() and filecmp.cmp(aside, path, shallow=False):
-        aside.unlink()
-    else:
-        aside.replace(path)
+def avoided(p: Generate) -> set:
+    """Identities of the evaluation's queries, from k = 2 on, that no training text may answer."""
+    pool = p.pools()["I"]
+    identities = set()
+    for k in p.evaluation_ks:
+        if k > 1:
+            queries = evaluation_queries(pool, k, p.evaluation_queries, seed=p.seed, setting="I")
+            identities |= {query.identity for query in queries}
+    return identities
 
 
-def read_json_lines(path: Path, made_by: str) -> list[dict]:
-    """The rows of a file.
-
-    Raises:
-        UserError: there is no such file yet; says which stage makes it.
-    """
-    if not path.exists():
-        raise UserError(f"{path}: not there yet; run {made_by} first")
-    with open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+def build(p: Generate, ledger: Ledger) -> list[dict]:
+    """D(1), D(2), ...: every text asked for, training skills and topics only, in the order of k."""
+    pool, avoid, writer = p.pools()["I"], avoided(p), Writer(p, ledger)
+    records = []
+    for k, wanted in sorted((int(k), n) for k, n in p.texts.items()):
+        queries = training_queries(pool, k, seed=p.seed, avoid=avoid)
+        records += writer.write(queries, wanted, most=round(wanted * p.queries_per_text))
+    return records
 
 
 def training_chats(corpus: list[dict], mix: dict[int, int], *, turns: int) -> list[dict]:
-    """The fine-tuning data of a mix: the first `mix[k]` kept texts of each D(k), as chats of `turns` user turns.
+    """The fine-tuning data of a mix: the first `mix[k]` kept texts of each D(k), as chats.
 
     With one turn the student learns to give the teacher's improved text at once.
 
@@ -160,9 +143,11 @@ def training_chats(corpus: list[dict], mix: dict[int, int], *, turns: int) -> li
     """
     chats = []
     for k, n in mix.items():
-        kept = [r for r in corpus if r["k"] == k and not r["dropped"]]
+        kept = [record for record in corpus if record["k"] == k and not record["dropped"]]
         if len(kept) < n:
-            raise UserError(f"mix: {n} texts of k = {k} asked for, and the corpus holds {len(kept)}")
+            raise UserError(
+                f"mix: {n} texts of k = {k} asked for, and the corpus holds {len(kept)}"
+            )
         for record in kept[:n]:
             messages = record["messages"]
             chats.append({"messages": messages if turns > 1 else [messages[0], messages[-1]]})

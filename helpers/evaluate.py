@@ -1,98 +1,187 @@
-"""Asks a student the evaluation queries and has its answers graded ([ZK24] section 4; [YK23] section 3)."""
+"""03_grade: a student is asked the evaluation queries, its answers are graded.
+
+[ZK24] section 4, [YK23] section 3.
+"""
 
 import json
-import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
-from rapidfuzz import fuzz, process
 
 from helpers import paths
-from helpers.catalog import evaluation_queries
-from helpers.corpus import read_json_lines
-from helpers.endpoint import Endpoint
+from helpers.chat.conversation import Conversation, converse
+from helpers.chat.endpoint import Endpoint
+from helpers.chat.ledger import Ledger
 from helpers.errors import UserError
-from helpers.grading import grade
-from helpers.ledger import Ledger
-from helpers.params import FIRST, Grade
-from helpers.prompts import converse, extract_answer
-from helpers.recipe import fingerprint
-from helpers.serving import Served, arguments
-from helpers.student import Student
+from helpers.files import read_json_lines
+from helpers.judge.grade import Graded, grade
+from helpers.profile.schema import Grade
+from helpers.results.leaks import nearest
+from helpers.student.local import Student
+from helpers.student.served import Served, arguments
+from helpers.task.catalog import Query, evaluation_queries
+from helpers.task.points import FIRST_JUDGE, Points
+from helpers.task.prompts import extract_answer
+from helpers.training.recipe import fingerprint
 
-NEAR = 90  # similarity (0 to 100) from which two texts count as near-duplicates
+
+@dataclass(frozen=True)
+class Task:
+    """One answer that the evaluation asks for."""
+
+    setting: str  # I, II or III
+    k: int
+    number: int  # of the query, within its setting and k
+    generation: int  # which answer to the query
+    query: Query
 
 
-def tasks(p: Grade) -> list[dict]:
-    """Every (setting, k, query, generation) of the evaluation, the query itself beside them."""
-    pools, found = p.pools(), []
+def tasks(p: Grade) -> list[Task]:
+    """Every answer that the evaluation asks for, in the order of setting, k, query, generation."""
+    pools = p.pools()
+    every = []
     for setting in p.settings:
         for k in p.evaluation_ks:
-            queries = evaluation_queries(pools[setting], k, p.evaluation_queries, seed=p.seed, setting=setting)
-            found += [
-                {"setting": setting, "k": k, "query": i, "generation": g, "task": query}
-                for i, query in enumerate(queries)
-                for g in range(p.generations)
-            ]
-    return found
+            queries = evaluation_queries(
+                pools[setting], k, p.evaluation_queries, seed=p.seed, setting=setting
+            )
+            for number, query in enumerate(queries):
+                for generation in range(p.generations):
+                    every.append(Task(setting, k, number, generation, query))
+    return every
 
 
 def distinct_queries(p: Grade) -> pd.DataFrame:
-    """How many different queries there are and how many are asked, by setting and k."""
+    """How many different queries there are, and how many are asked. Columns: setting, k, distinct, asked."""
     pools = p.pools()
-    there = {(s, k): pools[s].distinct(k) for s in p.settings for k in p.evaluation_ks}
-    rows = [{"setting": s, "k": k, "distinct": n, "asked": min(n, p.evaluation_queries)} for (s, k), n in there.items()]
+    rows = []
+    for setting in p.settings:
+        for k in p.evaluation_ks:
+            distinct = pools[setting].distinct(k)
+            asked = min(distinct, p.evaluation_queries)
+            rows.append({"setting": setting, "k": k, "distinct": distinct, "asked": asked})
     return pd.DataFrame(rows)
 
 
 def student(p: Grade, ledger: Ledger) -> Student | Served:
-    """The model that the parameters name, to be asked inside a `with`: in this process, or where `serve` or `server` say."""
-    path = p.checkpoint()
-    if p.mix and not (paths.training(p.profile, p.variant) / "model/config.json").exists():
-        raise UserError(f"{path}: no model there yet; run 02_finetune for variant {p.variant} first")
-    if not (p.serve or p.server.base_url):
-        settings = {"temperature": p.temperature, "top_p": p.top_p, "seed": p.seed, "dtype": p.sample_dtype, "device": p.sample_device}
-        return Student(path, ledger, new_tokens=p.new_tokens, batch=p.sample_batch, **settings)
-    names = {"model": path, "name": p.variant}
-    asked = {"temperature": p.temperature, "top_p": p.top_p, "max_tokens": p.new_tokens, "seed": p.seed}
-    asked |= {"base_url": p.server.base_url or "http://127.0.0.1/v1"}  # its port is known once it is started
-    asked |= {"model": p.server.model.format(**names), "weights": f"served:{fingerprint(path)}:{p.sample_dtype}"}
-    endpoint = Endpoint(**p.server.model_dump(exclude={"start_seconds"}) | asked)
-    command = arguments(p.serve, {**names, "dtype": p.sample_dtype, "port": "{port}"}) if p.serve else []
-    return Served(path, endpoint, ledger, command=command, output=paths.serving(p.profile, p.variant), start_seconds=p.server.start_seconds)
+    """The model that the parameters name, to be asked inside a `with`.
 
+    It answers in this process, or where `serve` or `server` say.
 
-def answers(p: Grade, student: Student | Served) -> list[tuple[list[dict], bool]]:
-    """The student's conversation on each of the `tasks`, and whether its last reply was cut at the token limit."""
-    asked = tasks(p)
-    talks = converse(student.ask, [t["task"] for t in asked], [t["generation"] for t in asked], p.pack(), turns=p.student_turns)
-    if lost := sum(talk is None for talk in talks):
-        raise UserError(f"{lost} of {len(talks)} answers came in no form that can be read; another seed asks anew")
-    return talks
-
-
-def evaluate(p: Grade, talks: list[tuple[list[dict], bool]], ledger: Ledger) -> list[dict]:
-    """One record a generation: the task, the answer, and its `grades` by judge.
-
-    A judge's grades are its readable gradings, the points by majority (None if none was readable), and why replies were
-    unreadable. All judges see the same answers.
+    Raises:
+        UserError: a fine-tuned model that is not there yet.
     """
-    pack, all_tasks = p.pack(), tasks(p)
-    queries = [t["task"] for t in all_tasks]
-    texts = [extract_answer(messages[-1]["content"]) for messages, _ in talks]
-    rules = {"gradings": p.gradings, "sentence_counter": p.sentence_counter, "deduct_named_skills": p.deduct_named_skills}
-    by_judge = {name: grade(queries, texts, pack, judge, ledger, **rules) for name, judge in p.judges().items()}
-    near = nearest(texts, training_texts(p))
+    path = p.checkpoint()
+    model = paths.training(p.profile, p.variant) / "model"
+    if p.mix and not (model / "config.json").exists():
+        raise UserError(
+            f"{path}: no model there yet; run 02_finetune for variant {p.variant} first"
+        )
+    if p.serve or p.server.base_url:
+        return served_student(p, path, ledger)
+    return Student(
+        path,
+        ledger,
+        new_tokens=p.new_tokens,
+        batch=p.sample_batch,
+        temperature=p.temperature,
+        top_p=p.top_p,
+        seed=p.seed,
+        dtype=p.sample_dtype,
+        device=p.sample_device,
+    )
+
+
+def served_student(p: Grade, path: str, ledger: Ledger) -> Served:
+    """The checkpoint at `path` behind the server that `serve` starts or `server` names."""
+    names = {"model": path, "name": p.variant}
+    declared = p.server.model_dump(exclude={"start_seconds"})
+    known_now = {
+        "base_url": p.server.base_url or "http://127.0.0.1/v1",  # the port comes when it starts
+        "model": p.server.model.format(**names),
+        "weights": f"served:{fingerprint(path)}:{p.sample_dtype}",
+        "temperature": p.temperature,
+        "top_p": p.top_p,
+        "max_tokens": p.new_tokens,
+        "seed": p.seed,
+    }
+    command = []
+    if p.serve:
+        command = arguments(p.serve, {**names, "dtype": p.sample_dtype, "port": "{port}"})
+    return Served(
+        path,
+        Endpoint(**declared | known_now),
+        ledger,
+        command=command,
+        output=paths.serving(p.profile, p.variant),
+        start_seconds=p.server.start_seconds,
+    )
+
+
+def answers(p: Grade, every: Sequence[Task], student: Student | Served) -> list[Conversation]:
+    """The student's conversation on each of the tasks.
+
+    Raises:
+        UserError: answers that came in no form that can be read.
+    """
+    queries = [task.query for task in every]
+    generations = [task.generation for task in every]
+    conversations = converse(student.ask, queries, generations, p.pack(), turns=p.student_turns)
+    if lost := conversations.count(None):
+        raise UserError(
+            f"{lost} of {len(every)} answers came in no form that can be read;"
+            " another seed asks anew"
+        )
+    return conversations
+
+
+def evaluate(
+    p: Grade, every: Sequence[Task], conversations: Sequence[Conversation], ledger: Ledger
+) -> list[dict]:
+    """One record a task: the query, the answer, and its `grades` by judge, as 03 writes them.
+
+    A judge's grades are its readable gradings, the points by majority (None if none was readable),
+    and why replies were unreadable. All judges see the same answers.
+    """
+    pack = p.pack()
+    queries = [task.query for task in every]
+    texts = [conversation.text for conversation in conversations]
+    by_judge = {
+        name: grade(queries, texts, pack, judge, ledger, gradings=p.gradings, rules=p.rules())
+        for name, judge in p.judges().items()
+    }
+    similarities = nearest(texts, training_texts(p))
     records = []
-    for i, (task, (_, cut), text, similarity) in enumerate(zip(all_tasks, talks, texts, near, strict=True)):
-        query = task["task"]
-        asked = {"topic": query.topic, "skills": list(query.names), "text": text, "cut": cut, "nearest": similarity}
-        found = {name: graded[i] for name, graded in by_judge.items()}
-        grades = {name: {"gradings": g.gradings, "points": g.points, "unreadable": g.unreadable} for name, g in found.items()}
-        records.append({**{name: value for name, value in task.items() if name != "task"}, **asked, "mix": p.mix, "grades": grades})
+    for i, task in enumerate(every):
+        grades = {name: as_record(graded[i]) for name, graded in by_judge.items()}
+        records.append(
+            {
+                "setting": task.setting,
+                "k": task.k,
+                "query": task.number,
+                "generation": task.generation,
+                "topic": task.query.topic,
+                "skills": list(task.query.names),
+                "text": texts[i],
+                "cut": conversations[i].cut,
+                "nearest": similarities[i],
+                "mix": p.mix,
+                "grades": grades,
+            }
+        )
     return records
+
+
+def as_record(graded: Graded) -> dict:
+    """A judge's grades of one text as a file holds them: points are lists of 0 and 1 in the rubric's order."""
+    points = graded.points
+    return {
+        "gradings": [list(grading.numbers) for grading in graded.gradings],
+        "points": None if points is None else list(points.numbers),
+        "unreadable": graded.unreadable,
+    }
 
 
 def training_texts(p: Grade) -> list[str]:
@@ -100,59 +189,37 @@ def training_texts(p: Grade) -> list[str]:
     if not p.mix:
         return []
     chats = read_json_lines(paths.training(p.profile, p.variant) / "chats.jsonl", "02_finetune")
-    return [extract_answer(c["messages"][-1]["content"]) for c in chats]
-
-
-def nearest(texts: Sequence[str], known: Sequence[str]) -> list[float]:
-    """For each text the similarity (0 to 100) of the most similar known text; similarities below `NEAR` are given as 0."""
-    if not known:
-        return [0.0] * len(texts)
-    distinct = sorted(set(texts))
-    best = [process.cdist([t], known, scorer=fuzz.ratio, score_cutoff=NEAR, dtype=np.uint8).max() for t in distinct]
-    similarity = dict(zip(distinct, map(float, best), strict=True))
-    return [similarity[t] for t in texts]
-
-
-def leaks(graded: dict[str, list[dict]], corpus: list[dict]) -> pd.DataFrame:
-    """What training and evaluation share, counted on the files (protocol, "Settled").
-
-    Columns: model (all its training seeds together), setting, k, queries, answers; same_task (queries whose topic and skills
-    were trained on: must be 0 in setting I from k = 2 on), same_topic and same_skill (must be 0 in setting II), near_texts
-    (answers that are near-duplicates of a text the model was trained on).
-    """
-    kept = [r for r in corpus if not r["dropped"]]
-    trained = {(r["topic"], frozenset(r["skills"])) for r in kept}
-    topics, skills = {r["topic"] for r in kept}, {s for r in kept for s in r["skills"]}
-    rows = []
-    for model, records in graded.items():
-        for r in records:
-            first = r["generation"] == 0
-            row = {"model": re.sub(r"-s\d+$", "", model), "setting": r["setting"], "k": r["k"], "queries": first, "answers": 1}
-            row["same_task"] = first and (r["topic"], frozenset(r["skills"])) in trained
-            row["same_topic"] = first and r["topic"] in topics
-            row["same_skill"] = first and not skills.isdisjoint(r["skills"])
-            rows.append({**row, "near_texts": r["nearest"] >= NEAR})
-    return pd.DataFrame(rows).groupby(["model", "setting", "k"], sort=False).sum().reset_index()
+    return [extract_answer(chat["messages"][-1]["content"]) for chat in chats]
 
 
 def unreadable(records: Sequence[dict], p: Grade) -> pd.DataFrame:
-    """What could not be read: gradings wanted of each judge, its unreadable replies by reason, and what is missing after re-asking."""
+    """What could not be read, by judge.
+
+    Index: judge, what (gradings wanted, unreadable replies by reason, gradings still missing after
+    re-asking, answers without any). Column: number.
+    """
     rows = []
-    for name in p.judges():
-        graded = [r["grades"][name] for r in records]
-        replies = Counter(reason.split(":")[0] for g in graded for reason in g["unreadable"])
-        numbers = {
-            "gradings wanted": p.gradings * len(records),
-            **{f"unreadable reply: {reason}": n for reason, n in replies.most_common()},
-            "gradings missing": sum(p.gradings - len(g["gradings"]) for g in graded),
-            "answers without any": sum(not g["gradings"] for g in graded),
-        }
-        rows += [{"judge": name, "what": what, "number": n} for what, n in numbers.items()]
-    return pd.DataFrame(rows).set_index(["judge", "what"])
+    for judge in p.judges():
+        grades = [record["grades"][judge] for record in records]
+        reasons = Counter(
+            reason.split(":")[0] for given in grades for reason in given["unreadable"]
+        )
+        missing = sum(p.gradings - len(given["gradings"]) for given in grades)
+        without = sum(not given["gradings"] for given in grades)
+        rows.append((judge, "gradings wanted", p.gradings * len(records)))
+        rows += [(judge, f"unreadable reply: {reason}", n) for reason, n in reasons.most_common()]
+        rows.append((judge, "gradings missing", missing))
+        rows.append((judge, "answers without any", without))
+    table = pd.DataFrame(rows, columns=["judge", "what", "number"])
+    return table.set_index(["judge", "what"])
 
 
 def show(record: dict) -> str:
     """A graded answer in a few lines, for reading."""
-    points = record["grades"][FIRST]["points"]
-    marks = "unreadable" if points is None else f"{sum(points)} of {len(points)} points"
-    return f"k = {record['k']}, {record['topic']}: {', '.join(record['skills'])}\n  {json.dumps(record['text'])}\n  {marks}"
+    given = record["grades"][FIRST_JUDGE]["points"]
+    marks = "unreadable"
+    if given is not None:
+        numbers = Points.of(given).numbers
+        marks = f"{sum(numbers)} of {len(numbers)} points"
+    asked = f"k = {record['k']}, {record['topic']}: {', '.join(record['skills'])}"
+    return f"{asked}\n  {json.dumps(record['text'])}\n  {marks}"

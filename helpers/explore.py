@@ -3,13 +3,15 @@
 from pathlib import Path
 
 from helpers import paths
-from helpers.catalog import Query, Skill
-from helpers.endpoint import Endpoint
+from helpers.chat.conversation import converse
+from helpers.chat.endpoint import Endpoint
+from helpers.chat.ledger import Ledger
 from helpers.errors import UserError
-from helpers.grading import grade
-from helpers.ledger import Ledger
-from helpers.prompts import Pack, converse, criteria, extract_answer, generation_turns, grading_turn
-from helpers.student import Student
+from helpers.judge.grade import grade
+from helpers.student.local import Student
+from helpers.task.catalog import Query, Skill
+from helpers.task.points import Rules
+from helpers.task.prompts import Pack, criteria, generation_turns, grading_turn
 
 
 def show_prompts(topic: str, skills: tuple[Skill, ...], pack: Pack) -> None:
@@ -20,12 +22,19 @@ def show_prompts(topic: str, skills: tuple[Skill, ...], pack: Pack) -> None:
     print(f"--- grading\n{grading_turn(query, '(the answer)', pack)}")
 
 
-def load_students(models: dict[str, str], ledger: Ledger, *, new_tokens: int = 120, temperature: float = 0.7) -> dict[str, Student]:
+def load_students(
+    models: dict[str, str], ledger: Ledger, *, new_tokens: int = 120, temperature: float = 0.7
+) -> dict[str, Student]:
     """The students whose folders are there; says which are not."""
     there = {}
     for name, path in models.items():
         if Path(paths.ROOT / path).is_dir():
-            settings = {"new_tokens": new_tokens, "temperature": temperature, "batch": 64, "seed": 0}
+            settings = {
+                "new_tokens": new_tokens,
+                "temperature": temperature,
+                "batch": 64,
+                "seed": 0,
+            }
             there[name] = Student(str(paths.ROOT / path), ledger, **settings)
         else:
             print(f"{name}: {path} is not there yet; make reproduce trains it")
@@ -33,18 +42,30 @@ def load_students(models: dict[str, str], ledger: Ledger, *, new_tokens: int = 1
 
 
 def show_answers(
-    topic: str, skills: tuple[Skill, ...], attempt: int, pack: Pack, students: dict[str, Student], judge: Endpoint, ledger: Ledger
+    topic: str,
+    skills: tuple[Skill, ...],
+    attempt: int,
+    pack: Pack,
+    students: dict[str, Student],
+    judge: Endpoint,
+    ledger: Ledger,
 ) -> None:
     """Print each student's answer and its points by criterion; `attempt` counts the samples."""
     query = Query(topic, tuple(skills))
     for name, student in students.items():
-        ((messages, _),) = converse(student.ask, [query], [attempt], pack, turns=1)
-        text = extract_answer(messages[-1]["content"])
+        (conversation,) = converse(student.ask, [query], [attempt], pack, turns=1)
+        text = conversation.text
         print(f"--- {name}\n{text}\n")
         try:
-            (graded,) = grade([query], [text], pack, judge, ledger, gradings=3)
+            (graded,) = grade([query], [text], pack, judge, ledger, gradings=3, rules=Rules())
         except UserError as error:
             print(error)
             continue
-        points = graded.points or ()
-        print("\n".join(f"  {'+' if p else '-'} {c}" for c, p in zip(criteria(query, pack.rubric), points, strict=False)), "\n")
+        points = graded.points.numbers if graded.points else ()
+        print(
+            "\n".join(
+                f"  {'+' if p else '-'} {c}"
+                for c, p in zip(criteria(query, pack.rubric), points, strict=False)
+            ),
+            "\n",
+        )

@@ -1,6 +1,6 @@
 """How far a long loop is: a bar in JupyterLab, a calm line every few seconds when a stage runs headless.
 
-Both go to stderr, which `helpers.stage` shows and then leaves out of the executed notebook.
+Both go to stderr, which `helpers.run.stage` shows and then leaves out of the executed notebook.
 """
 
 import os
@@ -9,7 +9,7 @@ import time
 
 from tqdm import tqdm
 
-HEADLESS = "STAGE_LABEL"  # environment variable, set by `helpers.stage`: whose lines these are
+HEADLESS = "STAGE_LABEL"  # environment variable, set by `helpers.run.stage`: whose lines these are
 EVERY = 5.0  # seconds between lines
 
 
@@ -19,7 +19,11 @@ class Progress:
     def __init__(self, what: str, total: int):
         self.what, self.total, self.done, self.note = what, total, 0, ""
         self.label = os.environ.get(HEADLESS)
-        self.bar = None if self.label else tqdm(total=total, desc=what, file=sys.stderr, disable=total == 1)
+        self.bar = (
+            None
+            if self.label
+            else tqdm(total=total, desc=what, file=sys.stderr, disable=total == 1)
+        )
         self.start = self.said = time.monotonic()
         self.first = None  # work found done at the start says nothing about the speed
 
@@ -38,7 +42,11 @@ class Progress:
         if now - self.said >= EVERY and self.done < self.total:
             speed = (self.done - self.first) / max(1e-9, now - self.start)
             left = f", about {(self.total - self.done) / speed:.0f} s left" if speed else ""
-            print(f"{self.label}: {self.what} {self.done:,} of {self.total:,}{left}{self.note}", file=sys.stderr, flush=True)
+            print(
+                f"{self.label}: {self.what} {self.done:,} of {self.total:,}{left}{self.note}",
+                file=sys.stderr,
+                flush=True,
+            )
             self.said = now
 
     def __exit__(self, *_):

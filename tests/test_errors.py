@@ -11,8 +11,16 @@ from helpers.paths import ROOT
 @pytest.mark.parametrize("module", ["ledger", "manifest", "plan", "profiles", "report", "scores"])
 def test_a_mistake_is_one_line(module):
     name = "path" if module == "scores" else "profile"
-    for arguments, said in (([], f"usage: python -m helpers.{module} <{name}>"), (["nowhere"], "nowhere")):
-        ended = subprocess.run([sys.executable, "-m", f"helpers.{module}", *arguments], cwd=ROOT, capture_output=True, text=True)
+    for arguments, said in (
+        ([], f"usage: python -m helpers.{module} <{name}>"),
+        (["nowhere"], "nowhere"),
+    ):
+        ended = subprocess.run(
+            [sys.executable, "-m", f"helpers.{module}", *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
         assert ended.returncode == 1
         assert said in ended.stderr
         assert len(ended.stderr.strip().splitlines()) == 1, ended.stderr

@@ -12,14 +12,22 @@ import time
 import pytest
 import yaml
 
-from helpers import scores
 from helpers.paths import ROOT
+from helpers.results import scores
 
-KEPT = ("scores.csv", "full_marks_by_k.png", "full_marks_by_k.svg", "training_loss.svg", "corpus_by_k.png")
+KEPT = (
+    "scores.csv",
+    "full_marks_by_k.png",
+    "full_marks_by_k.svg",
+    "training_loss.svg",
+    "corpus_by_k.png",
+)
 
 
 def make(folder, *arguments):
-    return subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True, timeout=600)
+    return subprocess.run(
+        ["make", *arguments], cwd=folder, capture_output=True, text=True, timeout=600
+    )
 
 
 @pytest.fixture
@@ -28,7 +36,13 @@ def checkout(tmp_path):
 
     def copy(name):
         target = tmp_path / name
-        shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns(".git", ".venv*", "runs", "figures", "__pycache__", ".*_cache"))
+        shutil.copytree(
+            ROOT,
+            target,
+            ignore=shutil.ignore_patterns(
+                ".git", ".venv*", "runs", "figures", "__pycache__", ".*_cache"
+            ),
+        )
         (target / ".venv").symlink_to(ROOT / ".venv")
         return target
 
@@ -37,7 +51,12 @@ def checkout(tmp_path):
 
 def results(folder):
     run = folder / "runs/smoke"
-    files = [run / "corpus.jsonl", run / "split.jsonl", *sorted((run / "grades").iterdir()), *(run / "figures" / name for name in KEPT)]
+    files = [
+        run / "corpus.jsonl",
+        run / "split.jsonl",
+        *sorted((run / "grades").iterdir()),
+        *(run / "figures" / name for name in KEPT),
+    ]
     return {p.relative_to(run).as_posix(): p.read_bytes() for p in files}
 
 
@@ -50,7 +69,9 @@ def test_help_lists_every_target():
 
 def test_make_alone_prints_help_also_after_a_run(checkout):
     folder = checkout("a")
-    subprocess.run([ROOT / ".venv/bin/python", "-m", "helpers.profiles", "mini"], cwd=folder, check=True)
+    subprocess.run(
+        [ROOT / ".venv/bin/python", "-m", "helpers.profile.load", "mini"], cwd=folder, check=True
+    )
     assert (folder / "runs/mini/notebooks.mk").exists()
     assert "make reproduce " in make(folder).stdout
 
@@ -79,21 +100,29 @@ def test_nothing_is_done_twice_and_only_what_changed_is_done(checkout):
     again = make(folder, "reproduce", "PROFILE=smoke")
     assert time.monotonic() - start < 5
     assert "done in" not in again.stderr
-    (folder / "helpers/plots.py").write_text((folder / "helpers/plots.py").read_text() + "\n# changed\n")
+    (folder / "helpers/results/plots.py").write_text(
+        (folder / "helpers/results/plots.py").read_text() + "\n# changed\n"
+    )
     changed = make(folder, "reproduce", "PROFILE=smoke")
     assert "04_plot: done in" in changed.stderr
     assert changed.stderr.count("done in") == 1
     assert results(folder) == before
-    (folder / "helpers/money.py").write_text((folder / "helpers/money.py").read_text() + "\n# changed\n")
+    (folder / "helpers/chat/money.py").write_text(
+        (folder / "helpers/chat/money.py").read_text() + "\n# changed\n"
+    )
     changed = make(folder, "reproduce", "PROFILE=smoke")
     assert "01_generate: done in" in changed.stderr
     assert "02_finetune k123-s0: done in" not in changed.stderr, "the corpus did not change"
     assert results(folder) == before
     pack = folder / "params/prompts/terse/grading.json"
     pack.write_text(pack.read_text() + "\n")
-    assert "01_generate: done in" in make(folder, "reproduce", "PROFILE=smoke").stderr, "a file that parameters name was changed"
+    assert "01_generate: done in" in make(folder, "reproduce", "PROFILE=smoke").stderr, (
+        "a file that parameters name was changed"
+    )
     shared = folder / "params/smoke/shared.yaml"
-    shared.write_text(shared.read_text().replace("evaluation_queries: 8 ", "evaluation_queries: 7 "))
+    shared.write_text(
+        shared.read_text().replace("evaluation_queries: 8 ", "evaluation_queries: 7 ")
+    )
     grown = make(folder, "reproduce", "PROFILE=smoke")
     assert grown.returncode == 0, grown.stderr
     assert results(folder) != before
@@ -107,7 +136,11 @@ def test_killed_anywhere_it_ends_the_same(checkout):
     rng = random.Random(time.time_ns())
     for attempt in range(8):
         child = subprocess.Popen(
-            ["make", "reproduce", "PROFILE=smoke"], cwd=killed, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ["make", "reproduce", "PROFILE=smoke"],
+            cwd=killed,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         time.sleep(rng.uniform(2, 14))
         if attempt % 2:
@@ -120,9 +153,9 @@ def test_killed_anywhere_it_ends_the_same(checkout):
     assert results(killed) == results(straight)
     ledger = sqlite3.connect(killed / "runs/smoke/ledger.sqlite")
     in_flight = 2 * 16  # two notebooks at once, 16 requests each
-    twice = ledger.execute("select count(*) - count(distinct key) from attempt where state = 'replied' and stage != 'student'").fetchone()[
-        0
-    ]
+    twice = ledger.execute(
+        "select count(*) - count(distinct key) from attempt where state = 'replied' and stage != 'student'"
+    ).fetchone()[0]
     assert twice <= 8 * in_flight
 
 
@@ -131,7 +164,10 @@ def test_two_judges_and_a_sweep_run_through(checkout):
     """03 and 04 with all that `mini-full` has, at smoke's size, by the same notebooks; stage by stage nothing is asked twice."""
     folder = checkout("both")
     profile = shutil.copytree(folder / "params/smoke", folder / "params/both")
-    sweep = {"student": "tiny", "mixes": {"k12n60": {"1": 30, "2": 30}, "k123n60": {"1": 20, "2": 20, "3": 20}}}
+    sweep = {
+        "student": "tiny",
+        "mixes": {"k12n60": {"1": 30, "2": 30}, "k123n60": {"1": 20, "2": 20, "3": 20}},
+    }
     for name, more in {
         "shared": {
             "judge": {"base_url": "world:?unreadable=0.6", "model": "judge"},
@@ -139,7 +175,11 @@ def test_two_judges_and_a_sweep_run_through(checkout):
             "sentence_counter": "sentencex",
             "deduct_named_skills": True,
         },
-        "03_grade": {"second_judges": {"lenient": {"base_url": "world:?lenient=0.5", "model": "judge", "temperature": 1.0}}},
+        "03_grade": {
+            "second_judges": {
+                "lenient": {"base_url": "world:?lenient=0.5", "model": "judge", "temperature": 1.0}
+            }
+        },
         "04_plot": {"figures": "runs/both/figures", "over_generations": "mean"},
     }.items():
         values = yaml.safe_load((profile / f"{name}.yaml").read_text()) | more
@@ -153,7 +193,9 @@ def test_two_judges_and_a_sweep_run_through(checkout):
     assert set(table.model) == {"base", "k123", "k12n60", "k123n60"}
     graded = table[table.gradings > 0]
     assert (graded.votes.str.count(" ") + 1 == graded.gradings).all()
-    assert len(graded) < len(table), "no answer was without a readable grading: nothing shows that they are left out"
+    assert len(graded) < len(table), (
+        "no answer was without a readable grading: nothing shows that they are left out"
+    )
     report = (run / "figures/report.html").read_text()
     for words in ("Judge lenient:", "kappa", "60 texts: k123 teaches more than k12"):
         assert words in report, words

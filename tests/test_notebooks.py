@@ -22,7 +22,13 @@ def code(notebook):
 
 
 def test_they_are_all_there():
-    assert [n.stem for n in NOTEBOOKS] == ["01_generate", "02_finetune", "03_grade", "04_plot", "explore"]
+    assert [n.stem for n in NOTEBOOKS] == [
+        "01_generate",
+        "02_finetune",
+        "03_grade",
+        "04_plot",
+        "explore",
+    ]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -35,10 +41,14 @@ def test_thin_and_readable(path):
     assert set(notebook.metadata) == {"kernelspec", "language_info"}
     assert notebook.metadata.kernelspec.name == "python3"
     for cell in code(notebook):
-        assert not re.search(r"^\s*(def|class|if|try|while|import sys)\b|^[!%]|sys\.path|except", cell.source, re.M), cell.source
+        assert not re.search(
+            r"^\s*(def|class|if|try|while|import sys)\b|^[!%]|sys\.path|except", cell.source, re.M
+        ), cell.source
         if "parameters" not in cell.metadata.get("tags", []):
             assert len(cell.source.splitlines()) <= 12, cell.source
-        assert not [o for o in cell.outputs if o.output_type == "error" or o.get("name") == "stderr"]
+        assert not [
+            o for o in cell.outputs if o.output_type == "error" or o.get("name") == "stderr"
+        ]
     assert "/" + "root/" not in path.read_text()
     assert str(ROOT) not in path.read_text()
     assert not re.search(r"(sk|hf)[-_][A-Za-z0-9]{16,}", path.read_text())
@@ -54,7 +64,9 @@ def test_pipeline_notebooks_close_with_result_and_check(path):
     assert "assert " in code(notebook)[-1].source
     tagged = [c for c in code(notebook) if "parameters" in c.metadata.get("tags", [])]
     assert len(tagged) == 1
-    assert all(c.execution_count for c in code(notebook)), "committed with the outputs of a whole run: make notebooks"
+    assert all(c.execution_count for c in code(notebook)), (
+        "committed with the outputs of a whole run: make notebooks"
+    )
     counts = [c.execution_count for c in code(notebook)]
     assert counts == list(range(1, len(counts) + 1))
     for line in tagged[0].source.splitlines():
@@ -65,10 +77,20 @@ def run_stage(tmp_path, source, values=""):
     notebook = nbformat.v4.new_notebook()
     cells = [nbformat.v4.new_code_cell(s) for s in source]
     cells[0].metadata["tags"] = ["parameters"]
-    notebook.cells, notebook.metadata["kernelspec"] = cells, {"name": "python3", "display_name": "x", "language": "python"}
+    notebook.cells, notebook.metadata["kernelspec"] = (
+        cells,
+        {"name": "python3", "display_name": "x", "language": "python"},
+    )
     nbformat.write(notebook, tmp_path / "n.ipynb")
     (tmp_path / "p.yaml").write_text(values or "{}")
-    command = [sys.executable, "-m", "helpers.stage", tmp_path / "n.ipynb", tmp_path / "p.yaml", tmp_path / "out/done.ipynb"]
+    command = [
+        sys.executable,
+        "-m",
+        "helpers.run.stage",
+        tmp_path / "n.ipynb",
+        tmp_path / "p.yaml",
+        tmp_path / "out/done.ipynb",
+    ]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
@@ -79,13 +101,23 @@ def test_a_stage_that_fails_is_not_done(tmp_path):
     assert "Traceback" not in failed.stderr
     assert not (tmp_path / "out/done.ipynb").exists()
     assert "so far" in (tmp_path / "out/done.partial.ipynb").read_text()
-    told = run_stage(tmp_path, ["x: int = 1", "from helpers.errors import UserError", "raise UserError('params/x.yaml: no such file')"])
+    told = run_stage(
+        tmp_path,
+        [
+            "x: int = 1",
+            "from helpers.errors import UserError",
+            "raise UserError('params/x.yaml: no such file')",
+        ],
+    )
     assert told.returncode == 1
     assert told.stderr.strip() == "done: params/x.yaml: no such file"
 
 
 def test_a_stage_that_succeeds_holds_results_only(tmp_path):
-    source = ["x: int = 1", "import sys, os\nprint('how far', file=sys.stderr)\nprint(x, os.environ['STAGE_LABEL'])"]
+    source = [
+        "x: int = 1",
+        "import sys, os\nprint('how far', file=sys.stderr)\nprint(x, os.environ['STAGE_LABEL'])",
+    ]
     done = run_stage(tmp_path, source, "x: 7")
     assert done.returncode == 0, done.stderr
     assert "how far" in done.stderr

@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 from transformers import AutoModelForCausalLM
 
-from helpers import judges, plan, profiles, scores
 from helpers.paths import ROOT
+from helpers.profile import load
+from helpers.results import agreement, scores
+from helpers.run import plan
 
 README = (ROOT / "README.md").read_text()
 
@@ -20,39 +22,57 @@ def table():
 
 def test_tables_are_those_of_the_committed_scores():
     for markdown in scores.readme_tables(ROOT / "figures/scores.csv"):
-        assert markdown in README, "python -m helpers.scores prints the tables"
+        assert markdown in README, "python -m helpers.results.findings prints the tables"
 
 
 def test_what_is_said_of_mini_full_is_what_its_scores_say():
     path = ROOT / "figures/mini-full/scores.csv.gz"
     assert scores.readme_tables(path)[2] in README
     table = scores.read_csv(path)
-    swapped = judges.swap(table)
+    swapped = agreement.swap(table)
     assert f"{swapped.survives.sum()} of {len(swapped)} verdicts stay" in README
-    skills = judges.agreement(table).set_index("criterion").loc["all skills"]
-    assert f"{skills.agreement:.0%} of the skills' points (Cohen's kappa {skills.kappa:.2f})" in README
-    five = scores.summary(table).set_index(["model", "setting", "k"])["mean"].xs(("I", 5), level=["setting", "k"])
-    assert f"reaches {five['five-k123']:.2f} at k = 5 in setting I, from {five['five-base']:.0f}." in README
-    assert set(swapped.verdict[~swapped.survives]) == {"undecided"}, "none is turned round, README says"
+    skills = agreement.agreement(table).set_index("criterion").loc["all skills"]
+    assert (
+        f"{skills.agreement:.0%} of the skills' points (Cohen's kappa {skills.kappa:.2f})" in README
+    )
+    five = (
+        scores.summary(table)
+        .set_index(["model", "setting", "k"])["mean"]
+        .xs(("I", 5), level=["setting", "k"])
+    )
+    assert (
+        f"reaches {five['five-k123']:.2f} at k = 5 in setting I, from {five['five-base']:.0f}."
+        in README
+    )
+    assert set(swapped.verdict[~swapped.survives]) == {"undecided"}, (
+        "none is turned round, README says"
+    )
 
 
 def test_committed_scores_are_those_of_the_mini_profile(table):
-    notebooks = profiles.load("mini")
+    notebooks = load.load("mini")
     grade = notebooks["03_grade/base"]
-    assert set(table.model + table.seed.map("-s{}".format).where(table.model != "base", "")) == set(notebooks["04_plot"].graded)
+    assert set(table.model + table.seed.map("-s{}".format).where(table.model != "base", "")) == set(
+        notebooks["04_plot"].graded
+    )
     assert set(table.setting) == set(grade.settings)
     assert set(table.k) == set(grade.evaluation_ks)
-    assert (table.groupby(["model", "seed", "setting", "k"])["query"].nunique() == grade.evaluation_queries).all()
+    assert (
+        table.groupby(["model", "seed", "setting", "k"])["query"].nunique()
+        == grade.evaluation_queries
+    ).all()
     assert (table.groupby(scores.KEY).generation.nunique() == grade.generations).all()
 
 
 def test_size_and_cost():
-    base = profiles.load("mini")["03_grade/base"].checkpoint()
+    base = load.load("mini")["03_grade/base"].checkpoint()
     weights = AutoModelForCausalLM.from_pretrained(base).num_parameters()
     assert f"{weights / 1e6:.2f} million parameters" in README
-    notebooks = profiles.load("paper")
+    notebooks = load.load("paper")
     grades = [p for name, p in notebooks.items() if name.startswith("03")]
-    rows = pd.concat([plan.plan_generate(notebooks["01_generate"]), plan.plan_grade(grades[0], len(grades))])
+    rows = pd.concat(
+        [plan.plan_generate(notebooks["01_generate"]), plan.plan_grade(grades[0], len(grades))]
+    )
     assert f"{rows.low.sum():,.0f} to {rows.high.sum():,.0f} US dollars" in README
 
 
@@ -62,4 +82,6 @@ def test_what_it_names_is_there():
     for target in re.findall(r"(?:^|`)make ([a-z-]+)", README, re.M):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M), target
     for module in Path(ROOT / "helpers").glob("*.py"):
-        assert module.name == "__init__.py" or module.name in README, f"{module.name} is missing from the tree"
+        assert module.name == "__init__.py" or module.name in README, (
+            f"{module.name} is missing from the tree"
+        )

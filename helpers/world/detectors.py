@@ -43,7 +43,9 @@ PATTERNS = {
     "object permanence": r"the hidden W is still under the cloth|out of sight the W stays in its box",
     "folk biology": r"without water the W keeper grows thirsty|the W seller must eat and sleep",
 }
-DETECTORS = {skill: re.compile(rf"\b(?:{p.replace('W', W)})(?![\w-])") for skill, p in PATTERNS.items()}
+DETECTORS = {
+    skill: re.compile(rf"\b(?:{p.replace('W', W)})(?![\w-])") for skill, p in PATTERNS.items()
+}
 
 
 def shows(skill: str, text: str) -> bool:

@@ -8,18 +8,21 @@ index. Teacher and judge err at known rates, set in the address (`world:?drop=0.
 import argparse
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import random
 import re
 import sys
 import urllib.parse
+from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import httpx2
 
 from helpers.errors import UserError
-from helpers.prompts import NUMBERS
+from helpers.task.wording import NUMBERS
 from helpers.world import detectors, language
 
 MODELS = ("teacher", "judge")
@@ -53,7 +56,9 @@ def rates_of(address: str) -> Rates:
     given = urllib.parse.parse_qsl(address.partition("?")[2])
     for name, value in given:
         if name not in known or not re.fullmatch(r"\d*\.?\d+", value):
-            raise UserError(f"{address}: {name}={value} is no error rate of the embedded world; the rates are {', '.join(known)}")
+            raise UserError(
+                f"{address}: {name}={value} is no error rate of the embedded world; the rates are {', '.join(known)}"
+            )
     return Rates(**{name: float(value) for name, value in given})
 
 
@@ -68,13 +73,23 @@ def bare(name: str) -> str:
 
 def subject(prompt: str) -> tuple[str, list[str]]:
     """Topic and skills that a prompt names."""
-    topic, skills = re.search(r"^Topic: (.+)$", prompt, re.M), re.search(r"^(?:Skills|Show): (.+)$", prompt, re.M)
+    topic, skills = (
+        re.search(r"^Topic: (.+)$", prompt, re.M),
+        re.search(r"^(?:Skills|Show): (.+)$", prompt, re.M),
+    )
     if not topic or not skills:
-        raise Refusal("the embedded world answers prompts with a line 'Topic: ...' and a line 'Skills: ...' or 'Show: ...'")
+        raise Refusal(
+            "the embedded world answers prompts with a line 'Topic: ...' and a line 'Skills: ...' or 'Show: ...'"
+        )
     names = [bare(s) for s in skills[1].split(", ")]
-    for kind, asked, known in (("topic", [bare(topic[1])], language.TOPICS), ("skill", names, language.PHRASINGS)):
+    for kind, asked, known in (
+        ("topic", [bare(topic[1])], language.TOPICS),
+        ("skill", names, language.PHRASINGS),
+    ):
         if unknown := [x for x in asked if x not in known]:
-            raise Refusal(f"the embedded world does not know the {kind} {', '.join(unknown)}; it knows {', '.join(known)}")
+            raise Refusal(
+                f"the embedded world does not know the {kind} {', '.join(unknown)}; it knows {', '.join(known)}"
+            )
     return bare(topic[1]), names
 
 
@@ -124,15 +139,27 @@ def graded(rng: random.Random, prompt: str, rates: Rates) -> tuple[str, str]:
         met = judged(criterion, topic=topic, skills=skills, text=marked[2])
         if rng.random() < rates.flip:
             met = not met
-        points[criterion] = int(met or (criterion in criteria[: len(skills)] and rng.random() < rates.lenient))
+        points[criterion] = int(
+            met or (criterion in criteria[: len(skills)] and rng.random() < rates.lenient)
+        )
     shape, bad = rng.random() < rates.shape, rng.random() < rates.unreadable
     if bad and shape:
         return "I am sorry, but you have not provided the student's answer.", "stop"
     if shape:
-        reply = "\n".join(f"{i}. {c}. Point earned: {p}" for i, (c, p) in enumerate(points.items(), 1)) + f"\nGrade: {sum(points.values())}"
+        reply = (
+            "\n".join(f"{i}. {c}. Point earned: {p}" for i, (c, p) in enumerate(points.items(), 1))
+            + f"\nGrade: {sum(points.values())}"
+        )
     else:
         rows = [f"| {c} | {p} |" for c, p in points.items()]
-        reply = "\n".join(["| Criteria | Points Earned |", "| --- | --- |", *rows, f"| Total Points Earned | {sum(points.values())} |"])
+        reply = "\n".join(
+            [
+                "| Criteria | Points Earned |",
+                "| --- | --- |",
+                *rows,
+                f"| Total Points Earned | {sum(points.values())} |",
+            ]
+        )
     if bad:  # cut off before the last skill's row
         return reply[: reply.index(criteria[len(skills) - 1])], "length"
     return reply, "stop"
@@ -143,7 +170,10 @@ def complete(body: dict, rates: Rates) -> tuple[int, dict]:
     messages, n = body.get("messages"), body.get("n", 1)
     if body.get("model") not in MODELS:
         return 404, {
-            "error": {"message": f"no model {body.get('model')!r} here; the models are {', '.join(MODELS)}", "code": "model_not_found"}
+            "error": {
+                "message": f"no model {body.get('model')!r} here; the models are {', '.join(MODELS)}",
+                "code": "model_not_found",
+            }
         }
     if not messages or not isinstance(n, int) or not 1 <= n <= 128:
         return 400, {"error": {"message": "messages must not be empty and n must be 1 to 128"}}
@@ -156,12 +186,22 @@ def complete(body: dict, rates: Rates) -> tuple[int, dict]:
                 text, finish = graded(rng, messages[-1]["content"], rates)
             else:
                 text, finish = written(rng, messages, rates), "stop"
-            choices.append({"index": i, "finish_reason": finish, "message": {"role": "assistant", "content": text}})
+            choices.append(
+                {
+                    "index": i,
+                    "finish_reason": finish,
+                    "message": {"role": "assistant", "content": text},
+                }
+            )
             tokens += len(text.split())
     except Refusal as refusal:
         return 400, {"error": {"message": str(refusal)}}
     prompt_tokens = sum(len(m["content"].split()) for m in messages)
-    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": tokens, "total_tokens": prompt_tokens + tokens}
+    usage = {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": tokens,
+        "total_tokens": prompt_tokens + tokens,
+    }
     whole = {
         "id": f"world-{seed[:12]}",
         "object": "chat.completion",
@@ -173,17 +213,67 @@ def complete(body: dict, rates: Rates) -> tuple[int, dict]:
     return 200, whole
 
 
+@functools.cache
+def version() -> str:
+    """A hash of the code that decides what teacher and judge say.
+
+    Replies are stored under it: another world's replies are not this one's.
+    """
+    folder = Path(__file__).parent
+    files = [folder / name for name in ("language.py", "detectors.py", "endpoint.py")]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
 class Transport(httpx2.AsyncBaseTransport):
     """The endpoint as a transport of the HTTP client: no socket, everything else as over the network."""
 
-    def __init__(self, address: str):
-        self.rates = rates_of(address)
+    def __init__(self, rates: Rates):
+        self.rates = rates
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         if request.url.path != "/v1/chat/completions":
-            return httpx2.Response(404, json={"error": {"message": f"no {request.url.path} here"}}, request=request)
+            return httpx2.Response(
+                404, json={"error": {"message": f"no {request.url.path} here"}}, request=request
+            )
         status, reply = complete(json.loads(request.content), self.rates)
         return httpx2.Response(status, json=reply, request=request)
+
+
+class World:
+    """The address `world:?rate=value&...`, in process; `helpers.chat.endpoint.Network` is its like.
+
+    Raises:
+        UserError: an error rate that the world does not have.
+    """
+
+    url = "http://world/v1"
+    needs_key = False
+
+    def __init__(self, address: str):
+        self.rates = rates_of(address)
+        self.provider = f"{address}#{version()}"
+
+    def check(self, model: str, skills: Iterable[str], topics: Iterable[str]) -> None:
+        """Does the world have this model, and know what it will be asked?
+
+        Raises:
+            UserError: it does not.
+        """
+        mend_model = f"one of the models {', '.join(MODELS)}"
+        mend_catalog = "take skills and topics of params/catalog/miniature"
+        for kind, names, known, mend in (
+            ("model", [model], MODELS, mend_model),
+            ("skill", skills, language.PHRASINGS, mend_catalog),
+            ("topic", topics, language.TOPICS, mend_catalog),
+        ):
+            for name in names:
+                if name not in known:
+                    raise UserError(
+                        f"base_url = world: has no {kind} {name}; name another server there, or {mend}"
+                    )
+
+    def http_client(self) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(transport=Transport(self.rates))
 
 
 def serve(port: int, rates: Rates) -> ThreadingHTTPServer:
@@ -202,7 +292,13 @@ def serve(port: int, rates: Rates) -> ThreadingHTTPServer:
 
         def do_GET(self):
             listed = {"object": "list", "data": [{"id": m, "object": "model"} for m in MODELS]}
-            self.answer(*((200, listed) if self.path == "/v1/models" else (404, {"error": {"message": f"no {self.path} here"}})))
+            self.answer(
+                *(
+                    (200, listed)
+                    if self.path == "/v1/models"
+                    else (404, {"error": {"message": f"no {self.path} here"}})
+                )
+            )
 
         def do_POST(self):
             content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -221,7 +317,9 @@ def serve(port: int, rates: Rates) -> ThreadingHTTPServer:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Serve the embedded world's teacher and judge on loopback.")
+    parser = argparse.ArgumentParser(
+        description="Serve the embedded world's teacher and judge on loopback."
+    )
     parser.add_argument("--port", type=int, default=8008)
     for field in dataclasses.fields(Rates):
         parser.add_argument(f"--{field.name}", type=float, default=field.default)
@@ -232,7 +330,12 @@ if __name__ == "__main__":
     except UserError as error:
         sys.exit(str(error))
     except OSError as error:
-        sys.exit(f"port {port} of loopback: {error.strerror}; name another with --port, or as make serve PORT=...")
-    print(f"models {', '.join(MODELS)} at http://127.0.0.1:{server.server_address[1]}/v1 (Ctrl-C ends it)", flush=True)
+        sys.exit(
+            f"port {port} of loopback: {error.strerror}; name another with --port, or as make serve PORT=..."
+        )
+    print(
+        f"models {', '.join(MODELS)} at http://127.0.0.1:{server.server_address[1]}/v1 (Ctrl-C ends it)",
+        flush=True,
+    )
     with contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()

@@ -46,25 +46,49 @@ PHRASINGS = {
     # literary
     "metaphor": ("the {n} is a {w} of {a} dreams", "the {n} is the {w} of my heart"),
     "simile": ("the {n} {v} like a {w}", "the {n} is as {a} as a {w}"),
-    "personification": ("the {n} whispers its secret to the {n2}", "the {n} sings for the lonely {n2}"),
+    "personification": (
+        "the {n} whispers its secret to the {n2}",
+        "the {n} sings for the lonely {n2}",
+    ),
     "hyperbole": ("the {n} weighs a million tons", "a thousand years pass before the {n} {v}"),
     "oxymoron": ("a deafening silence fills the {n}", "the {n} lives a living death"),
-    "anaphora": ("every {n}, every {n2}, every {n3} {v}", "no more {n}, no more {n2}, no more {n3}"),
+    "anaphora": (
+        "every {n}, every {n2}, every {n3} {v}",
+        "no more {n}, no more {n2}, no more {n3}",
+    ),
     "onomatopoeia": ("the {n} goes buzz and clang", "bang and hiss goes the {n}"),
     "alliteration": ("the sly silent silver {n} sleeps", "big bold brave {n} builders burn"),
     "litotes": ("the {n} is not a bad {w}", "the {n} is no small matter"),
     # rhetorical
     "rhetorical question": ("who would ever doubt the {n}", "what is life without the {n}"),
-    "red herring": ("but what about the price of {g} near the {n}", "never mind the {n}, look at the {g}"),
-    "appeal to authority": ("doctor {p} says the {n} {v}", "the {n} {v} because a professor said so"),
-    "ad hominem": ("ignore {p} who cannot even hold the {n}", "{p} is a fool so the {n} must be bad"),
+    "red herring": (
+        "but what about the price of {g} near the {n}",
+        "never mind the {n}, look at the {g}",
+    ),
+    "appeal to authority": (
+        "doctor {p} says the {n} {v}",
+        "the {n} {v} because a professor said so",
+    ),
+    "ad hominem": (
+        "ignore {p} who cannot even hold the {n}",
+        "{p} is a fool so the {n} must be bad",
+    ),
     "false dilemma": ("either the {n} {v} or all is lost", "you love the {n} or you hate us"),
-    "slippery slope": ("one lost {n} today means no {n2} tomorrow", "first the {n} goes, then the {n2}, then the world"),
+    "slippery slope": (
+        "one lost {n} today means no {n2} tomorrow",
+        "first the {n} goes, then the {n2}, then the world",
+    ),
     "bandwagon": ("everyone already trusts the {n}", "the whole town has one {n}, so should you"),
     "straw man": ("{p} moved one {n}, so {p} hates each {n2}", "so you want us to burn the {n}"),
-    "appeal to nature": ("the {n} is natural, so it is good", "this {n} straight from the earth cannot harm"),
+    "appeal to nature": (
+        "the {n} is natural, so it is good",
+        "this {n} straight from the earth cannot harm",
+    ),
     # held-out categories
-    "modus ponens": ("if the {n} is {a} then it {v}, it is {a}, hence it {v}", "every {a} {n} {v}, this {n} is {a}, so it {v}"),
+    "modus ponens": (
+        "if the {n} is {a} then it {v}, it is {a}, hence it {v}",
+        "every {a} {n} {v}, this {n} is {a}, so it {v}",
+    ),
     "modus tollens": (
         "if the {n} {v} then it is {a}, it is not {a}, so it never {v}",
         "a {a} {n} {v}, this one never {v}, so it is not {a}",
@@ -74,16 +98,40 @@ PHRASINGS = {
         "the {n} is {a} or {a2}, it is not {a}, so it is {a2}",
     ),
     "causal reasoning": ("because of rain the {n} {v}", "the {n} {v}, which is why the {n2} {v2}"),
-    "spatial reasoning": ("the {n} fits inside the {n2} so the {n2} is larger", "the {n} is left of the {n2} so the {n2} is right of it"),
-    "false belief": ("{p} wrongly thinks the {n} is still here", "{p} looks for the {n} where it no longer lies"),
-    "emotional self regulation": ("{p} takes a slow breath beside the {n}", "{p} counts to ten before touching the {n}"),
+    "spatial reasoning": (
+        "the {n} fits inside the {n2} so the {n2} is larger",
+        "the {n} is left of the {n2} so the {n2} is right of it",
+    ),
+    "false belief": (
+        "{p} wrongly thinks the {n} is still here",
+        "{p} looks for the {n} where it no longer lies",
+    ),
+    "emotional self regulation": (
+        "{p} takes a slow breath beside the {n}",
+        "{p} counts to ten before touching the {n}",
+    ),
     "indirect request": ("could you perhaps pass the {n}", "it would be kind to move the {n}"),
-    "scalar implicature": ("some of the {n} {v}, so not all of it", "the {n} is warm, which suggests it is not hot"),
+    "scalar implicature": (
+        "some of the {n} {v}, so not all of it",
+        "the {n} is warm, which suggests it is not hot",
+    ),
     "affordance": ("one can sit on the {n} if needed", "the {n} will do as a {t}"),
-    "folk psychology": ("{p} wants the {n} and so goes to find it", "{p} fears the {n} and thus hides"),
-    "folk physics": ("drop the {n} and it falls to the floor", "push the {n} hard and it rolls away"),
-    "object permanence": ("the hidden {n} is still under the cloth", "out of sight the {n} stays in its box"),
-    "folk biology": ("without water the {n} keeper grows thirsty", "the {n} seller must eat and sleep"),
+    "folk psychology": (
+        "{p} wants the {n} and so goes to find it",
+        "{p} fears the {n} and thus hides",
+    ),
+    "folk physics": (
+        "drop the {n} and it falls to the floor",
+        "push the {n} hard and it rolls away",
+    ),
+    "object permanence": (
+        "the hidden {n} is still under the cloth",
+        "out of sight the {n} stays in its box",
+    ),
+    "folk biology": (
+        "without water the {n} keeper grows thirsty",
+        "the {n} seller must eat and sleep",
+    ),
 }
 JOINS = (", and ", ", while ", ", yet ")
 
@@ -93,16 +141,24 @@ def clause(rng: random.Random, topic: str, skill: str) -> str:
     n, n2, n3 = rng.sample(TOPICS[topic], 3)
     a, a2 = rng.sample(WORDS["adjective"], 2)
     v, v2 = rng.sample(WORDS["verb"], 2)
-    pick = {slot: rng.choice(WORDS[kind]) for slot, kind in (("w", "vehicle"), ("p", "name"), ("g", "goods"), ("t", "tool"))}
+    pick = {
+        slot: rng.choice(WORDS[kind])
+        for slot, kind in (("w", "vehicle"), ("p", "name"), ("g", "goods"), ("t", "tool"))
+    }
     return rng.choice(PHRASINGS[skill]).format(n=n, n2=n2, n3=n3, a=a, a2=a2, v=v, v2=v2, **pick)
 
 
 def join(rng: random.Random, clauses: list[str], sentences: int) -> str:
     """The clauses in their order, cut at random places into exactly `sentences` sentences."""
-    assert 1 <= sentences <= len(clauses), f"{len(clauses)} clauses cannot make {sentences} sentences"
+    assert 1 <= sentences <= len(clauses), (
+        f"{len(clauses)} clauses cannot make {sentences} sentences"
+    )
     cuts = sorted(rng.sample(range(1, len(clauses)), sentences - 1))
     parts = [clauses[i:j] for i, j in zip([0, *cuts], [*cuts, len(clauses)], strict=True)]
-    joined = ["".join(c if i == 0 else rng.choice(JOINS) + c for i, c in enumerate(part)) for part in parts]
+    joined = [
+        "".join(c if i == 0 else rng.choice(JOINS) + c for i, c in enumerate(part))
+        for part in parts
+    ]
     return " ".join(s[0].upper() + s[1:] + "." for s in joined)
 
 
@@ -120,6 +176,13 @@ def text(rng: random.Random, topic: str, skills: list[str]) -> str:
 def vocabulary() -> list[str]:
     """Every word that a text, a topic's name or a skill's name can hold, sorted; capitalised where it can open a sentence."""
     clauses = [re.sub(r"\{\w+\}", "", q) for pair in PHRASINGS.values() for q in pair]
-    words = {w for text in (*clauses, *PHRASINGS, *TOPICS, *JOINS) for w in re.findall(r"[a-z-]+", text)}
-    words |= {q.split()[0].strip("{},").capitalize() for pair in PHRASINGS.values() for q in pair if not q.startswith("{")}
+    words = {
+        w for text in (*clauses, *PHRASINGS, *TOPICS, *JOINS) for w in re.findall(r"[a-z-]+", text)
+    }
+    words |= {
+        q.split()[0].strip("{},").capitalize()
+        for pair in PHRASINGS.values()
+        for q in pair
+        if not q.startswith("{")
+    }
     return sorted(words | {w for group in (*TOPICS.values(), *WORDS.values()) for w in group})

@@ -33,7 +33,13 @@ class BatchServer(Server):
         **settings,
     ):
         super().__init__(faults, **settings)
-        self.fates, self.polls, self.broken, self.refused, self.hook = iter(fates), polls, broken or {}, refused or {}, hook
+        self.fates, self.polls, self.broken, self.refused, self.hook = (
+            iter(fates),
+            polls,
+            broken or {},
+            refused or {},
+            hook,
+        )
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict] = {}
         self.looks: dict[str, int] = {}
@@ -47,7 +53,15 @@ class BatchServer(Server):
     def upload(self, content: bytes) -> dict:
         name = f"file-{next(self.number)}"
         self.files[name] = content
-        return {"id": name, "object": "file", "bytes": len(content), "created_at": 1, "filename": "x", "purpose": "batch", "status": "ok"}
+        return {
+            "id": name,
+            "object": "file",
+            "bytes": len(content),
+            "created_at": 1,
+            "filename": "x",
+            "purpose": "batch",
+            "status": "ok",
+        }
 
     def create(self, asked: dict) -> dict:
         """The batch as it will be when it has ended."""
@@ -61,24 +75,54 @@ class BatchServer(Server):
         for i, x in enumerate(lines):
             if i >= reached:
                 if fate != "failed":
-                    bad.append({"custom_id": x["custom_id"], "response": None, "error": {"code": f"batch_{fate}", "message": "too late"}})
+                    bad.append(
+                        {
+                            "custom_id": x["custom_id"],
+                            "response": None,
+                            "error": {"code": f"batch_{fate}", "message": "too late"},
+                        }
+                    )
                 continue
             fault, _ = self.take(x["body"])
             self.happened[fault] += 1
             if fault in REFUSALS:
                 status, code, message = REFUSALS[fault]
-                said = {"status_code": status, "request_id": f"r{i}", "body": {"error": {"message": message, "code": code}}}
+                said = {
+                    "status_code": status,
+                    "request_id": f"r{i}",
+                    "body": {"error": {"message": message, "code": code}},
+                }
                 bad.append({"custom_id": x["custom_id"], "response": said, "error": None})
                 continue
             self.billed += 1
-            said = {"status_code": 200, "request_id": f"r{i}", "body": self.completion(x["body"], fault)}
+            said = {
+                "status_code": 200,
+                "request_id": f"r{i}",
+                "body": self.completion(x["body"], fault),
+            }
             good.append({"custom_id": x["custom_id"], "response": said, "error": None})
-        made = {"id": f"batch_{next(self.number)}", "object": "batch", "created_at": int(time.time()), "status": fate, **asked}
-        for field, some in {"output_file_id": good[::-1], "error_file_id": bad[::-1]}.items():  # in no order of ours
-            made[field] = self.upload("".join(json.dumps(x) + "\n" for x in some).encode())["id"] if some else None
+        made = {
+            "id": f"batch_{next(self.number)}",
+            "object": "batch",
+            "created_at": int(time.time()),
+            "status": fate,
+            **asked,
+        }
+        for field, some in {
+            "output_file_id": good[::-1],
+            "error_file_id": bad[::-1],
+        }.items():  # in no order of ours
+            made[field] = (
+                self.upload("".join(json.dumps(x) + "\n" for x in some).encode())["id"]
+                if some
+                else None
+            )
         if fate == "failed":
             message = "Enqueued token limit reached\nfor this model"
-            made["errors"] = {"object": "list", "data": [{"code": "token_limit_exceeded", "message": message}]}
+            made["errors"] = {
+                "object": "list",
+                "data": [{"code": "token_limit_exceeded", "message": message}],
+            }
         self.batches[made["id"]], self.looks[made["id"]] = made, 0
         return made
 
@@ -86,7 +130,13 @@ class BatchServer(Server):
         made = self.batches[name]
         if self.looks[name] >= self.polls:
             return made
-        return {**made, "status": "in_progress", "output_file_id": None, "error_file_id": None, "errors": None}
+        return {
+            **made,
+            "status": "in_progress",
+            "output_file_id": None,
+            "error_file_id": None,
+            "errors": None,
+        }
 
 
 class BatchHandler(Handler):
@@ -95,9 +145,17 @@ class BatchHandler(Handler):
             return super().do_POST()
         content = self.rfile.read(int(self.headers["Content-Length"]))
         if self.path == "/v1/batches":
-            return self.call("POST /v1/batches", lambda: self.server.seen(self.server.create(json.loads(content))["id"]))
-        form = email.message_from_bytes(b"Content-Type: " + self.headers["Content-Type"].encode() + b"\r\n\r\n" + content)
-        parts = {p.get_param("name", header="content-disposition"): p.get_payload(decode=True) for p in form.get_payload()}
+            return self.call(
+                "POST /v1/batches",
+                lambda: self.server.seen(self.server.create(json.loads(content))["id"]),
+            )
+        form = email.message_from_bytes(
+            b"Content-Type: " + self.headers["Content-Type"].encode() + b"\r\n\r\n" + content
+        )
+        parts = {
+            p.get_param("name", header="content-disposition"): p.get_payload(decode=True)
+            for p in form.get_payload()
+        }
         assert parts["purpose"] == b"batch"
         return self.call("POST /v1/files", lambda: self.server.upload(parts["file"]))
 
@@ -113,14 +171,24 @@ class BatchHandler(Handler):
 
             return self.call("GET batch", look)
         everything = {"object": "list", "has_more": False}
-        return self.call("GET /v1/batches", lambda: {**everything, "data": [server.seen(b) for b in reversed(server.batches)]})
+        return self.call(
+            "GET /v1/batches",
+            lambda: {**everything, "data": [server.seen(b) for b in reversed(server.batches)]},
+        )
 
     def call(self, name: str, work: Callable[[], dict | bytes]) -> None:
         server = self.server
         with server.lock:
             server.calls.append(name)
             if name in server.refused:
-                return self.respond(server, {}, {500: "500", 401: "401", 404: "404", 400: "400", 429: "429"}[server.refused[name]], "0.01")
+                return self.respond(
+                    server,
+                    {},
+                    {500: "500", 401: "401", 404: "404", 400: "400", 429: "429"}[
+                        server.refused[name]
+                    ],
+                    "0.01",
+                )
             try:
                 result = work()
             except KeyError:

@@ -19,8 +19,17 @@ REFUSALS = {  # fault: HTTP status, code, message; nothing is billed
     "403": (403, "forbidden", "This key may not use the model"),
     "404": (404, "model_not_found", "The model does not exist"),
 }
-UNBILLED = ("drop_before", "garbage")  # the connection ends without a reply, or with bytes that are no HTTP
-PAID_AND_LOST = ("drop_after", "truncated", "broken", "list", "empty")  # billed, but no usable reply arrives
+UNBILLED = (
+    "drop_before",
+    "garbage",
+)  # the connection ends without a reply, or with bytes that are no HTTP
+PAID_AND_LOST = (
+    "drop_after",
+    "truncated",
+    "broken",
+    "list",
+    "empty",
+)  # billed, but no usable reply arrives
 HARMLESS = ("slow", "length")
 FAULTS = (*REFUSALS, *UNBILLED, *PAID_AND_LOST, *HARMLESS)
 
@@ -61,7 +70,13 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), self.handler())
         assert set(faults or {}) <= set(FAULTS), f"unknown faults in {faults}"
         self.faults, self.seed, self.latency, self.slow = faults or {}, seed, latency, slow
-        self.rate, self.burst, self.retry_after, self.say, self.most = rate, burst, retry_after, say, most
+        self.rate, self.burst, self.retry_after, self.say, self.most = (
+            rate,
+            burst,
+            retry_after,
+            say,
+            most,
+        )
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
         self.lock, self.tokens, self.filled = threading.Lock(), float(burst), time.monotonic()
         self.received = self.billed = self.busy = 0
@@ -95,7 +110,10 @@ class Server(ThreadingHTTPServer):
         self.came[asked] += 1
         if self.rate:
             now = time.monotonic()
-            self.tokens, self.filled = min(self.burst, self.tokens + (now - self.filled) * self.rate), now
+            self.tokens, self.filled = (
+                min(self.burst, self.tokens + (now - self.filled) * self.rate),
+                now,
+            )
             if self.tokens < 1:
                 return "429", f"{(1 - self.tokens) / self.rate:.3f}"
             self.tokens -= 1
@@ -107,12 +125,25 @@ class Server(ThreadingHTTPServer):
         return None, ""
 
     def completion(self, body: dict, fault: str | None) -> dict:
-        texts = ["" if fault == "empty" else self.say(body, i) for i in range(min(self.most, body.get("n", 1)))]
+        texts = [
+            "" if fault == "empty" else self.say(body, i)
+            for i in range(min(self.most, body.get("n", 1)))
+        ]
         finish = "length" if fault == "length" else "stop"
-        choices = [{"index": i, "finish_reason": finish, "message": {"role": "assistant", "content": t}} for i, t in enumerate(texts)]
+        choices = [
+            {"index": i, "finish_reason": finish, "message": {"role": "assistant", "content": t}}
+            for i, t in enumerate(texts)
+        ]
         usage = {"prompt_tokens": self.prompt_tokens, "completion_tokens": len(texts)}
         usage["total_tokens"] = sum(usage.values())
-        return {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": body["model"], "choices": choices, "usage": usage}
+        return {
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "created": 1,
+            "model": body["model"],
+            "choices": choices,
+            "usage": usage,
+        }
 
     def handle_error(self, *_):
         """A client that has gone away is no news."""
@@ -137,8 +168,14 @@ class Handler(BaseHTTPRequestHandler):
     def respond(self, server: Server, body: dict, fault: str | None, retry_after: str) -> None:
         if fault in REFUSALS:
             status, code, message = REFUSALS[fault]
-            message += f" (key {self.headers['Authorization'].removeprefix('Bearer ')})"  # some do say it
-            return self.reply(json.dumps({"error": {"message": message, "code": code}}), status, {"Retry-After": retry_after})
+            message += (
+                f" (key {self.headers['Authorization'].removeprefix('Bearer ')})"  # some do say it
+            )
+            return self.reply(
+                json.dumps({"error": {"message": message, "code": code}}),
+                status,
+                {"Retry-After": retry_after},
+            )
         if fault in UNBILLED:
             self.close_connection = True
             self.wfile.write(b"no HTTP\r\n\r\n" if fault == "garbage" else b"")
@@ -150,12 +187,20 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "drop_after":
             self.close_connection = True
             return None
-        return self.reply({"list": "[1]", "broken": whole[:-20]}.get(fault, whole), cut=fault == "truncated")
+        return self.reply(
+            {"list": "[1]", "broken": whole[:-20]}.get(fault, whole), cut=fault == "truncated"
+        )
 
-    def reply(self, text: str, status: int = 200, headers: dict | None = None, *, cut: bool = False) -> None:
+    def reply(
+        self, text: str, status: int = 200, headers: dict | None = None, *, cut: bool = False
+    ) -> None:
         content = text.encode()
         self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(content)), **(headers or {})}.items():
+        for name, value in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(content)),
+            **(headers or {}),
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content[: len(content) // 2] if cut else content)

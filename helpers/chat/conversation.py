@@ -1,0 +1,59 @@
+"""A conversation of several turns with whoever answers: a teacher, or a student here or behind a server."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from helpers.chat.replies import Reply, Request
+from helpers.task.catalog import Query
+from helpers.task.prompts import Pack, extract_answer, generation_turns
+
+SPACING = 100  # between the replicates of a query, so that re-asking one never meets the next
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """The messages of one conversation, and whether its last reply was cut at the token limit."""
+
+    messages: list[dict]
+    cut: bool = False
+
+    @property
+    def text(self) -> str:
+        """The text that was asked for, out of the last reply."""
+        return extract_answer(self.messages[-1]["content"])
+
+
+def converse(
+    ask: Callable[[list[Request]], list[Reply | None]],
+    queries: Sequence[Query],
+    replicates: Sequence[int],
+    pack: Pack,
+    *,
+    turns: int,
+) -> list[Conversation | None]:
+    """Hold each query's conversation: the first `turns` user turns of the pack, each answered.
+
+    The request of turn two holds the reply to turn one, so a resumed run finds both in the ledger.
+
+    Args:
+        ask: gives one reply to each request, or None where there is none to be had.
+        replicates: which sample of its query each conversation is.
+
+    Returns:
+        One conversation a query; None where a reply never came.
+    """
+    assert 1 <= turns <= len(pack.generation), f"{turns} turns of a pack of {len(pack.generation)}"
+    conversations: list[Conversation | None] = [Conversation([]) for _ in queries]
+    for turn in range(turns):
+        going = [i for i, conversation in enumerate(conversations) if conversation is not None]
+        requests = []
+        for i in going:
+            user = {"role": "user", "content": generation_turns(queries[i], pack)[turn]}
+            messages = [*conversations[i].messages, user]
+            requests.append(Request(messages, replicate=replicates[i] * SPACING))
+        for i, request, reply in zip(going, requests, ask(requests), strict=True):
+            conversations[i] = None
+            if reply is not None:
+                assistant = {"role": "assistant", "content": reply.text}
+                conversations[i] = Conversation([*request.messages, assistant], reply.cut)
+    return conversations

@@ -1,0 +1,1 @@
+"""From graded answers to scores, intervals, findings and figures. Reads tables only: no network, no torch, nothing asked."""

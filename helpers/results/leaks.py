@@ -1,0 +1,61 @@
+"""What training and evaluation share, counted on the files: topics, skills, queries, near-duplicate texts."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from rapidfuzz import fuzz, process
+
+NEAR = 90  # similarity (0 to 100) from which two texts count as near-duplicates
+
+
+def nearest(texts: Sequence[str], known: Sequence[str]) -> list[float]:
+    """For each text the similarity (0 to 100) of the most similar known text; below `NEAR` it is given as 0."""
+    if not known:
+        return [0.0] * len(texts)
+    similarity = {}
+    for text in set(texts):
+        scores = process.cdist([text], known, scorer=fuzz.ratio, score_cutoff=NEAR, dtype=np.uint8)
+        similarity[text] = float(scores.max())
+    return [similarity[text] for text in texts]
+
+
+def leaks(graded: dict[str, list[dict]], corpus: list[dict]) -> pd.DataFrame:
+    """What each model's training and evaluation share (protocol, "Settled").
+
+    Args:
+        graded: by variant, the records that 03_grade writes.
+        corpus: the records that 01_generate writes.
+
+    Returns:
+        Columns: model (all its training seeds together), setting, k, queries, answers; same_task
+        (queries whose topic and skills were trained on: must be 0 in setting I from k = 2 on),
+        same_topic and same_skill (must be 0 in setting II), near_texts (answers that are
+        near-duplicates of a text the model was trained on).
+    """
+    kept = [record for record in corpus if not record["dropped"]]
+    trained_tasks = {(record["topic"], frozenset(record["skills"])) for record in kept}
+    trained_topics = {record["topic"] for record in kept}
+    trained_skills = {skill for record in kept for skill in record["skills"]}
+    rows = []
+    for variant, records in graded.items():
+        model = re.sub(r"-s\d+$", "", variant)
+        for record in records:
+            topic, skills = record["topic"], frozenset(record["skills"])
+            first = record["generation"] == 0  # counts the query once
+            rows.append(
+                {
+                    "model": model,
+                    "setting": record["setting"],
+                    "k": record["k"],
+                    "queries": first,
+                    "answers": 1,
+                    "same_task": first and (topic, skills) in trained_tasks,
+                    "same_topic": first and topic in trained_topics,
+                    "same_skill": first and not trained_skills.isdisjoint(skills),
+                    "near_texts": record["nearest"] >= NEAR,
+                }
+            )
+    table = pd.DataFrame(rows)
+    return table.groupby(["model", "setting", "k"], sort=False).sum().reset_index()

@@ -1,0 +1,226 @@
+"""Skills, topics, their split into training and held-out parts, and the queries drawn from them ([ZK24] section 3).
+
+Reads our own format and that of the public reference implementation: a CSV of skills, a text file of topics.
+"""
+
+import csv
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers.errors import UserError
+
+COLUMNS = ("category", "skill", "definition", "example")
+SKIPPED_STATUS = {
+    "remove",
+    "in review",
+    "maybe",
+}  # rows that the reference implementation leaves out
+SETTINGS = {
+    "I": "training skills and topics",
+    "II": "held-out skills and topics",
+    "III": "all skills and topics",
+}
+
+
+@dataclass(frozen=True)
+class Skill:
+    name: str
+    category: str
+    definition: str
+    example: str
+
+
+@dataclass(frozen=True)
+class Query:
+    """One task: write a text on the topic that shows all the skills."""
+
+    topic: str
+    skills: tuple[Skill, ...]
+
+    @property
+    def k(self) -> int:
+        return len(self.skills)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(s.name for s in self.skills)
+
+    @property
+    def identity(self) -> tuple[str, frozenset[str]]:
+        """Two queries are the same when topic and *set* of skills are."""
+        return self.topic, frozenset(self.names)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The skills and topics that a setting draws from."""
+
+    skills: tuple[Skill, ...]
+    topics: tuple[str, ...]
+
+    def distinct(self, k: int) -> int:
+        """How many distinct queries of k skills there are."""
+        return len(self.topics) * math.comb(len(self.skills), k)
+
+
+def _lines(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: a folder; name a file in it") from None
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path}: not UTF-8 text (byte {e.start}); save it as UTF-8") from None
+
+
+def load_skills(path: Path) -> list[Skill]:
+    """The skills of a CSV with the columns category, skill, definition, example; further columns are allowed.
+
+    Rows whose `status`, where there is such a column, is remove, in review or maybe are skipped; names are stripped.
+
+    Raises:
+        UserError: a missing file or column, an empty cell, a skill that stands twice, no skill at all.
+    """
+    reader = csv.DictReader(_lines(path).splitlines(keepends=True))
+    missing = [c for c in COLUMNS if c not in (reader.fieldnames or [])]
+    if missing:
+        raise UserError(
+            f"{path}: column {', '.join(missing)} missing; the header must hold {', '.join(COLUMNS)}"
+        )
+    skills = []
+    for row in reader:
+        if (row.get("status") or "").strip().lower() in SKIPPED_STATUS:
+            continue
+        empty = [c for c in COLUMNS if not (row[c] or "").strip()]
+        if empty:
+            raise UserError(f"{path}, line {reader.line_num}: empty {', '.join(empty)}")
+        skills.append(
+            Skill(row["skill"].strip(), row["category"].strip(), row["definition"], row["example"])
+        )
+    names = [s.name.lower() for s in skills]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise UserError(f"{path}: skill {', '.join(twice)} stands more than once")
+    if not skills:
+        raise UserError(f"{path}: no skill in it")
+    return skills
+
+
+def load_topics(path: Path) -> list[str]:
+    """One topic a line, stripped; empty lines are skipped.
+
+    Raises:
+        UserError: a missing file, a topic that stands twice, no topic at all.
+    """
+    topics = [line.strip() for line in _lines(path).splitlines() if line.strip()]
+    lower = [t.lower() for t in topics]
+    twice = sorted({t for t in lower if lower.count(t) > 1})
+    if twice:
+        raise UserError(f"{path}: topic {', '.join(twice)} stands more than once")
+    if not topics:
+        raise UserError(f"{path}: no topic in it")
+    return topics
+
+
+def split(
+    skills: list[Skill],
+    topics: list[str],
+    *,
+    training_categories: list[str],
+    training_topics: int | list[str],
+    seed: int,
+) -> dict[str, Pool]:
+    """The pools of settings I, II and III.
+
+    Args:
+        training_categories: skills of these categories are for training, all others are held out.
+        training_topics: how many topics, drawn with `seed`, or which ones.
+
+    Raises:
+        UserError: a category or topic that the catalog does not have, or a part that would be empty.
+    """
+    categories = sorted({s.category for s in skills})
+    unknown = [c for c in training_categories if c not in categories]
+    if unknown:
+        raise UserError(
+            f"training_categories: {', '.join(unknown)} not in the catalog, whose categories are {', '.join(categories)}"
+        )
+    if isinstance(training_topics, int):
+        if not 0 < training_topics < len(topics):
+            raise UserError(
+                f"training_topics: {training_topics} of {len(topics)} topics leaves a part empty; use 1 to {len(topics) - 1}"
+            )
+        training_topics = random.Random(f"{seed}/topics").sample(topics, training_topics)
+    unknown = [t for t in training_topics if t not in topics]
+    if unknown:
+        raise UserError(f"training_topics: {', '.join(unknown)} not in the catalog's topics")
+
+    def pool(keep_skill, keep_topic):
+        return Pool(
+            tuple(s for s in skills if keep_skill(s)), tuple(t for t in topics if keep_topic(t))
+        )
+
+    pools = {
+        "I": pool(lambda s: s.category in training_categories, lambda t: t in training_topics),
+        "II": pool(
+            lambda s: s.category not in training_categories, lambda t: t not in training_topics
+        ),
+        "III": pool(lambda s: True, lambda t: True),
+    }
+    for name, p in pools.items():
+        if not p.skills or not p.topics:
+            raise UserError(
+                f"the split leaves setting {name} ({SETTINGS[name]}) without skills or topics"
+            )
+    return pools
+
+
+def split_rows(pools: dict[str, Pool]) -> list[dict]:
+    """The split as rows for a file: setting, skills, topics."""
+    return [
+        {"setting": name, "skills": [s.name for s in p.skills], "topics": list(p.topics)}
+        for name, p in pools.items()
+    ]
+
+
+def draw(pool: Pool, k: int, *, seed: int, purpose: str) -> Iterator[Query]:
+    """Endless random queries of k skills, uniform over topics and sets, in an order that depends on the arguments alone.
+
+    Raises:
+        UserError: the pool has fewer than k skills.
+    """
+    if len(pool.skills) < k:
+        raise UserError(
+            f"k = {k} needs {k} skills, and the pool for {purpose} has {len(pool.skills)}"
+        )
+    rng = random.Random(f"{seed}/{purpose}/{k}")
+    while True:
+        yield Query(rng.choice(pool.topics), tuple(rng.sample(pool.skills, k)))
+
+
+def evaluation_queries(pool: Pool, k: int, n: int, *, seed: int, setting: str) -> list[Query]:
+    """n different queries, or all there are if fewer; the first 50 of 100 are the 50 of 50."""
+    found: dict = {}
+    for query in draw(pool, k, seed=seed, purpose=f"evaluation {setting}"):
+        found.setdefault(query.identity, query)
+        if len(found) == min(n, pool.distinct(k)):
+            return list(found.values())
+
+
+def training_queries(pool: Pool, k: int, *, seed: int, avoid: set) -> Iterator[Query]:
+    """Endless queries, repeats allowed; at k >= 2 none whose identity is in `avoid`, the evaluation queries of setting I.
+
+    At k = 1 there are too few (topic, skill) pairs to keep any apart (protocol, "Settled").
+    """
+    usable = pool.distinct(k) - sum(len(skills) == k for _, skills in avoid)
+    if k > 1 and usable <= 0:
+        raise UserError(
+            f"k = {k}: every query is an evaluation query; ask for fewer evaluation queries or add skills"
+        )
+    for query in draw(pool, k, seed=seed, purpose="training"):
+        if k == 1 or query.identity not in avoid:
+            yield query

@@ -1,0 +1,13 @@
+"""Small numbers as words, as prompts write them and judges repeat them."""
+
+NUMBERS = "zero one two three four five six seven eight nine ten".split()
+
+
+def number(n: int) -> str:
+    """`three` for 3; digits from 11 on."""
+    return NUMBERS[n] if n < len(NUMBERS) else str(n)
+
+
+def in_words(n: int, noun: str) -> str:
+    """`two sentences`, `one sentence`."""
+    return f"{number(n)} {noun}" if n == 1 else f"{number(n)} {noun}s"

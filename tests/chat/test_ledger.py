@@ -1,0 +1,436 @@
+"""The ledger: what it tells apart, what it never loses, and files it will not touch."""
+
+import contextlib
+import json
+import os
+import resource
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from helpers import paths
+from helpers.chat import ledger as module
+from helpers.chat.ledger import Asked, Ledger, key
+from helpers.errors import UserError
+from helpers.paths import ROOT
+
+WHO = {"endpoint": "http://a", "model": "m", "stage": "judge", "replicate": 0}
+RAW = b'{"choices": [], "odd": "\\u00e9\\ud83d"}\n \xff\x00'
+
+
+def filled(path, n, size=500):
+    ledger = Ledger(path)
+    for i in range(n):
+        ledger.replied(ledger.begin(f"k{i}", body={"i": i}, **WHO), b"x" * size)
+    return ledger
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+
+
+def refused(path):
+    """The sentence with which a file is refused; it must be left as it was, and nothing beside it."""
+    before = contents(path.parent)
+    with pytest.raises(UserError, match="ledger") as refusal:
+        Ledger(path)
+    assert contents(path.parent) == before
+    assert str(path) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    return str(refusal.value)
+
+
+def test_key_says_what_was_asked():
+    body = {"model": "m", "messages": [{"role": "user", "content": "é"}], "n": 3}
+    other_model, other_text = (
+        {**body, "model": "l"},
+        {**body, "messages": [{"role": "user", "content": "e"}]},
+    )
+    asked = [
+        ("http://a", body, 0),
+        ("http://b", body, 0),
+        ("http://a", body, 1),
+        ("http://a", other_model, 0),
+        ("http://a", other_text, 0),
+    ]
+    assert len({key(*a) for a in asked}) == len(asked)
+    assert key("http://a", dict(reversed(body.items())), 0) == key("http://a", body, 0)
+
+
+def test_key_stays_the_same_for_ever():
+    """A change would ask and pay everything anew."""
+    assert (
+        key("http://a", {"model": "m", "n": 3}, 0)
+        == "dfadc92051d4006254de9185efd992c1e2c797b77c032116607095072f9efa37"
+    )
+
+
+def test_reply_comes_back_as_it_was_stored(tmp_path):
+    ledger = Ledger(tmp_path / "new" / "ledger.sqlite")
+    assert ledger.reply("k") is None
+    attempt = ledger.begin("k", body={"messages": ["é"]}, **WHO)
+    assert ledger.reply("k") is None
+    ledger.replied(
+        attempt, RAW, request_id="r1", usage={"prompt_tokens": 3, "completion_tokens": 5}
+    )
+    ledger.replied(ledger.begin("empty", body={}, **WHO), b"")
+    again = Ledger(ledger.path)
+    assert (again.reply("k"), again.reply("empty"), again.reply("l")) == (RAW, b"", None)
+    assert json.loads(again.db.execute("select body from attempt").fetchone()[0]) == {
+        "messages": ["é"]
+    }
+    rows = again.summary().set_index("state").loc["replied"]
+    assert (rows.attempts, rows.prompt_tokens, rows.completion_tokens) == (2, 3, 5)
+
+
+def test_the_reply_that_was_stored_first_counts(tmp_path):
+    """Two processes may ask the same at once; what the quicker one read must be what later runs read."""
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    slow, quick = ledger.begin("k", body={}, **WHO), ledger.begin("k", body={}, **WHO)
+    ledger.replied(quick, b"quick")
+    assert ledger.reply("k") == b"quick"
+    ledger.replied(slow, b"slow")
+    assert ledger.reply("k") == b"quick"
+
+
+def test_attempts_are_there_before_their_replies(tmp_path):
+    ledger, other = Ledger(tmp_path / "ledger.sqlite"), Ledger(tmp_path / "ledger.sqlite")
+    attempt = ledger.begin("k", body={}, **WHO)
+    states = "select state, ended is null, raw is null from attempt"
+    assert other.db.execute(states).fetchall() == [("sent", 1, 1)]
+    ledger.failed(attempt, "HTTP 500")
+    assert other.db.execute(states).fetchall() == [("HTTP 500", 0, 1)]
+    assert other.reply("k") is None
+
+
+def test_a_batch_is_stored_whole(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.store(
+        [(f"k{i}", {"i": i}, 0, b"%d" % i) for i in range(5)],
+        endpoint="local:1",
+        model="m",
+        stage="student",
+    )
+    assert [Ledger(ledger.path).reply(f"k{i}") for i in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from helpers.chat.ledger import Ledger
+folder, name = Path(sys.argv[1]), sys.argv[2]
+who = {"endpoint": "e", "model": "m", "stage": "judge", "replicate": 0}
+print("ready", flush=True)
+sys.stdin.readline()
+for i in range(30):  # both create the same files at once
+    ledger = Ledger(folder / f"{i}.sqlite")
+    for j in range(10):
+        k = f"{name}{j}"
+        ledger.replied(ledger.begin(k, body={"j": j}, **who), k.encode())
+    ledger.store([(f"{name}{j}", {}, 0, f"{name}{j}".encode()) for j in range(10, 20)], endpoint="e", model="m", stage="student")
+"""
+
+
+def test_two_processes_write_one_ledger(tmp_path):
+    pipes = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+    }
+    command = [sys.executable, "-c", WRITER, tmp_path]
+    writers = [
+        subprocess.Popen(
+            [*command, name], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, **pipes
+        )
+        for name in "ab"
+    ]
+    for w in writers:
+        assert w.stdout.readline() == "ready\n", w.stderr.read()
+    for w in writers:
+        w.stdin.write("\n")
+        w.stdin.flush()
+    for w in writers:
+        _, errors = w.communicate(timeout=60)
+        assert w.returncode == 0, errors
+    for i in range(30):
+        ledger = Ledger(tmp_path / f"{i}.sqlite")
+        assert all(
+            ledger.reply(f"{name}{j}") == f"{name}{j}".encode() for name in "ab" for j in range(20)
+        )
+        assert ledger.summary().attempts.sum() == 40
+
+
+def test_foreign_files_are_refused_untouched(tmp_path):
+    for name, content in {"short.txt": b"notes", "long.txt": b"our notes\n" * 500}.items():
+        (tmp_path / name).write_bytes(content)
+        refused(tmp_path / name)
+    for name, journal in {"a.db": "delete", "b.db": "wal"}.items():
+        with sqlite3.connect(tmp_path / name) as db:
+            db.execute(f"pragma journal_mode = {journal}")
+            db.execute("create table attempt (id integer primary key, key text)")
+        db.close()
+        assert "something else" in refused(tmp_path / name)
+    with sqlite3.connect(tmp_path / "empty.db") as db:
+        db.execute("pragma application_id = 7")
+    db.close()
+    assert "something else" in refused(tmp_path / "empty.db")
+
+
+def test_an_empty_file_becomes_a_ledger(tmp_path):
+    (tmp_path / "ledger.sqlite").touch()
+    assert filled(tmp_path / "ledger.sqlite", 1).reply("k0") == b"x" * 500
+
+
+def test_a_torn_file_is_refused_untouched(tmp_path):
+    filled(tmp_path / "whole.sqlite", 100).db.close()
+    whole = (tmp_path / "whole.sqlite").read_bytes()
+    assert len(whole) > 50_000
+    (tmp_path / "whole.sqlite").unlink()
+    torn = {
+        "half": whole[: len(whole) // 2],
+        "tail": whole[:-1000],
+        "head": whole[:50],
+        "start": b"\0" * 4096 + whole[4096:],
+    }
+    for name, content in torn.items():
+        (tmp_path / name).write_bytes(content)
+        refused(tmp_path / name)
+
+
+def test_a_damaged_page_is_named_when_it_is_read(tmp_path):
+    filled(tmp_path / "ledger.sqlite", 100).db.close()
+    whole = (tmp_path / "ledger.sqlite").read_bytes()
+    (tmp_path / "ledger.sqlite").write_bytes(whole[:8192] + b"\xff" * (len(whole) - 8192))
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    with pytest.raises(UserError, match="cannot be read"):
+        [ledger.reply(f"k{i}") for i in range(100)]
+    with pytest.raises(UserError, match="cannot be read"):
+        ledger.summary()
+
+
+def test_places_that_cannot_hold_a_ledger(tmp_path):
+    (tmp_path / "folder.sqlite").mkdir()
+    refused(tmp_path / "folder.sqlite")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="ledger"):
+        Ledger(tmp_path / "file" / "ledger.sqlite")
+    with pytest.raises(UserError, match="ledger"):
+        Ledger(tmp_path / "file" / "deeper" / "ledger.sqlite")
+
+
+@contextlib.contextmanager
+def as_nobody():
+    """Root may write everywhere; for a while we are not root."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_a_folder_without_write_permission():
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "closed"
+        stored = filled(folder / "there.sqlite", 3)
+        stored.db.close()
+        Path(name).chmod(0o755)
+        folder.chmod(0o555)
+        with as_nobody():
+            refused(folder / "new.sqlite")
+            refused(folder / "there.sqlite")
+        folder.chmod(0o755)
+        assert Ledger(folder / "there.sqlite").reply("k2") == b"x" * 500
+
+
+def full(ledger):
+    pages = ledger.db.execute("pragma page_count").fetchone()[0]
+    ledger.db.execute(f"pragma max_page_count = {pages + 5}")
+
+
+def fill_up(ledger, start):
+    """Write until it no longer goes; returns how many replies were stored."""
+    stored = start
+
+    def fill():
+        nonlocal stored
+        for stored in range(start, 10_000):
+            ledger.replied(ledger.begin(f"k{stored}", body={}, **WHO), b"x" * 500)
+
+    with pytest.raises(UserError, match=r"^.* cannot be written .* run again to go on$"):
+        fill()
+    return stored
+
+
+def test_a_full_disk_keeps_what_was_stored(tmp_path):
+    ledger = filled(tmp_path / "ledger.sqlite", 20)
+    full(ledger)
+    stored = fill_up(ledger, 20)
+    assert 20 < stored < 100
+    for again in (ledger, Ledger(ledger.path)):
+        assert all(again.reply(f"k{i}") == b"x" * 500 for i in range(stored))
+        assert again.reply(f"k{stored}") is None
+
+
+def test_a_full_file_system_keeps_what_was_stored(tmp_path):
+    """No file may grow over 200 kB, the write-ahead log neither: the system refuses the write itself."""
+    ledger = filled(tmp_path / "ledger.sqlite", 20)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    try:
+        stored = fill_up(ledger, 20)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    for again in (ledger, Ledger(ledger.path)):
+        assert all(again.reply(f"k{i}") == b"x" * 500 for i in range(stored))
+        again.replied(again.begin("after", body={}, **WHO), b"room again")
+    assert Ledger(ledger.path).reply("after") == b"room again"
+
+
+def test_a_batch_that_does_not_fit_leaves_nothing_half_done(tmp_path):
+    ledger = filled(tmp_path / "ledger.sqlite", 5)
+    full(ledger)
+    batch = [(f"b{i}", {}, 0, b"y" * 2000) for i in range(100)]
+    with pytest.raises(UserError, match="cannot be written"):
+        ledger.store(batch, endpoint="local:1", model="m", stage="student")
+    ledger.db.execute("pragma max_page_count = 1000000")
+    assert all(ledger.reply(k) is None for k, *_ in batch)
+    ledger.replied(ledger.begin("after", body={}, **WHO), b"room again")
+    assert Ledger(ledger.path).reply("after") == b"room again", (
+        "written outside the failed batch's transaction"
+    )
+    ledger.store(batch, endpoint="local:1", model="m", stage="student")
+    assert Ledger(ledger.path).reply("b99") == b"y" * 2000
+
+
+# ---- money ----
+
+
+def reserved(ledger, key="k", dollars=1.0):
+    return ledger.begin(key, body={}, **WHO, dollars=dollars)
+
+
+def test_spent_is_the_sum_of_what_is_paid_and_reserved(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    paid, unknown, refused_, lost = (reserved(ledger, f"k{i}") for i in range(4))
+    free = ledger.begin("k4", body={}, **WHO)
+    assert ledger.spent() == 4
+    ledger.replied(paid, b"", dollars=0.25)
+    ledger.replied(unknown, b"")  # no usage in it
+    ledger.failed(refused_, "HTTP 429", billed=False)
+    ledger.failed(lost, "APIConnectionError")
+    ledger.replied(free, b"", usage={"prompt_tokens": 1, "completion_tokens": 1})
+    assert Ledger(ledger.path).spent() == 0.25 + 1 + 0 + 1
+    assert ledger.db.execute("select sum(dollars) from attempt").fetchone()[0] == 2.25
+    assert ledger.unpriced() == [(free, "m", "replied", "{}", 1, 1)]
+    ledger.price([(0.5, free)])
+    assert (ledger.spent(), ledger.unpriced()) == (2.75, [])
+    table = ledger.summary().set_index("state")
+    assert table.dollars.to_dict() == {"replied": 1.75, "HTTP 429": 0, "APIConnectionError": 1}
+
+
+def test_a_budget_has_room_or_not(tmp_path):
+    ledger, other = (
+        Ledger(tmp_path / "ledger.sqlite", budget=2.5),
+        Ledger(tmp_path / "ledger.sqlite", budget=2.5),
+    )
+    first = reserved(ledger)
+    assert reserved(other) is not None
+    assert reserved(ledger) is None
+    assert reserved(ledger, dollars=0.5) is not None, "up to the last cent"
+    other.replied(first, b"", dollars=0.0)
+    assert reserved(ledger) is not None
+    assert ledger.db.execute("select count(*) from attempt").fetchone() == (4,)
+    assert reserved(Ledger(ledger.path), dollars=100.0) is not None, "no budget, no limit"
+
+
+def test_a_budget_costs_the_same_however_much_is_stored(tmp_path):
+    """No look at other rows: the statement that begins an attempt does the same work on an empty and on a full ledger."""
+    ledger = filled(tmp_path / "ledger.sqlite", 3000, size=10)
+    ledger.budget, steps = 1e9, []
+
+    def work():
+        steps.append(0)
+        ledger.db.set_progress_handler(lambda: steps.append(steps.pop() + 1), 1)
+        reserved(ledger)
+        ledger.db.set_progress_handler(None, 1)
+        return steps[-1]
+
+    full, empty = work(), None
+    ledger.db.execute("delete from attempt")
+    empty = work()
+    assert full <= empty + 50
+
+
+def test_a_batch_takes_what_the_budget_has_room_for(tmp_path):
+    who = {"endpoint": "http://a", "model": "m", "stage": "judge"}
+    ledger = Ledger(tmp_path / "ledger.sqlite", budget=3.0)
+    asked = [(Asked(f"k{i}", 0, {"i": i}), 1.0) for i in range(5)]
+    ledger.replied(reserved(ledger, "k0"), b"", dollars=0.5)
+    batch = ledger.begin_batch("a", asked, **who)
+    assert [k for k, _ in ledger.requests_of(batch.id)] == ["k1", "k2"]
+    assert ledger.spent() == 2.5
+    assert ledger.begin_batch("b", asked, **who) is None
+    assert set(ledger.pending("http://a", "m")) == {"k1", "k2"}
+    for _ in range(2):  # two processes may come to it
+        usage = {"prompt_tokens": 1, "completion_tokens": 1}
+        ledger.end_batch(
+            batch.id,
+            "completed",
+            [("k1", b"raw", "r", usage, 0.25)],
+            unbilled={"k2": "HTTP 500"},
+            rest="",
+        )
+    assert (ledger.reply("k1"), ledger.reply("k2"), ledger.spent()) == (b"raw", None, 0.75)
+    assert ledger.pending("http://a", "m") == {}
+    again = ledger.begin_batch("b", asked, **who)
+    assert [k for k, _ in ledger.requests_of(again.id)] == ["k2", "k3"], (
+        "neither what has a reply nor what is too dear"
+    )
+
+
+# ---- versions, and what is in it ----
+
+
+@pytest.mark.parametrize("version", [0, 99])
+def test_a_ledger_of_another_version_is_refused(tmp_path, version):
+    ledger = filled(tmp_path / "ledger.sqlite", 1)
+    ledger.db.execute(f"pragma user_version = {version}")
+    ledger.db.close()
+    assert "another version" in refused(ledger.path)
+
+
+def test_what_is_in_it_is_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(paths, "ledger", lambda profile: tmp_path / f"{profile}.sqlite")
+    with pytest.raises(UserError, match="nothing has been asked under PROFILE=mini"):
+        module.main("mini")
+    assert not list(tmp_path.iterdir())
+    ledger = Ledger(tmp_path / "mini.sqlite")
+    module.main("mini")
+    assert "nothing has been asked yet" in capsys.readouterr().out
+    ledger.replied(
+        reserved(ledger), b"", usage={"prompt_tokens": 1234, "completion_tokens": 5}, dollars=0.75
+    )
+    ledger.failed(reserved(ledger, "l"), "HTTP 500")
+    ledger.begin("m", body={}, **WHO | {"model": "cheap"})
+    ledger.begin_batch(
+        "a", [(Asked("n", 0, {}), 0.5)], endpoint="http://a", model="m", stage="teacher"
+    )
+    module.main("mini")
+    printed = capsys.readouterr().out
+    for expected in (
+        "1,234",
+        "HTTP 500",
+        "Paid 0.75 US dollars",
+        "up to 1.50",
+        "Without cheap",
+        "1 requests to m, open",
+    ):
+        assert expected in printed, printed

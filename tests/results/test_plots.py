@@ -1,0 +1,182 @@
+"""Figures: every profile's shape can be drawn, and equal scores give equal bytes."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from tests.test_scores import SWEEP, simulated
+
+from helpers.results import plots, scores
+
+
+@pytest.fixture(scope="module")
+def table():
+    rng = np.random.default_rng(0)
+    means = {"base": 0.1, "k1": 0.1, "k12": 0.4, "k123": 0.7}
+    return pd.concat([simulated(rng, means, setting=s, ks=(1, 2, 3, 4, 5)) for s in ("I", "II")])
+
+
+def swept():
+    means = {
+        "base": 0.1,
+        "k12": 0.6,
+        "k123": 0.8,
+        "k12n300": 0.1,
+        "k123n300": 0.3,
+        "k12n600": 0.4,
+        "k123n600": 0.7,
+    }
+    tables = [
+        simulated(np.random.default_rng(1), means, setting=s, ks=(2, 3, 4), texts=SWEEP)
+        for s in ("I", "II", "III")
+    ]
+    return pd.concat(tables)
+
+
+def figures(table):
+    summary = scores.summary(table)
+    logs = pd.DataFrame(
+        [(m, s, t, 2 / t) for m in ("k1", "k123") for s in (0, 1) for t in range(1, 30)],
+        columns=["model", "seed", "step", "loss"],
+    )
+    counts = pd.DataFrame(
+        [(1, "kept", 40), (1, "off topic", 3), (2, "kept", 40), (2, "skill missing", 9)],
+        columns=["k", "outcome", "texts"],
+    )
+    return {
+        "data_efficiency": plots.data_efficiency(scores.summary(swept()), world="in a test"),
+        "full_marks_by_k": plots.full_marks_by_k(summary, trained_ks=[1, 2, 3], world="in a test"),
+        "training_loss": plots.training_loss(logs, world="in a test"),
+        "method": plots.method(counts, table, world="in a test"),
+        "corpus_by_k": plots.corpus_by_k(counts, world="in a test"),
+    }
+
+
+def test_equal_scores_give_equal_bytes(table, tmp_path):
+    first = [
+        p.read_bytes()
+        for name, f in figures(table).items()
+        for p in plots.save(f, tmp_path / "a", name)
+    ]
+    second = [
+        p.read_bytes()
+        for name, f in figures(table).items()
+        for p in plots.save(f, tmp_path / "b", name)
+    ]
+    assert first == second
+    assert len(first) == 10
+
+
+def test_headline_says_what_it_shows(table):
+    figure = figures(table)["full_marks_by_k"]
+    words = " ".join(t.get_text() for t in figure.findobj(plots.plt.Text))
+    for said in (
+        "Setting I",
+        "Setting II",
+        "never",
+        "in a test",
+        "95% intervals",
+        "40 queries",
+        "3 training seeds",
+        "ratio of full marks",
+    ):
+        assert said in words, said
+    assert len(figure.axes) == 2
+    assert all(len(axis.lines) == 4 for axis in figure.axes)
+
+
+def test_two_students_and_three_settings_have_their_panels(table):
+    both = pd.concat(
+        [table.assign(model=s + "-" + table.model) for s in ("llama-2-13b", "mistral-7b")]
+    )
+    summary = scores.summary(pd.concat([both, both[both.setting == "I"].assign(setting="III")]))
+    figure = plots.full_marks_by_k(summary, trained_ks=[1, 2, 3], world="in a test")
+    assert len(figure.axes) == 6
+    assert all(len(axis.lines) == 4 for axis in figure.axes)
+
+
+def said(figure) -> str:
+    return " ".join(t.get_text() for t in figure.findobj(plots.plt.Text))
+
+
+def test_mixes_of_any_name_are_drawn(table):
+    """Each with a style of its own that does not depend on what else is drawn, and a name in the legend."""
+    other = table.assign(
+        model=table.model.replace({"k1": "single", "k12": "k23", "k123": "everything"})
+    )
+    figure = plots.full_marks_by_k(scores.summary(other), trained_ks=[1, 2, 3], world="in a test")
+    assert all(len(axis.lines) == 4 for axis in figure.axes)
+    looks = {
+        (line.get_color(), line.get_marker(), str(line.get_linestyle()))
+        for line in figure.axes[0].lines
+    }
+    assert len(looks) == 4
+    assert all(
+        name in said(figure)
+        for name in ("single", "D(2) + D(3)", "everything", "before fine-tuning")
+    )
+    assert plots.styles(["k123", "base"]) == {mix: plots.STYLE[mix] for mix in ("base", "k123")}
+    assert len(plots.styles([f"mix{i}" for i in range(9)])) == 9
+
+
+def test_one_training_seed_is_said(table):
+    one = plots.full_marks_by_k(
+        scores.summary(table[table.seed == 0]), trained_ks=[1, 2, 3], world="in a test"
+    )
+    assert "40 queries alone" in said(one)
+    assert "one training seed" in said(one)
+
+
+def test_data_efficiency_draws_each_kind_against_its_texts():
+    summary = scores.summary(swept())
+    figure = plots.data_efficiency(summary, world="in a test")
+    assert len(figure.axes) == 6, "two k, three settings"
+    drawn = {tuple(map(float, c[0].get_xdata())) for axis in figure.axes for c in axis.containers}
+    assert drawn == {(300, 600, 2400), (300, 600, 3600)}
+    for words in (
+        "D(1) + D(2)",
+        "D(1) + D(2) + D(3)",
+        "before fine-tuning",
+        "k = 3",
+        "k = 4",
+        "Setting III",
+        "in a test",
+        "95% intervals",
+        "40 queries",
+    ):
+        assert words in said(figure), words
+    other = plots.data_efficiency(summary.assign(k=summary.k - 1).query("k < 3"), world="in a test")
+    assert "k = 1" in said(other), "where neither 3 nor 4 was asked, every k is drawn"
+    two = pd.concat(
+        [
+            summary.assign(model="three-" + summary.model),
+            scores.largest(summary).assign(model=lambda s: "five-" + s.model),
+        ],
+        ignore_index=True,
+    )
+    assert "of three" in said(plots.data_efficiency(two, world="in a test"))
+
+
+def test_without_a_sweep_the_figure_says_so_and_is_not_kept(table, tmp_path):
+    figure = plots.data_efficiency(scores.summary(table), world="in a test")
+    assert "no sweep" in said(figure)
+    assert plots.save(figure, tmp_path, "data_efficiency") == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_method_is_drawn_with_the_runs_numbers(table):
+    words = said(figures(table)["method"])
+    for expected in (
+        "92 texts",
+        "1 to 2 skills",
+        "keeps 80",
+        "D(1): 40",
+        "9 models",
+        "k = 1 to 5",
+        "I: training",
+        "II: held-out",
+        "in a test",
+    ):
+        assert expected in words, expected
+    answers = table[["model", "seed", "setting", "k", "query", "generation"]].drop_duplicates()
+    assert f"grades {len(answers):,} answers" in words
+    assert f"{table['query'].nunique()} queries × {table.generation.nunique()} answers" in words

@@ -1,0 +1,133 @@
+"""The plan counts what the ledger does not hold, and exactly that is then asked."""
+
+import pandas as pd
+import pytest
+
+from helpers import corpus
+from helpers.chat import money
+from helpers.chat.endpoint import Endpoint
+from helpers.chat.ledger import Ledger
+from helpers.chat.replies import Reply
+from helpers.evaluate import answers, evaluate
+from helpers.profile import load
+from helpers.run import plan
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    return Ledger(tmp_path / "ledger.sqlite")
+
+
+def sure(name):
+    """An embedded teacher or judge that is always readable, so that nothing is asked again."""
+    return Endpoint(base_url="world:?unreadable=0", model=name)
+
+
+def generate(**changes):
+    p = load.load("smoke")["01_generate"]
+    return p.model_copy(
+        update={
+            "teacher": sure("teacher"),
+            "judge": sure("judge"),
+            "texts": {"2": 10, "3": 10},
+            **changes,
+        }
+    )
+
+
+def grade(**changes):
+    p = load.load("smoke")["03_grade/base"]
+    return p.model_copy(update={"judge": sure("judge"), "evaluation_queries": 3, **changes})
+
+
+class Student:
+    """Answers at once, each query and generation differently."""
+
+    def ask(self, requests):
+        return [
+            [Reply(f"Answer: {r.messages[-1]['content'].splitlines()[0]} {r.replicate}.", False)]
+            for r in requests
+        ]
+
+
+def low(cell):
+    return int(cell.split(" to ")[0].replace(",", ""))
+
+
+def test_what_is_stored_is_not_counted(ledger):
+    p = generate()
+    before = plan.plan_generate(p, ledger)
+    assert before.stored.tolist() == [0] * 4
+    assert before.requests.tolist() == plan.plan_generate(p).requests.tolist()
+    corpus.build(generate(texts={"2": 10}), ledger)
+    after = plan.plan_generate(p, ledger)
+    asked = dict(ledger.db.execute("select stage, count(*) from attempt group by stage").fetchall())
+    assert after.stored.tolist() == [asked["teacher"], asked["judge"], 0, 0]
+    assert (after.requests[2:] == before.requests[2:]).all()
+    assert low(after.requests[0]) == max(0, low(before.requests[0]) - asked["teacher"])
+
+
+def test_half_a_conversation_is_half_stored(ledger):
+    p = generate()
+    corpus.build(p, ledger)
+    whole = plan.plan_generate(p, ledger).stored.tolist()
+    last = "select max(id) from attempt where stage = 'teacher'"
+    ledger.db.execute(f"delete from attempt where id in ({last}) or stage = 'judge'")
+    assert plan.plan_generate(p, ledger).stored.tolist() == [whole[0], 0, whole[2] - 1, 0]
+
+
+@pytest.mark.parametrize("takes_n", [True, False])
+def test_the_gradings_that_are_missing_are_those_that_are_asked(ledger, takes_n):
+    p = grade(judge=sure("judge").model_copy(update={"takes_n": takes_n}))
+    given = answers(p, Student())
+    table = plan.plan_gradings(p, given, ledger)
+    missing = sum(map(low, table.requests))
+    assert 0 < missing <= len(given) * (1 if takes_n else p.gradings)
+    evaluate(p, given, ledger)
+    assert ledger.summary().attempts.tolist() == [missing]
+    done = plan.plan_gradings(p, given, ledger)
+    assert (done.requests == "0").all()
+    assert done.stored.sum() == missing
+    ledger.db.execute("delete from attempt where id % 3 = 0")
+    left = plan.plan_gradings(p, given, ledger)
+    assert sum(map(low, left.requests)) == missing // 3
+
+
+def test_minutes_are_those_of_the_tightest_limit(ledger):
+    def minutes(**settings):
+        e = Endpoint(
+            base_url="http://a/v1", model="gpt-6-luna", concurrency=10, max_tokens=1000, **settings
+        )
+        return plan.minutes(e, (6000, 12_000), (600_000, 1_200_000), 2, ledger)
+
+    low, high = plan.REPLY_SECONDS
+    assert minutes() == f"{6000 * low / 10 / 60:,.0f} to {12_000 * high / 10 / 60:,.0f}"
+    assert minutes(requests_per_minute=10.0) == "600 to 1,200"
+    assert (
+        minutes(tokens_per_minute=10_000.0)
+        == f"{12_600_000 / 10_000:,.0f} to {25_200_000 / 10_000:,.0f}"
+    ), "as providers count"
+    assert minutes(batch=True, requests_per_minute=10.0) == "a day a batch at most"
+    for _ in range(3):
+        attempt = ledger.begin(
+            "k", endpoint="http://a/v1", model="gpt-6-luna", stage="judge", replicate=0, body={}
+        )
+        ledger.replied(attempt, b"")
+    ledger.db.execute("update attempt set started = 0, ended = 60")
+    assert minutes() == "600 to 1,200", "measured: a minute a reply"
+
+
+def test_batches_cost_half_and_unknown_prices_are_said_so(monkeypatch):
+    dear = Endpoint(base_url="http://a/v1", model="gpt-6-astra")
+    whole, half, unknown = (
+        plan.plan_generate(generate(teacher=e, judge=e))[["low", "high"]]
+        for e in (
+            dear,
+            dear.model_copy(update={"batch": True}),
+            dear.model_copy(update={"model": "nobody's"}),
+        )
+    )
+    assert (whole.low > 0).all()
+    pd.testing.assert_frame_equal(whole / 2, half)
+    assert unknown.isna().all(axis=None)
+    assert money.price_of(dear.model_copy(update={"model": "nobody's"})) is None

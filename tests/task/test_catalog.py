@@ -1,0 +1,222 @@
+"""Loading, splitting and drawing: our catalog, files in the reference implementation's format, bad files."""
+
+import collections
+import csv
+import difflib
+import itertools
+import re
+
+import pytest
+
+from helpers.errors import UserError
+from helpers.paths import ROOT
+from helpers.task.catalog import (
+    Pool,
+    Skill,
+    evaluation_queries,
+    load_skills,
+    load_topics,
+    split,
+    training_queries,
+)
+
+SKILLS, TOPICS = ROOT / "params/catalog/skills.csv", ROOT / "params/catalog/topics.txt"
+TRAINING = ["literary", "rhetorical"]
+
+
+def bare(name):
+    return name.split("(")[0].strip().lower()
+
+
+def test_full_catalog_has_its_form():
+    skills, topics = load_skills(SKILLS), load_topics(TOPICS)
+    assert (len(skills), len(topics)) == (101, 100)
+    counts = collections.Counter(s.category for s in skills)
+    assert set(counts) == {
+        *TRAINING,
+        "reasoning",
+        "logic",
+        "theory of mind",
+        "pragmatics",
+        "common sense",
+        "physical knowledge",
+    }
+    assert 45 <= counts["literary"] + counts["rhetorical"] <= 56, "about half and half"
+    assert not {t.lower() for t in topics} & {bare(s.name) for s in skills}
+    assert len({bare(s.name) for s in skills}) == 101
+    for s in skills:
+        assert not re.search(rf"\b{re.escape(bare(s.name))}\b", s.example.lower()), (
+            f"the example of {s.name} names it"
+        )
+        assert "\n" not in s.definition + s.example
+        assert len(s.definition) > 40
+        assert len(s.example.split()) <= 40
+
+
+def test_no_two_definitions_or_examples_are_alike():
+    skills = load_skills(SKILLS)
+    for part in ("definition", "example"):
+        for a, b in itertools.combinations(skills, 2):
+            matcher = difflib.SequenceMatcher(None, getattr(a, part), getattr(b, part))
+            assert matcher.quick_ratio() < 0.9 or matcher.ratio() < 0.75, (
+                f"{part}s of {a.name} and {b.name}"
+            )
+
+
+def write_skills(path, rows, header=("category", "skill", "definition", "example")):
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def test_reference_format_is_read(tmp_path):
+    """Further columns, rows put aside by their status, names with spaces around them."""
+    header = ("category", "skill", "definition", "example", "comments", "status", "added by")
+    rows = [
+        ("rhetorical", " red herring ", "A turn aside.", 'He said, "no".', "checked", "", ""),
+        (
+            "literary",
+            "zeugma",
+            "One verb, two senses.",
+            "He took his hat and his leave.",
+            "",
+            "remove",
+            "x",
+        ),
+        (
+            "literary",
+            "irony",
+            "The opposite is meant.",
+            "Lovely weather, she said in the storm.",
+            "",
+            "in review",
+            "",
+        ),
+        ("literary", "pun", "A play on words.", "Time flies like an arrow.", "", "maybe", ""),
+        (
+            "reasoning",
+            "analogy (likening)",
+            "Likens two things.",
+            "An atom is a small sun.",
+            "",
+            "keep",
+            "",
+        ),
+    ]
+    skills = load_skills(write_skills(tmp_path / "s.csv", rows, header))
+    assert [s.name for s in skills] == ["red herring", "analogy (likening)"]
+    assert skills[0].example == 'He said, "no".'
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"category,skill,definition\nliterary,pun,x\n", "column example missing"),
+        (b"category,skill,definition,example\nliterary,pun,,x\n", "line 2: empty definition"),
+        (
+            b"category,skill,definition,example\nliterary,pun,a,x\nliterary,Pun ,b,y\n",
+            "pun stands more than once",
+        ),
+        (b"category,skill,definition,example\n", "no skill in it"),
+        (b"category,skill,definition,example\nliterary,pun,\xff,x\n", "not UTF-8"),
+        (b"", "column category, skill, definition, example missing"),
+        (b"category,skill,definition,example\nliterary,pun\n", "line 2: empty definition, example"),
+    ],
+)
+def test_bad_skill_files_get_a_sentence(tmp_path, content, said):
+    path = tmp_path / "s.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=said) as error:
+        load_skills(path)
+    assert str(path) in str(error.value)
+
+
+def test_bad_topic_files_get_a_sentence(tmp_path):
+    path = tmp_path / "t.txt"
+    with pytest.raises(UserError, match="no such file"):
+        load_topics(path)
+    path.write_text("sewing\n\nSewing\n")
+    with pytest.raises(UserError, match="sewing stands more than once"):
+        load_topics(path)
+    path.write_text("\n")
+    with pytest.raises(UserError, match="no topic"):
+        load_topics(path)
+
+
+def test_split_by_category_and_topic():
+    skills, topics = load_skills(SKILLS), load_topics(TOPICS)
+    pools = split(skills, topics, training_categories=TRAINING, training_topics=50, seed=0)
+    assert {s.category for s in pools["I"].skills} == set(TRAINING)
+    assert not set(pools["I"].skills) & set(pools["II"].skills)
+    assert not set(pools["I"].topics) & set(pools["II"].topics)
+    assert set(pools["III"].skills) == set(skills)
+    assert set(pools["III"].topics) == set(topics)
+    assert len(pools["I"].topics) == 50
+    assert pools == split(skills, topics, training_categories=TRAINING, training_topics=50, seed=0)
+    assert (
+        pools["I"].topics
+        != split(skills, topics, training_categories=TRAINING, training_topics=50, seed=1)[
+            "I"
+        ].topics
+    )
+    named = split(skills, topics, training_categories=["logic"], training_topics=topics[:3], seed=0)
+    assert named["I"].topics == tuple(topics[:3])
+
+
+@pytest.mark.parametrize(
+    ("categories", "some", "said"),
+    [
+        (["literary", "rethorical"], 5, "rethorical not in the catalog, whose categories are"),
+        (TRAINING, 100, "use 1 to 99"),
+        (TRAINING, ["surfing on lava"], "surfing on lava not in the catalog's topics"),
+        ([], 5, "setting I .* without skills"),
+    ],
+)
+def test_impossible_splits_get_a_sentence(categories, some, said):
+    with pytest.raises(UserError, match=said):
+        split(
+            load_skills(SKILLS),
+            load_topics(TOPICS),
+            training_categories=categories,
+            training_topics=some,
+            seed=0,
+        )
+
+
+SMALL = Pool(tuple(Skill(f"s{i}", "c", "d", "e") for i in range(6)), ("a", "b", "c"))
+
+
+def test_evaluation_queries_are_stable_distinct_and_all_if_few():
+    hundred = evaluation_queries(SMALL, 3, 50, seed=1, setting="I")
+    assert evaluation_queries(SMALL, 3, 20, seed=1, setting="I") == hundred[:20]
+    assert len({q.identity for q in hundred}) == 50
+    assert len(evaluation_queries(SMALL, 3, 10_000, seed=1, setting="I")) == SMALL.distinct(3) == 60
+    assert evaluation_queries(SMALL, 3, 50, seed=2, setting="I") != hundred
+    assert evaluation_queries(SMALL, 3, 50, seed=1, setting="II") != hundred
+    with pytest.raises(
+        UserError, match="k = 7 needs 7 skills, and the pool for evaluation I has 6"
+    ):
+        evaluation_queries(SMALL, 7, 1, seed=0, setting="I")
+
+
+def test_queries_are_uniform_over_topics_and_sets():
+    """Chi-square of 60 cells over 30,000 draws below its 0.9999 quantile (110)."""
+    drawn = itertools.islice(training_queries(SMALL, 3, seed=0, avoid=set()), 30_000)
+    counts = collections.Counter(q.identity for q in drawn)
+    assert len(counts) == 60
+    assert sum((n - 500) ** 2 / 500 for n in counts.values()) < 110
+
+
+def test_training_avoids_evaluation_from_two_skills_on():
+    held = {q.identity for q in evaluation_queries(SMALL, 2, 30, seed=0, setting="I")}
+    assert (
+        not {
+            q.identity
+            for q in itertools.islice(training_queries(SMALL, 2, seed=0, avoid=held), 2000)
+        }
+        & held
+    )
+    everything = {q.identity for q in evaluation_queries(SMALL, 2, 100, seed=0, setting="I")}
+    with pytest.raises(UserError, match="every query is an evaluation query"):
+        next(training_queries(SMALL, 2, seed=0, avoid=everything))
+    assert next(training_queries(SMALL, 1, seed=0, avoid=everything))
