@@ -27,7 +27,7 @@ class Writer:
 
     def ask_teacher(self, requests: list[Request]) -> list[Reply | None]:
         outcomes = client.ask(
-            requests, self.p.teacher, self.ledger, stage="teacher", what="texts written"
+            requests, self.p.teacher, self.ledger, role="teacher", what="texts written"
         )
         return [outcome.first for outcome in outcomes]
 

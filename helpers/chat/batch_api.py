@@ -33,7 +33,7 @@ def still_running(held: Batch, endpoint: Endpoint) -> UserError:
     """Why a request that a batch holds is not asked outside of it."""
     name = held.batch or "that was just being sent"
     return UserError(
-        f"{endpoint.base_url}: the batch {name} holds some of these requests and has not ended; with batch: true a run waits for it,"
+        f"{endpoint.base_url}: the batch {name} holds some of these requests and has not ended; with batch_api: true a run waits for it,"
         " or cancel it at the provider and run again"
     )
 
@@ -44,7 +44,7 @@ async def calling(run, call: Callable[[], Awaitable]) -> Any:
     Raises:
         UserError: as `Patience` does.
     """
-    patience = Patience(run.endpoint, run.stage)
+    patience = Patience(run.endpoint, run.role)
     while True:
         try:
             return await call()
@@ -129,7 +129,7 @@ async def create(run, held: Batch) -> None:
                 )
             except openai.NotFoundError:
                 raise UserError(
-                    f"{run.endpoint.base_url} has no Batch API (HTTP 404): set batch: false of this {run.stage}"
+                    f"{run.endpoint.base_url} has no Batch API (HTTP 404): set batch_api: false of this {run.role}"
                 ) from None
 
         try:
@@ -145,7 +145,7 @@ async def create(run, held: Batch) -> None:
         "metadata": {NAME: held.name},
     }
     patience, perhaps = (
-        Patience(run.endpoint, run.stage),
+        Patience(run.endpoint, run.role),
         held.file is not None,
     )  # created, and we were killed before its name came
     while True:
@@ -175,7 +175,7 @@ async def submit(run, wanted: list[Asked]) -> None:
         there = run.ledger.pending(**who)
         for some in chunks([a for a in wanted if a.key not in there]):
             asked = ((a, money.most(a.body, run.price)) for a in some)
-            held = run.ledger.begin_batch(uuid.uuid4().hex, asked, **who, stage=run.stage)
+            held = run.ledger.begin_batch(uuid.uuid4().hex, asked, **who, role=run.role)
             if held is None:
                 return
             await create(run, held)
@@ -229,7 +229,7 @@ async def look(run, held: Batch) -> None:
         unbilled[x["custom_id"]] = (
             f"batch: HTTP {status}" if status else f"batch: {code or 'no reply'}"
         )
-        refusals.append(refused(status, code, said, run.endpoint, run.stage))
+        refusals.append(refused(status, code, said, run.endpoint, run.role))
     stopped = there.status != "completed"
     if stopped:  # what it did not get to costs nothing
         answered = {k for k, *_ in replies}
@@ -250,7 +250,7 @@ async def look(run, held: Batch) -> None:
         )
         code = next((e.code for e in errors if e.code), None)
         what = f"{run.endpoint.base_url}, model {run.endpoint.model}: the batch {held.batch} was refused and cost nothing: {said}"
-        raise refused(None, code, said, run.endpoint, run.stage) or UserError(what)
+        raise refused(None, code, said, run.endpoint, run.role) or UserError(what)
     for sentence in refusals:
         if sentence:
             raise sentence

@@ -39,7 +39,7 @@ class Run:
 
     endpoint: Endpoint
     ledger: Ledger
-    stage: str
+    role: str
     progress: Progress
     price: money.Price | None = None
     spent: float = 0.0  # US dollars, by this `ask`
@@ -70,7 +70,7 @@ class Run:
             self.price = money.price_of(self.endpoint)
             self.api = self.api or client(self.endpoint)
             # What batches hold is not asked, and paid, again outside of them.
-            self.in_batches = {} if self.endpoint.batch else await batch_api.collect_ended(self)
+            self.in_batches = {} if self.endpoint.batch_api else await batch_api.collect_ended(self)
 
     async def pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -97,7 +97,7 @@ class Run:
         spent = f"{self.ledger.spent():,.2f} are spent or reserved for requests without a reply"
         return UserError(
             f"budget = {self.ledger.budget} US dollars: {spent}, and the next request to {self.endpoint.model} may cost {dollars:,.4f};"
-            f" replies so far are stored, raise budget or lower {self.stage}.max_tokens and run again to go on"
+            f" replies so far are stored, raise budget or lower {self.role}.max_tokens and run again to go on"
         )
 
 
@@ -109,7 +109,7 @@ async def send(run: Run, asked: Asked) -> None:
         Ended: another request met such an error before this one was sent, or sent again.
     """
     patience, ledger, dollars = (
-        Patience(run.endpoint, run.stage),
+        Patience(run.endpoint, run.role),
         run.ledger,
         money.most(asked.body, run.price),
     )
@@ -117,7 +117,7 @@ async def send(run: Run, asked: Asked) -> None:
     who = {
         "endpoint": run.endpoint.base_url,
         "model": run.endpoint.model,
-        "stage": run.stage,
+        "role": run.role,
         "replicate": asked.replicate,
     }
     while True:
@@ -235,7 +235,7 @@ def ask(
     endpoint: Endpoint,
     ledger: Ledger,
     *,
-    stage: str,
+    role: str,
     read: Read = with_text,
     re_asks: int = 2,
     what: str = "",
@@ -243,7 +243,7 @@ def ask(
     """Ask all requests, at most `endpoint.concurrency` at once; what the ledger holds is not asked again.
 
     Args:
-        stage: who is asked (teacher, judge, student), for the ledger.
+        role: who is asked (teacher, judge, student), for the ledger.
         read: what is made of a reply; one that gives `Unreadable` is asked for again, at most
             `re_asks` times a request.
 
@@ -258,10 +258,10 @@ def ask(
     outcomes = [Outcome(request, endpoint, read, re_asks) for request in requests]
 
     async def ask_all() -> None:
-        with Progress(what or stage, len(requests)) as progress:
-            run = Run(endpoint, ledger, stage, progress)
+        with Progress(what or role, len(requests)) as progress:
+            run = Run(endpoint, ledger, role, progress)
             try:
-                await (by_batches if endpoint.batch else by_workers)(run, outcomes)
+                await (by_batches if endpoint.batch_api else by_workers)(run, outcomes)
             finally:
                 if run.api is not None:
                     await run.api.close()

@@ -60,7 +60,7 @@ class Endpoint(pydantic.BaseModel):
         None  # counted as providers do: the prompt, estimated, and n x max_tokens
     )
     timeout: PositiveFloat = 600.0  # seconds
-    batch: bool = False  # by the provider's Batch API: half the price, within a day
+    batch_api: bool = False  # by the provider's Batch API: half the price, within a day
 
     @pydantic.field_validator("extra_body")
     @classmethod

@@ -23,7 +23,7 @@ from helpers.errors import UserError, command
 APPLICATION = (
     0x534B4D58  # "SKMX", in the file's header: tells our ledger from any other SQLite file
 )
-VERSION = 1  # of the tables, in the file's header
+VERSION = 2  # of the tables, in the file's header
 WAIT = 60  # seconds for other processes' writes
 RUN = "STAGE_RUN"  # environment variable, set by `helpers.run.stage`: whose attempts these are
 SCHEMA = Path(__file__).with_suffix(".sql")
@@ -172,7 +172,7 @@ class Ledger:
         *,
         endpoint: str,
         model: str,
-        stage: str,
+        role: str,
         replicate: int,
         body: dict,
         dollars: float | None = None,
@@ -186,14 +186,14 @@ class Ledger:
             key,
             endpoint,
             model,
-            stage,
+            role,
             replicate,
             json.dumps(body, ensure_ascii=False),
             time.time(),
             self.run,
             dollars,
         )
-        columns = "key, endpoint, model, stage, replicate, body, started, run, dollars, state"
+        columns = "key, endpoint, model, role, replicate, body, started, run, dollars, state"
         insert = f"insert into attempt ({columns}) select ?, ?, ?, ?, ?, ?, ?, ?, ?, 'sent'"
         if self.budget is None:
             return self._write(insert, row).lastrowid
@@ -227,7 +227,7 @@ class Ledger:
         )
 
     def store(
-        self, rows: list[tuple[str, dict, int, bytes]], *, endpoint: str, model: str, stage: str
+        self, rows: list[tuple[str, dict, int, bytes]], *, endpoint: str, model: str, role: str
     ) -> None:
         """Store (key, body, replicate, raw reply) that were made here, at no cost, in one transaction."""
         now = time.time()
@@ -236,7 +236,7 @@ class Ledger:
                 k,
                 endpoint,
                 model,
-                stage,
+                role,
                 r,
                 json.dumps(b, ensure_ascii=False),
                 now,
@@ -247,7 +247,7 @@ class Ledger:
             for k, b, r, raw in rows
         ]
         columns = (
-            "key, endpoint, model, stage, replicate, body, started, ended, raw, run, dollars, state"
+            "key, endpoint, model, role, replicate, body, started, ended, raw, run, dollars, state"
         )
         with self._transaction():
             self._write(
@@ -273,7 +273,7 @@ class Ledger:
         *,
         endpoint: str,
         model: str,
-        stage: str,
+        role: str,
     ) -> Batch | None:
         """Note that a batch is about to be sent: requests, each with the most dollars it can cost, as far as the budget has room.
 
@@ -294,7 +294,7 @@ class Ledger:
                         a.key,
                         endpoint,
                         model,
-                        stage,
+                        role,
                         a.replicate,
                         json.dumps(a.body, ensure_ascii=False),
                         now,
@@ -310,7 +310,7 @@ class Ledger:
                 values,
             ).lastrowid
             columns = (
-                "key, endpoint, model, stage, replicate, body, started, run, dollars, batch, state"
+                "key, endpoint, model, role, replicate, body, started, run, dollars, batch, state"
             )
             self._write(
                 f"insert into attempt ({columns}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, {batch}, 'sent')",
@@ -406,7 +406,7 @@ class Ledger:
         return self._read(query, (endpoint, model))[0][0]
 
     def summary(self, run: str | None = None) -> pd.DataFrame:
-        """What was asked by stage, model and state; of one `helpers.run.stage` run only, if named.
+        """What was asked by role, model and state; of one `helpers.run.stage` run only, if named.
 
         Columns: requests (different ones), attempts, prompt_tokens, completion_tokens, dollars (of state replied: paid; of
         others: what they may have cost; NaN where a price is unknown).
@@ -415,7 +415,7 @@ class Ledger:
         tokens = "sum(prompt_tokens) prompt_tokens, sum(completion_tokens) completion_tokens"
         money = "case when count(dollars) = count(*) then sum(dollars) end dollars"
         of = "where run = ?" if run else ""
-        by = "stage, model, state"
+        by = "role, model, state"
         query = f"select {by}, {counts}, {tokens}, {money} from attempt {of} group by {by} order by {by}"
         try:
             return pd.read_sql_query(query, self.db, params=(run,) if run else None)

@@ -1,4 +1,4 @@
--- The ledger's tables, version 1. `dollars` is what an attempt cost or, while that is not known, the most that it can cost;
+-- The ledger's tables, version 2. `dollars` is what an attempt cost or, while that is not known, the most that it can cost;
 -- null where the model's price is unknown. Triggers keep their sum, so that a budget needs no look at other rows.
 
 create table if not exists attempt (
@@ -6,7 +6,7 @@ create table if not exists attempt (
   key text not null,            -- hash of endpoint, body and replicate
   endpoint text not null,
   model text not null,
-  stage text not null,          -- teacher, judge, student
+  role text not null ,          -- teacher, judge, student
   replicate integer not null,
   body text not null,           -- the request, as JSON
   started real not null,        -- Unix time

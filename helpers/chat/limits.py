@@ -36,7 +36,7 @@ class Pace:
 
 
 def refused(
-    status: int | None, code: str | None, said: str, endpoint: Endpoint, stage: str
+    status: int | None, code: str | None, said: str, endpoint: Endpoint, role: str
 ) -> UserError | None:
     """The sentence for an error that no second try can mend, or None."""
     name, said = f"{endpoint.base_url}, model {endpoint.model}", redacted(said, endpoint)
@@ -49,10 +49,10 @@ def refused(
     if status == 404 or code == "model_not_found":
         where = (
             "server.model in params/<profile>/03_grade.yaml"
-            if stage == "student"
-            else f"{stage}.model (or {stage}.base_url) in params/<profile>/shared.yaml"
+            if role == "student"
+            else f"{role}.model (or {role}.base_url) in params/<profile>/shared.yaml"
         )
-        more = ", or second_judges.<name>.model in 03_grade.yaml," if stage == "judge" else ""
+        more = ", or second_judges.<name>.model in 03_grade.yaml," if role == "judge" else ""
         has = f"{where}{more} has to name one that the provider still has"
         return UserError(f"{name}: not found (HTTP {status}); {has}: {said}")
     if status is not None and 400 <= status < 500 and status not in (408, 409, 429):
@@ -101,10 +101,10 @@ def put_off(error: openai.APIStatusError) -> float:
 class Patience:
     """How long and how often one request may fail: rate limits by time, transport failures by count."""
 
-    def __init__(self, endpoint: Endpoint, stage: str):
-        self.endpoint, self.stage, self.limited, self.failures = (
+    def __init__(self, endpoint: Endpoint, role: str):
+        self.endpoint, self.role, self.limited, self.failures = (
             endpoint,
-            stage,
+            role,
             None,
             0,
         )  # limited: when first
@@ -119,7 +119,7 @@ class Patience:
         if isinstance(error, openai.APIStatusError):
             failure = f"HTTP {error.status_code}"
             if sentence := refused(
-                error.status_code, error.code, words_of(error), self.endpoint, self.stage
+                error.status_code, error.code, words_of(error), self.endpoint, self.role
             ):
                 raise sentence from None
             if error.status_code == 429:

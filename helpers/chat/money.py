@@ -45,7 +45,7 @@ def price_of(endpoint: Endpoint, *, batch: bool | None = None) -> Price | None:
     if endpoint.free:
         return (0.0, 0.0)
     listed = prices().get(endpoint.model)
-    share = BATCH_SHARE if (endpoint.batch if batch is None else batch) else 1.0
+    share = BATCH_SHARE if (endpoint.batch_api if batch is None else batch) else 1.0
     return listed and (listed[0] * share / 1e6, listed[1] * share / 1e6)
 
 

@@ -60,7 +60,7 @@ def grade(
         return rules.apply(Points.of(verdict.points), text, query)
 
     requests = [Request([{"role": "user", "content": turn}], n=gradings) for turn in questions]
-    answers = client.ask(requests, judge, ledger, stage="judge", read=read, what="texts graded")
+    answers = client.ask(requests, judge, ledger, role="judge", read=read, what="texts graded")
     by_turn = dict(zip(questions, answers, strict=True))
     graded = []
     reported = set()

@@ -272,7 +272,8 @@ def main(profile: str) -> None:
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    lines = [f"JOBS := {jobs or cores}", f"THREADS := {max(1, cores // (jobs or cores))}"]
+    jobs = cores if jobs == "auto" else jobs
+    lines = [f"JOBS := {jobs}", f"THREADS := {max(1, cores // jobs)}"]
     lines.append(f"FIGURES := {notebooks['04_plot'].figures}")
     for stage in ("02_finetune", "03_grade"):
         lines.append(

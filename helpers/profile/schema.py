@@ -121,7 +121,7 @@ class Finetune(Experiment):
     batch: PositiveInt
     learning_rate: PositiveFloat
     warmup: NonNegativeInt
-    max_tokens: PositiveInt
+    chat_tokens: PositiveInt
     longer: Literal["drop", "cut"]
     micro_tokens: PositiveInt
     save_every: PositiveInt
@@ -140,7 +140,7 @@ class Finetune(Experiment):
             batch=self.batch,
             learning_rate=self.learning_rate,
             warmup=self.warmup,
-            max_tokens=self.max_tokens,
+            max_tokens=self.chat_tokens,
             longer=self.longer,
             turns=self.learned_turns,
             seed=self.training_seed,
@@ -191,7 +191,7 @@ class Plot(Experiment):
     trained: list[str]
     graded: list[str]
     figures: str
-    world: str
+    caption: str
     over_generations: Literal["max", "mean"] = "max"
 
 
@@ -209,7 +209,7 @@ class Variants(Model):
     mixes: Annotated[dict[str, TextsPerK], Field(min_length=1)]
     sweep: Sweep | None = None
     training_seeds: Several[NonNegativeInt]
-    jobs: NonNegativeInt
+    jobs: PositiveInt | Literal["auto"]
 
 
 STAGES = {"01_generate": Generate, "02_finetune": Finetune, "03_grade": Grade, "04_plot": Plot}

@@ -104,12 +104,12 @@ def sampled(summary: pd.DataFrame) -> str:
     )
 
 
-def caption(figure: Figure, words: str) -> None:
+def write_caption(figure: Figure, words: str) -> None:
     """What the figure shows and where it is from, under it."""
     figure.text(0.01, -0.02, words, ha="left", va="top", fontsize=7.5, color="#444444", wrap=True)
 
 
-def method(outcomes: pd.DataFrame, table: pd.DataFrame, *, world: str) -> Figure:
+def method(outcomes: pd.DataFrame, table: pd.DataFrame, *, caption: str) -> Figure:
     """The experiment as boxes and arrows, with this run's numbers. `outcomes` as `corpus_by_k` takes them; `table`: the tidy scores."""
     kept = outcomes[outcomes.outcome == KEPT].groupby("k").texts.sum()
     fine_tuned = table[table.model.map(mix_of) != "base"].groupby(["model", "seed"]).ngroups
@@ -194,13 +194,13 @@ def method(outcomes: pd.DataFrame, table: pd.DataFrame, *, world: str) -> Figure
                 "shrinkB": 0,
             },
         )
-    caption(figure, f"The method, with the numbers of this run ({world}).")
+    write_caption(figure, f"The method, with the numbers of this run ({caption}).")
     plt.close(figure)
     return figure
 
 
 def full_marks_by_k(
-    summary: pd.DataFrame, *, trained_ks: list[int], world: str, over_generations: str = "max"
+    summary: pd.DataFrame, *, trained_ks: list[int], caption: str, over_generations: str = "max"
 ) -> Figure:
     """The headline: full marks against k, a line a model, a panel a setting (and a row a student), 95% bands."""
     settings, students = sorted(summary.setting.unique()), students_of(summary.model.unique())
@@ -252,13 +252,13 @@ def full_marks_by_k(
             axis.set_xlabel("skills asked for, k")
         row[0].set_ylabel("ratio of full marks")
     legend(figure, map(title_of, styles(summary.model.map(mix_of))))
-    words = f"Ratio of full marks by number of skills, {'best' if over_generations == 'max' else 'mean'} of a query's generations ({world})."
-    caption(figure, f"{words} Bands: 95% intervals over {sampled(summary)}.")
+    words = f"Ratio of full marks by number of skills, {'best' if over_generations == 'max' else 'mean'} of a query's generations ({caption})."
+    write_caption(figure, f"{words} Bands: 95% intervals over {sampled(summary)}.")
     plt.close(figure)  # a notebook shows the figure that a cell ends with, once
     return figure
 
 
-def data_efficiency(summary: pd.DataFrame, *, world: str, ks: tuple[int, ...] = (3, 4)) -> Figure:
+def data_efficiency(summary: pd.DataFrame, *, caption: str, ks: tuple[int, ...] = (3, 4)) -> Figure:
     """Full marks at `ks` (at every k if neither was asked) against training texts, a line a kind of mix, a panel a setting and k.
 
     Drawn is the student that has mixes of several sizes; the base is where no text is. Without such mixes the figure says so.
@@ -329,13 +329,13 @@ def data_efficiency(summary: pd.DataFrame, *, world: str, ks: tuple[int, ...] = 
         axis.set_xlabel("training texts in all")
     legend(figure, map(title_of, looks))
     which = f" of {swept[0]}" if swept[0] else ""
-    words = f"Full marks{which} by number of training texts, at equal steps and batch ({world})."
-    caption(figure, f"{words} Bars and bands: 95% intervals over {sampled(rows)}.")
+    words = f"Full marks{which} by number of training texts, at equal steps and batch ({caption})."
+    write_caption(figure, f"{words} Bars and bands: 95% intervals over {sampled(rows)}.")
     plt.close(figure)
     return figure
 
 
-def training_loss(logs: pd.DataFrame, *, world: str) -> Figure:
+def training_loss(logs: pd.DataFrame, *, caption: str) -> Figure:
     """Loss against step, a line a mix (mean over training seeds), thin lines the seeds. `logs`: model, seed, step, loss."""
     students = students_of(logs.model.unique())
     size = (WIDTH, 2.6)
@@ -360,15 +360,15 @@ def training_loss(logs: pd.DataFrame, *, world: str) -> Figure:
         axis.set_ylim(bottom=0)
     axes[0][0].set_ylabel("loss (nats a token)")
     axes[0][0].legend(title="fine-tuned on")
-    caption(
+    write_caption(
         figure,
-        f"Training loss, mean of the last 5 steps ({world}). Thin lines: training seeds; thick: their mean.",
+        f"Training loss, mean of the last 5 steps ({caption}). Thin lines: training seeds; thick: their mean.",
     )
     plt.close(figure)
     return figure
 
 
-def corpus_by_k(counts: pd.DataFrame, *, world: str) -> Figure:
+def corpus_by_k(counts: pd.DataFrame, *, caption: str) -> Figure:
     """How many texts were written, and why those that were dropped were. `counts`: k, outcome, texts."""
     table = counts.pivot_table(index="k", columns="outcome", values="texts", fill_value=0)
     good = [c for c in (KEPT, DUPLICATE, NOT_NEEDED) if c in table]
@@ -395,8 +395,8 @@ def corpus_by_k(counts: pd.DataFrame, *, world: str) -> Figure:
     axis.invert_yaxis()
     axis.set_xlabel("texts written by the teacher")
     figure.legend(loc="outside right center", fontsize=8)
-    caption(
-        figure, f"The teacher's texts, how many were kept, and what the others lacked ({world})."
+    write_caption(
+        figure, f"The teacher's texts, how many were kept, and what the others lacked ({caption})."
     )
     plt.close(figure)
     return figure

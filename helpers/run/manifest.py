@@ -79,7 +79,7 @@ def asked(profile: str, run: str) -> list[dict]:
     if not paths.ledger(profile).exists():
         return []
     table, rows = Ledger(paths.ledger(profile)).summary(run), []
-    for (stage, model), some in table.groupby(["stage", "model"]):
+    for (stage, model), some in table.groupby(["role", "model"]):
         replied = some[some.state == "replied"]
         row = {
             "stage": stage,

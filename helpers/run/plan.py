@@ -66,7 +66,7 @@ def minutes(
     endpoint: Endpoint, requests: Range, sent: Range, choices: int, ledger: Ledger | None
 ) -> str:
     """How long the requests take at the endpoint's limits, and at the speed of its last replies."""
-    if endpoint.batch:
+    if endpoint.batch_api:
         return "a day a batch at most"
     price = price_of(endpoint)
     measured = ledger and ledger.seconds(endpoint.base_url, endpoint.model)
@@ -289,7 +289,7 @@ def plan_finetune(p: Finetune) -> str:
     texts = sum(p.mix.values())
     passes = p.steps * p.batch / texts
     length = (
-        f"at most {p.max_tokens} tokens each, at most {p.steps * p.batch * p.max_tokens:,} in all"
+        f"at most {p.chat_tokens} tokens each, at most {p.steps * p.batch * p.chat_tokens:,} in all"
     )
     return f"{p.variant}: {p.student}, {p.steps:,} steps of {p.batch} texts ({passes:.1f} passes over {texts:,} texts), {length}; {p.topology}"
 

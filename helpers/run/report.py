@@ -136,8 +136,8 @@ def provenance(lines: list[dict], notebooks: dict[str, Model]) -> str:
     )
 
 
-def render(notebook: nbformat.NotebookNode, world: str, more: str = "") -> str:
-    """The notebook's prose and results, and `more`, as a page that loads nothing; `world` says what its numbers are from."""
+def render(notebook: nbformat.NotebookNode, caption: str, more: str = "") -> str:
+    """The notebook's prose and results, and `more`, as a page that loads nothing; `caption` says what its numbers are from."""
     exporter = HTMLExporter(template_name="basic", exclude_input=True, embed_images=True)
     body, _ = exporter.from_notebook_node(notebook)
     body = INTERVAL.sub(r"\1&nbsp;[\2,&nbsp;\3]", body)
@@ -145,7 +145,7 @@ def render(notebook: nbformat.NotebookNode, world: str, more: str = "") -> str:
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     )
     head = f"{meta}<title>Skill composition from examples</title><style>{STYLE}</style>"
-    opening = f"<p><strong>This run: {escape(world)}.</strong></p>"
+    opening = f"<p><strong>This run: {escape(caption)}.</strong></p>"
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{opening}\n{body}\n{more}\n</body></html>\n'
 
 
@@ -164,7 +164,7 @@ def main(profile: str) -> None:
     target = ROOT / p.figures / "report.html"
     more = provenance(manifest.read(profile), notebooks)
     target.write_text(
-        render(nbformat.read(executed, as_version=4), p.world, more), encoding="utf-8"
+        render(nbformat.read(executed, as_version=4), p.caption, more), encoding="utf-8"
     )
     print(f"report in {target.relative_to(ROOT)}", file=sys.stderr)
 

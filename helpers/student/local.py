@@ -110,7 +110,7 @@ class Student:
                     (keys[i], bodies[i], requests[i].replicate, stored[i])
                     for i in (missing[j] for j, _ in answers)
                 ]
-                self.ledger.store(rows, endpoint=self.identity, model=self.name, stage="student")
+                self.ledger.store(rows, endpoint=self.identity, model=self.name, role="student")
                 progress.advance(len(rows))
         return [parse(raw)[0] for raw in stored]
 

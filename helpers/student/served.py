@@ -161,7 +161,7 @@ class Served:
                 requests,
                 self.endpoint,
                 self.ledger,
-                stage="student",
+                role="student",
                 read=lambda _, reply: reply,
                 what="answers sampled",
             )
