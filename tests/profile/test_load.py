@@ -1,8 +1,6 @@
 """Profiles: complete, checked as a whole, errors in one sentence; the notebooks' parameters cells agree with them."""
 
 import ast
-import re
-import shutil
 
 import papermill
 import pytest
@@ -12,29 +10,18 @@ from helpers import paths
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.profile import load, schema
-from helpers.run import plan
-
-
-@pytest.fixture
-def profile():
-    """A copy of the smoke profile to break; gone afterwards."""
-    folder = ROOT / "params/broken-for-test"
-    shutil.copytree(ROOT / "params/smoke", folder, dirs_exist_ok=True)
-    yield folder
-    shutil.rmtree(folder)
-    shutil.rmtree(paths.run(folder.name), ignore_errors=True)
 
 
 @pytest.mark.parametrize("name", load.names())
 def test_every_profile_is_valid(name):
-    notebooks = load.load(name)
+    notebooks = load.load_profile(name)
     assert {n.split("/")[0] for n in notebooks} == set(schema.STAGES)
 
 
 @pytest.mark.parametrize("name", load.names())
 def test_notebooks_declare_what_profiles_inject(name):
     """Papermill lets an undeclared key or a changed type through; this does not."""
-    for notebook, values in load.load(name).items():
+    for notebook, values in load.load_profile(name).items():
         declared = papermill.inspect_notebook(
             str(ROOT / f"notebooks/{notebook.split('/')[0]}.ipynb")
         )
@@ -49,7 +36,7 @@ def test_notebooks_declare_what_profiles_inject(name):
 
 
 def test_notebook_defaults_are_the_smoke_profile():
-    smoke = load.load("smoke")
+    smoke = load.load_profile("smoke")
     for stage, key in {
         "01_generate": "01_generate",
         "02_finetune": "02_finetune/k123-s0",
@@ -94,7 +81,7 @@ def test_notebook_defaults_are_the_smoke_profile():
             "shared",
             "skills: params",
             "skills: nowhere",
-            "nowhere/catalog/miniature/skills.csv: no such file",
+            "shared.yaml: skills = 'nowhere/catalog/miniature/skills.csv' is wrong: no such file",
         ),
         (
             "shared",
@@ -102,7 +89,7 @@ def test_notebook_defaults_are_the_smoke_profile():
             '"3": 41}',
             "mix k123 takes 41 texts of k = 3, and params/broken-for-test/01_generate.yaml makes 40",
         ),
-        ("shared", "base/three", "base/four", "neither a folder with a model nor a hub name"),
+        ("shared", "weights/three", "weights/four", "neither a folder with a model nor a hub name"),
         ("shared", '"world:"', '"world:?dorp=1"', "the rates are drop"),
         ("shared", '"world:"', '"ftp://x"', "is neither http"),
         (
@@ -153,7 +140,7 @@ def test_notebook_defaults_are_the_smoke_profile():
             "shared",
             "mixes: {k123:",
             "mixes: {k-123:",
-            "mix 'k-123': a mix has a name of its own, of letters, digits and _ only",
+            "mixes has a key 'k-123': a mix has a name of its own, of letters, digits and _ only",
         ),
         ("shared", "mixes: {k123:", "mixes: {base:", "base is taken"),
         (
@@ -164,32 +151,32 @@ def test_notebook_defaults_are_the_smoke_profile():
         ),
         (
             "shared",
-            "jobs: 0",
-            'jobs: 0\nsweep: {student: big, mixes: {small: {"1": 5}}}',
-            "sweep.student = big: the students are tiny",
+            "jobs: auto",
+            'jobs: auto\nsweep: {student: big, mixes: {small: {"1": 5}}}',
+            "sweep is wrong: student = big, and the students are tiny",
         ),
         (
             "shared",
-            "jobs: 0",
-            'jobs: 0\nsweep: {student: tiny, mixes: {k123: {"1": 5}}}',
-            "mix 'k123': a mix has a name of its own",
+            "jobs: auto",
+            'jobs: auto\nsweep: {student: tiny, mixes: {k123: {"1": 1, "2": 1, "3": 1}}}',
+            "sweep is wrong: mix 'k123' stands in mixes already",
         ),
         (
             "shared",
-            "jobs: 0",
-            'jobs: 0\nsweep: {student: tiny, mixes: {small: {"2": 41}}}',
+            "jobs: auto",
+            'jobs: auto\nsweep: {student: tiny, mixes: {small: {"2": 41}}}',
             "mix small takes 41 texts of k = 2",
         ),
         (
             "shared",
-            "jobs: 0",
-            "jobs: 0\nsweep: {students: tiny, mixes: {}}",
+            "jobs: auto",
+            "jobs: auto\nsweep: {students: tiny, mixes: {}}",
             "unknown key sweep.students; did you mean student?",
         ),
         (
             "shared",
-            "jobs: 0",
-            "jobs: 0\nsentence_counter: guess",
+            "jobs: auto",
+            "jobs: auto\nsentence_counter: guess",
             "input should be 'reference' or 'sentencex'",
         ),
         (
@@ -218,8 +205,8 @@ def test_notebook_defaults_are_the_smoke_profile():
         ),
         (
             "04_plot",
-            "world: in",
-            "over_generations: median\nworld: in",
+            "caption: in",
+            "over_generations: median\ncaption: in",
             "input should be 'max' or 'mean'",
         ),
         (
@@ -301,7 +288,7 @@ def test_notebook_defaults_are_the_smoke_profile():
             "02_finetune",
             "warmup: 4",
             "warmup: 99",
-            "02_finetune.yaml: warmup = 99 of steps = 12: the warm-up would never end",
+            "02_finetune.yaml: warmup = 99 is wrong: of steps = 12, the warm-up would never end",
         ),
         ("shared", "seed: 0", "", "seed is missing, there and in shared.yaml"),
         (
@@ -340,13 +327,13 @@ def test_notebook_defaults_are_the_smoke_profile():
             "shared",
             '"1": 40, "2"',
             '1: 40, "2"',
-            "mixes.k123 = 1 is wrong: write a number of skills in quotes, as '1'",
+            "the key '1' is no text; write it in quotes, as '1', line 16",
         ),
         (
             "shared",
             "skills: params/catalog/miniature/skills.csv",
             "skills: params/catalog",
-            "params/catalog: a folder; name a file in it",
+            "skills = 'params/catalog' is wrong: a folder; name a file in it",
         ),
         (
             "03_grade",
@@ -356,20 +343,20 @@ def test_notebook_defaults_are_the_smoke_profile():
         ),
         (
             "04_plot",
-            "world: in",
-            "figures: ../x\nworld: in",
-            "figures = ../x lies outside of the repository",
+            "caption: in",
+            "figures: ../x\ncaption: in",
+            "figures = '../x' is wrong: it lies outside of the repository",
         ),
         (
             "04_plot",
-            "world: in",
-            "figures: figures\nworld: in",
+            "caption: in",
+            "figures: figures\ncaption: in",
             "figures = figures is where profile mini keeps its own; leave it out",
         ),
         (
             "04_plot",
-            "world: in",
-            "figures: runs/smoke/figures\nworld: in",
+            "caption: in",
+            "figures: runs/smoke/figures\ncaption: in",
             "is where profile smoke keeps its own",
         ),
     ],
@@ -388,11 +375,11 @@ def test_errors_are_one_sentence_and_nothing_is_written(profile, file, old, new,
 def test_missing_file_and_unknown_profile(profile):
     (profile / "03_grade.yaml").unlink()
     with pytest.raises(UserError, match=r"03_grade.yaml: no such file"):
-        load.load(profile.name)
+        load.load_profile(profile.name)
     with pytest.raises(
         UserError, match=r"PROFILE=nowhere: no such profile; the profiles are .*mini"
     ):
-        load.load("nowhere")
+        load.load_profile("nowhere")
 
 
 def test_resolved_files_change_only_with_their_values(profile):
@@ -427,14 +414,14 @@ def test_a_variant_that_is_gone_leaves_no_file(profile):
 
 def test_paper_profile_is_the_papers():
     """[ZK24] section 3 and 4, [YK23] section 3."""
-    notebooks = load.load("paper")
+    notebooks = load.load_profile("paper")
     finetune = notebooks["02_finetune/llama-2-13b-k123-s0"]
     assert (
         finetune.steps,
         finetune.batch,
         finetune.learning_rate,
         finetune.warmup,
-        finetune.max_tokens,
+        finetune.chat_tokens,
     ) == (4000, 64, 2e-5, 64, 1024)
     assert sum(finetune.mix.values()) == 13_957
     grade = notebooks["03_grade/mistral-7b-base"]
@@ -453,72 +440,8 @@ def test_paper_profile_is_the_papers():
     )
 
 
-@pytest.mark.parametrize("name", load.names())
-def test_plan_needs_nothing(name, capsys, monkeypatch, tmp_path):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setattr(paths, "run", lambda profile: tmp_path / profile)
-    plan.main(name)
-    printed = capsys.readouterr().out
-    assert "01_generate" in printed
-    assert "US dollars" in printed
-
-
-def test_plan_counts_what_is_left(profile, capsys):
-    """A notebook counts as done once it has run with the parameters of today."""
-    load.main(profile.name)
-
-    def ran(*names):
-        for name in names:
-            path = paths.run(profile.name) / f"{name}.ipynb"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("{}")
-
-    def said():
-        plan.main(profile.name)
-        return capsys.readouterr().out
-
-    assert "Done" not in said()
-    ran("01_generate", "03_grade/base")
-    left = said()
-    assert "Done, and not counted below: 2 of 5 notebooks" in left
-    assert "teacher, k = 1" not in left
-    assert "of 1 models x 3 gradings" in left
-    ran("02_finetune/k123-s0", "03_grade/k123-s0", "04_plot")
-    assert "Nothing is left to ask." in said()
-    grade = profile / "03_grade.yaml"
-    grade.write_text(grade.read_text().replace("generations: 3", "generations: 2"))
-    assert "of 2 models x 3 gradings" in said(), "with other parameters it is not done"
-
-
-def test_plan_counts_the_papers_gradings():
-    """3 settings x 4 k x 100 queries x 3 generations x 3 gradings x 4 models x 2 students = 86,400."""
-    notebooks = load.load("paper")
-    grades = [p for name, p in notebooks.items() if name.startswith("03")]
-    table = plan.plan_grade(grades[0], len(grades))
-    assert sum(int(n.replace(",", "")) for n in table.requests) == 86_400
-
-
-def test_a_second_judge_that_is_off_is_priced_apart(capsys):
-    notebooks = load.load("paper")
-    grade = notebooks["03_grade/mistral-7b-base"]
-    (other,) = grade.second_judges.values()
-    assert not other.enabled
-    assert other.base_url != grade.judge.base_url, "another maker's"
-    assert set(grade.judges()) == {schema.FIRST}
-    plan.main("paper")
-    said = capsys.readouterr().out
-    assert re.search(
-        rf"Not asked \(enabled: false\): second judge claude, {other.model}: [\d,.]+ to [\d,.]+ US dollars more",
-        said,
-    )
-    on = grade.model_copy(
-        update={"second_judges": {"claude": other.model_copy(update={"enabled": True})}}
-    )
-    assert len(plan.plan_grade(on)) == 2 * len(plan.plan_grade(grade))
-
-
 def test_a_sweep_is_trained_on_its_student_alone():
-    notebooks = load.load("mini-full")
+    notebooks = load.load_profile("mini-full")
     swept = [n for n in notebooks if n.startswith("02_finetune") and "n150" in n]
     assert sorted(swept) == sorted(
         f"02_finetune/three-{mix}n150-s{seed}" for mix in ("k12", "k123") for seed in (0, 1, 2)

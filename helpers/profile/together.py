@@ -1,0 +1,157 @@
+"""What no single key shows: counts that fit each other, files, models, prices behind names."""
+
+import math
+
+import pandas as pd
+
+from helpers.chat.endpoint import Endpoint, host
+from helpers.chat.money import price_of
+from helpers.errors import UserError
+from helpers.paths import ROOT
+from helpers.profile.reading import Files, names, read_yaml
+from helpers.profile.schema import Finetune, Generate, Grade, Model, Plot, Variants
+from helpers.student import served
+from helpers.task.catalog import Pool
+
+THIN = 10  # texts a query from which on they are much alike
+
+
+def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None:
+    """Do a profile's values fit each other?
+
+    Raises:
+        UserError: one sentence about the first thing that does not.
+    """
+    generate, plot = notebooks["01_generate"], notebooks["04_plot"]
+    finetune = next(p for p in notebooks.values() if isinstance(p, Finetune))
+    grade = next(p for p in notebooks.values() if isinstance(p, Grade))
+    try:
+        pools = generate.pools()
+        turns = len(generate.pack().generation)
+    except UserError as error:
+        raise UserError(f"{files.source('01_generate', 'skills')}: {error}") from None
+    if grade.student_turns > turns:
+        raise UserError(
+            f"{files.source('03_grade', 'student_turns')}: student_turns = {grade.student_turns},"
+            f" and the prompt pack has {turns}"
+        )
+    check_mixes(files, variants, generate)
+    check_skills(files, generate, grade, pools)
+    check_queries(files, generate)
+    check_topology(files, finetune)
+    check_figures(files, plot)
+    check_endpoints(files, generate, grade, pools["III"])
+    try:
+        served.check(grade.serve, grade.server)
+    except UserError as error:
+        raise UserError(f"{files.source('03_grade', 'server')}: {error}") from None
+
+
+def check_mixes(files: Files, variants: Variants, generate: Generate) -> None:
+    """No mix takes more texts than 01_generate makes."""
+    mixes = variants.mixes | (variants.sweep.mixes if variants.sweep else {})
+    for mix, texts in mixes.items():
+        for k, n in texts.items():
+            made = generate.texts.get(k, 0)
+            if n > made:
+                raise UserError(
+                    f"{files.source('shared', 'mixes')}: mix {mix} takes {n} texts of k = {k},"
+                    f" and {files.source('01_generate', 'texts')} makes {made}"
+                )
+
+
+def check_skills(files: Files, generate: Generate, grade: Grade, pools: dict[str, Pool]) -> None:
+    """Each setting has as many skills as are asked for at once."""
+    largest = dict.fromkeys(grade.settings, max(grade.evaluation_ks))
+    largest["I"] = max(*map(int, generate.texts), *grade.evaluation_ks)
+    for setting, k in largest.items():
+        if len(pools[setting].skills) < k:
+            raise UserError(
+                f"{files.source('03_grade', 'evaluation_ks')}: k = {k} needs {k} skills,"
+                f" and setting {setting} has {len(pools[setting].skills)}"
+            )
+
+
+def feasibility(p: Generate) -> pd.DataFrame:
+    """Are there enough queries for the texts?
+
+    Returns:
+        One row a k. Columns: k; distinct (queries of training skills and topics); reserved (for the
+        evaluation; none at k = 1, where there are too few to keep any apart); left (for training);
+        texts (that are wanted); texts a query; thin (so many of them that they are much alike).
+    """
+    pool = p.pools()["I"]
+    rows = []
+    for k, texts in sorted((int(k), n) for k, n in p.texts.items()):
+        distinct = pool.distinct(k)
+        reserved = min(distinct, p.evaluation_queries) if k > 1 and k in p.evaluation_ks else 0
+        left = distinct - reserved
+        share = texts / left if left else math.inf
+        rows.append((k, distinct, reserved, left, texts, round(share, 2), share > THIN))
+    columns = ["k", "distinct", "reserved", "left", "texts", "texts a query", "thin"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def check_queries(files: Files, generate: Generate) -> None:
+    """Some queries are left for training."""
+    for row in feasibility(generate).itertuples():
+        if not row.left:
+            raise UserError(
+                f"{files.source('01_generate', 'texts')}: {row.texts} texts of k = {row.k} are"
+                f" wanted, and all of its {row.distinct} queries are kept for the evaluation; ask"
+                " for fewer evaluation_queries, or give more skills or topics to the training"
+            )
+
+
+def check_topology(files: Files, finetune: Finetune) -> None:
+    """It is a YAML of accelerate's, with numbers that divide."""
+    values = read_yaml(ROOT / finetune.topology)
+    machines, processes = values.get("num_machines", 1), values.get("num_processes", 1)
+    whole = all(type(n) is int and n > 0 for n in (machines, processes))
+    if not whole or processes % machines or not isinstance(values.get("fsdp_config", {}), dict):
+        raise UserError(
+            f"{files.source('02_finetune', 'topology')}: topology = {finetune.topology}: it needs"
+            " num_processes, a multiple of num_machines, and keys below fsdp_config if it has that"
+        )
+
+
+def check_figures(files: Files, plot: Plot) -> None:
+    """No other profile draws to the same folder."""
+    file = files.source("04_plot", "figures")
+    first, *rest = plot.figures.split("/")
+    for other in set(names()) - {files.profile}:
+        if plot.figures == own_figures(other) or (first == "runs" and rest[:1] == [other]):
+            raise UserError(
+                f"{file}: figures = {plot.figures} is where profile {other} keeps its own;"
+                " leave it out"
+            )
+
+
+def own_figures(profile: str) -> str | None:
+    """What a profile's own file says; another profile's mistakes are not told here."""
+    try:
+        return read_yaml(ROOT / f"params/{profile}/04_plot.yaml").get("figures")
+    except UserError:
+        return None
+
+
+def check_endpoints(files: Files, generate: Generate, grade: Grade, pool: Pool) -> None:
+    """Each address can be asked for all skills and topics; with a budget, it has a price."""
+    endpoints: dict[tuple[str, str], Endpoint] = {
+        ("01_generate", "teacher"): generate.teacher,
+        ("01_generate", "judge"): generate.judge,
+    }
+    for name, judge in grade.second_judges.items():
+        endpoints["03_grade", f"second_judges.{name}"] = judge
+    skills, topics = [skill.name for skill in pool.skills], list(pool.topics)
+    for (stage, name), endpoint in endpoints.items():
+        file = files.source(stage, name.split(".")[0])
+        try:
+            host(endpoint.base_url).check(endpoint.model, skills, topics)
+        except UserError as error:
+            raise UserError(f"{file}: {name}: {error}") from None
+        if generate.budget is not None and price_of(endpoint) is None:
+            raise UserError(
+                f"{file}: budget = {generate.budget}, and params/prices.yaml has no price for"
+                f" model {endpoint.model}"
+            )
