@@ -118,19 +118,10 @@ def read_files(profile: str) -> Files:
         raise UserError(
             f"PROFILE={profile}: no such profile; the profiles are {', '.join(names())}"
         )
-    file = Path("params") / profile / "shared.yaml"
-    extended = read_yaml(ROOT / file).get("extends")
-    folders = [read_folder(profile, complete=extended is None)]
-    if extended is not None:
-        if extended == profile or extended not in names():
-            known = ", ".join(name for name in names() if name != profile)
-            raise UserError(f"{file}: extends = {shown(extended)}: the other profiles are {known}")
+    extended = extended_by(profile)
+    folders = [read_folder(profile, complete=not extended)]
+    if extended:
         folders.append(read_folder(extended, complete=True))
-    if len(folders) > 1 and (deeper := folders[1]["shared"].values.get("extends")):
-        raise UserError(
-            f"{file}: extends = {extended}, which extends {deeper} itself; name {deeper},"
-            " and write here what else is wanted"
-        )
     for folder in folders[1:]:
         for layer in folder.values():
             for key in NOT_INHERITED & set(layer.values):
@@ -140,6 +131,24 @@ def read_files(profile: str) -> Files:
         places = ((folder, name) for folder in folders for name in (stage, "shared"))
         layers[stage] = [folder[name] for folder, name in places if name in folder]
     return Files(profile, layers)
+
+
+def extended_by(profile: str) -> str | None:
+    """The profile that this one extends."""
+    file = Path("params") / profile / "shared.yaml"
+    extended = read_yaml(ROOT / file).get("extends")
+    others = [name for name in names() if name != profile]
+    if extended is None:
+        return None
+    if extended not in others:
+        known = ", ".join(others)
+        raise UserError(f"{file}: extends = {shown(extended)}: the other profiles are {known}")
+    if deeper := read_yaml(ROOT / f"params/{extended}/shared.yaml").get("extends"):
+        raise UserError(
+            f"{file}: extends = {extended}, which extends {deeper} itself; name {deeper},"
+            " and write here what else is wanted"
+        )
+    return extended
 
 
 def read_folder(profile: str, *, complete: bool) -> dict[str, Layer]:
