@@ -78,7 +78,7 @@ def feasibility(p: Generate) -> pd.DataFrame:
     Returns:
         One row a k. Columns: k; distinct (queries of training skills and topics); reserved (for the
         evaluation; none at k = 1, where there are too few to keep any apart); left (for training);
-        texts (that are wanted); texts a query; thin (so many of them that they are much alike).
+        texts (that are wanted); texts a query; note (of so many that they will be much alike).
     """
     pool = p.pools()["I"]
     rows = []
@@ -87,8 +87,9 @@ def feasibility(p: Generate) -> pd.DataFrame:
         reserved = min(distinct, p.evaluation_queries) if k > 1 and k in p.evaluation_ks else 0
         left = distinct - reserved
         share = texts / left if left else math.inf
-        rows.append((k, distinct, reserved, left, texts, round(share, 2), share > THIN))
-    columns = ["k", "distinct", "reserved", "left", "texts", "texts a query", "thin"]
+        note = f"more than {THIN} texts a query: many will be alike" if share > THIN else ""
+        rows.append((k, distinct, reserved, left, texts, round(share, 2), note))
+    columns = ["k", "distinct", "reserved", "left", "texts", "texts a query", "note"]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -12,7 +12,6 @@ import yaml
 from helpers.chat.endpoint import Endpoint
 from helpers.errors import UserError
 from helpers.profile import load, schema
-from helpers.student.served import Server
 
 HUGE, LONG, SHELL = 2**70, "x" * 5000, "$(shell touch made-by-a-value)"
 NUMBERS = [True, -1, 0, 0.5, HUGE, 1e300, math.inf, math.nan]

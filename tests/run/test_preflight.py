@@ -1,4 +1,4 @@
-"""What a run needs is looked at before it asks anything; a run that needs nothing is not bothered."""
+"""What a run needs is looked at before it asks anything; one that needs nothing is let be."""
 
 import subprocess
 import sys
