@@ -138,9 +138,12 @@ RepositoryFile = Annotated[Word, AfterValidator(inside), AfterValidator(regular_
 
 
 def figures_folder(path: str) -> str:
-    first, *rest = Path(path).parts or ("",)
-    if first not in ("figures", "runs") or not all(re.fullmatch(NAME, part) for part in rest):
-        raise ValueError(f"use a folder under figures/ or runs/, with names of {NAME_IN_WORDS}")
+    first, *rest = path.split("/")
+    named = all(re.fullmatch(NAME, part) for part in rest)
+    if first not in ("figures", "runs") or not named or (first == "runs" and len(rest) < 2):
+        raise ValueError(
+            f"use figures, or a folder under figures/ or runs/<profile>/; {NAME_IN_WORDS}"
+        )
     if (ROOT / path).exists() and not (ROOT / path).is_dir():
         raise ValueError("a file; name a folder")
     return path

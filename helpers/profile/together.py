@@ -1,5 +1,6 @@
 """What no single key shows: counts that fit each other, files, models, prices behind names."""
 
+import contextlib
 import math
 
 import pandas as pd
@@ -106,34 +107,38 @@ def check_queries(files: Files, generate: Generate) -> None:
 
 def check_topology(files: Files, finetune: Finetune) -> None:
     """It is a YAML of accelerate's, with numbers that divide."""
-    values = read_yaml(ROOT / finetune.topology)
+    file = files.source("02_finetune", "topology")
+    try:
+        values = read_yaml(ROOT / finetune.topology)
+    except UserError as error:
+        raise UserError(f"{file}: topology = {error}") from None
     machines, processes = values.get("num_machines", 1), values.get("num_processes", 1)
     whole = all(type(n) is int and n > 0 for n in (machines, processes))
-    if not whole or processes % machines or not isinstance(values.get("fsdp_config", {}), dict):
+    mapping = isinstance(values.get("fsdp_config", {}), dict)
+    if "distributed_type" not in values or not whole or processes % machines or not mapping:
         raise UserError(
-            f"{files.source('02_finetune', 'topology')}: topology = {finetune.topology}: it needs"
-            " num_processes, a multiple of num_machines, and keys below fsdp_config if it has that"
+            f"{file}: topology = {finetune.topology}: accelerate's YAML has a distributed_type, and"
+            " num_processes, a multiple of num_machines"
         )
 
 
 def check_figures(files: Files, plot: Plot) -> None:
     """No other profile draws to the same folder."""
-    file = files.source("04_plot", "figures")
-    first, *rest = plot.figures.split("/")
-    for other in set(names()) - {files.profile}:
-        if plot.figures == own_figures(other) or (first == "runs" and rest[:1] == [other]):
-            raise UserError(
-                f"{file}: figures = {plot.figures} is where profile {other} keeps its own;"
-                " leave it out"
-            )
-
-
-def own_figures(profile: str) -> str | None:
-    """What a profile's own file says; another profile's mistakes are not told here."""
-    try:
-        return read_yaml(ROOT / f"params/{profile}/04_plot.yaml").get("figures")
-    except UserError:
-        return None
+    owner = files.profile
+    if plot.figures.startswith("runs/"):
+        owner = plot.figures.split("/")[1]
+    else:
+        for other in names():
+            # Another profile's mistakes are not told here.
+            with contextlib.suppress(UserError):
+                values = read_yaml(ROOT / f"params/{other}/04_plot.yaml")
+                if other != files.profile and values.get("figures") == plot.figures:
+                    owner = other
+    if owner != files.profile:
+        raise UserError(
+            f"{files.source('04_plot', 'figures')}: figures = {plot.figures} is where profile"
+            f" {owner} keeps its own; leave it out"
+        )
 
 
 def check_endpoints(files: Files, generate: Generate, grade: Grade, pool: Pool) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from helpers import paths
-from helpers.chat.endpoint import Endpoint, host, secret_of
+from helpers.chat.endpoint import host, secret_of
 from helpers.chat.money import price_of
 from helpers.errors import UserError, command
 from helpers.profile.kinds import is_hub_name
@@ -28,84 +28,80 @@ Finding = tuple[str, bool, str]
 
 def endpoints(ahead: list[Model]) -> Iterator[Finding]:
     """The key and the price of each model that somebody sends a bill for."""
-    asked: list[Endpoint] = []
+    asked = []
     for p in ahead:
         if isinstance(p, Generate):
             asked += [p.teacher, p.judge]
         if isinstance(p, Grade):
             asked += p.judges().values()
-    billed = [e for e in asked if host(e.base_url).needs_key and not e.free]
-    for endpoint in {(e.base_url, e.key_env): e for e in billed}.values():
-        key = endpoint.key_env
-        good = bool(secret_of(endpoint))
-        words = "is set" if good else "is not set; export it"
-        yield f"key of {endpoint.base_url}", good, f"the environment variable {key} {words}"
-    for endpoint in {e.model: e for e in billed}.values():
-        price = price_of(endpoint)
-        words = "params/prices.yaml has none: write it there, as the provider's page says"
-        if price:
-            inward, outward = (1e6 * share for share in price)
-            words = f"{inward:,.2f} and {outward:,.2f} US dollars per million tokens in and out"
-        yield f"price of {endpoint.model}", price is not None, words
+    for endpoint in asked:
+        if endpoint.free or not host(endpoint.base_url).needs_key:
+            continue
+        key = f"the environment variable {endpoint.key_env} holds"
+        if secret_of(endpoint):
+            yield f"key of {endpoint.base_url}", True, f"{key} it"
+        else:
+            yield f"key of {endpoint.base_url}", False, f"{key} none; export it"
+        if price := price_of(endpoint):
+            words = (
+                f"{1e6 * price[0]:,.2f} US dollars per million tokens in, {1e6 * price[1]:,.2f} out"
+            )
+        else:
+            words = "params/prices.yaml has none: write it there, as the provider's page says"
+        yield f"price of {endpoint.model}", bool(price), words
 
 
 def trainings(profile: str, ahead: list[Model]) -> Iterator[Finding]:
     """Students of the hub; GPUs, memory and disk of trainings on GPUs, or of such a student."""
-    finetunes: dict[tuple[str, str], list[Finetune]] = {}
-    for p in ahead:
-        if isinstance(p, Finetune):
-            finetunes.setdefault((p.student, p.topology), []).append(p)
     configs = {}
     for student in dict.fromkeys(p.student for p in ahead if isinstance(p, Finetune | Grade)):
-        if not is_hub_name(student):
-            configs[student] = memory.config_of(located(student))
-            continue
+        words = "the hub gives it"
         try:
-            configs[student] = memory.config_of(student)
+            configs[student] = memory.config_of(located(student))
         except UserError as error:
-            yield f"student {student}", False, str(error).removeprefix(f"student = {student}: ")
-        else:
-            yield f"student {student}", True, "the hub gives it"
-    largest = models = 0.0  # GB of disk: one training's checkpoints, all models
-    for (student, path), variants in finetunes.items():
-        topology = memory.read_topology(paths.ROOT / path)
-        if topology.cpu and not is_hub_name(student):
+            words = str(error).removeprefix(f"student = {student}: ")
+        if is_hub_name(student):
+            yield f"student {student}", student in configs, words
+    checkpoints = models = 0.0  # GB of disk: of the largest training, and of all together
+    for p in ahead:
+        topology = isinstance(p, Finetune) and memory.read_topology(paths.ROOT / p.topology)
+        if not topology or (topology.cpu and not is_hub_name(p.student)):
             continue
-        count, why = len(memory.devices(topology)), None
-        if count < topology.processes:
-            why = f"it is for {topology.processes} GPUs, and this machine shows {count}"
-        if student in configs:
-            shape, recipe = memory.shape_of(configs[student]), variants[0].recipe()
+        if p.student in configs:
+            shape, recipe = memory.shape_of(configs[p.student]), p.recipe()
             why = memory.misfit(shape, recipe, topology)
-            model = shape.weights * (2 if recipe.export_dtype == "bfloat16" else 4) / memory.GB
-            models += model * len(variants)
-            largest = max(largest, memory.needs(shape, recipe, topology)["disk"] - model)
-        yield f"{student} on {Path(path).name}", not why, why or "it fits this machine"
+            model = shape.weights * (2 if p.export_dtype == "bfloat16" else 4) / memory.GB
+            models += model
+            checkpoints = max(checkpoints, memory.needs(shape, recipe, topology)["disk"] - model)
+        else:
+            count = len(memory.devices(topology))
+            why = f"it is for {topology.processes} GPUs, and this machine shows {count}"
+            why = why if count < topology.processes else None
+        yield f"{p.student} on {topology.path.name}", not why, why or "it fits this machine"
     if models:
         run = paths.run(profile)
         folder = next(path for path in (run, *run.parents) if path.exists())
-        need, free = largest + models, shutil.disk_usage(folder).free / memory.GB
+        need, free = checkpoints + models, shutil.disk_usage(folder).free / memory.GB
         words = f"checkpoints and models need about {need:,.0f} GB, and {free:,.0f} are free"
         yield "disk", need <= free, words
 
 
 def servers(ahead: list[Model]) -> Iterator[Finding]:
-    """Is the program there that `serve` starts, and the GPU that answers are sampled on?"""
-    grades = [p for p in ahead if isinstance(p, Grade)]
+    """Is the program there that `serve` starts?"""
     here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    for program in {shlex.split(p.serve)[0] for p in grades if p.serve}:
-        found = shutil.which(program, path=here)
-        yield f"serve: {program}", bool(found), found or "it is not on the PATH: install it"
-    for device in {p.sample_device for p in grades if not p.serve} - {"auto", "cpu"}:
-        good = device == "mps" or bool(shutil.which("nvidia-smi"))
-        yield f"sample_device: {device}", good, "a GPU is there" if good else "no GPU is there"
+    for p in ahead:
+        if isinstance(p, Grade) and p.serve:
+            program = shlex.split(p.serve)[0]
+            found = shutil.which(program, path=here)
+            yield f"serve: {program}", bool(found), found or "it is not on the PATH: install it"
 
 
 def look(profile: str, notebooks: dict[str, Model]) -> list[Finding]:
-    """Everything that the notebooks that have not run yet need."""
+    """Everything that the notebooks that have not run yet need, each once."""
     run = paths.run(profile)
     ahead = [p for name, p in notebooks.items() if not (run / f"{name}.ipynb").exists()]
-    return [*endpoints(ahead), *trainings(profile, ahead), *servers(ahead)]
+    findings = [*endpoints(ahead), *trainings(profile, ahead), *servers(ahead)]
+    return list(dict.fromkeys(findings))
 
 
 def main(profile: str) -> None:

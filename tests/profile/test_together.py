@@ -75,9 +75,13 @@ def test_no_query_left_is_refused_and_few_are_thin(changed):
         ("03_grade", "second_judges", {"a/b": {"base_url": "world:", "model": "judge"}},
          "second_judges has a key 'a/b'"),
         ("04_plot", "caption", "costs $5", "caption = 'costs $5' is wrong"),
-        ("04_plot", "figures", ".git", "use a folder under figures/ or runs/"),
-        ("04_plot", "figures", "helpers/x", "use a folder under figures/ or runs/"),
-        ("04_plot", "figures", "runs/$(shell id)", "use a folder under figures/ or runs/"),
+        ("03_grade", "serve", "x {model.y} {port}", "cannot be filled"),
+        ("03_grade", "server", {"model": "{name.x}"}, "the fields are {model} and {name}"),
+        ("04_plot", "figures", ".git", "use figures, or a folder under"),
+        ("04_plot", "figures", "figures/", "use figures, or a folder under"),
+        ("04_plot", "figures", "runs", "use figures, or a folder under"),
+        ("04_plot", "figures", "helpers/x", "use figures, or a folder under"),
+        ("04_plot", "figures", "runs/$(shell id)", "use figures, or a folder under"),
         ("04_plot", "figures", "runs/x/../../y", "lies outside of the repository"),
         ("04_plot", "figures", "figures/scores.csv", "a file; name a folder"),
         ("04_plot", "figures", "runs/mini/other", "is where profile mini keeps its own"),
@@ -90,9 +94,11 @@ def test_what_would_break_later_is_refused_now(changed, file, key, value, said):
 def test_a_topology_is_accelerates(changed):
     path = ROOT / "params/broken-for-test/topology.yaml"
     name = changed("02_finetune", topology=str(path.relative_to(ROOT)))
-    for text in ("num_processes: 3\nnum_machines: 2", "num_processes: two", "fsdp_config: 1"):
-        path.write_text(text)
-        refused(name, "it needs num_processes, a multiple of num_machines")
+    for text in ("num_machines: 2", "num_processes: two", "fsdp_config: 1"):
+        path.write_text(f"distributed_type: FSDP\n{text}")
+        refused(name, "num_processes, a multiple of num_machines")
+    path.write_text("num_processes: 1")
+    refused(name, "has a distributed_type")
 
 
 def test_a_students_folder_holds_a_model(changed, tmp_path):

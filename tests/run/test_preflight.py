@@ -89,5 +89,5 @@ def test_the_papers_run_is_stopped_by_one_table():
     )
     lines = done.stdout.splitlines()
     assert [line[:3] for line in lines].count("NO ") == 6
-    for words in ("OPENAI_API_KEY is not set", "Llama-2-13b", "for 4 GPUs", "serve: vllm"):
+    for words in ("OPENAI_API_KEY holds none", "Llama-2-13b", "for 4 GPUs", "serve: vllm"):
         assert any(words in line for line in lines), words
