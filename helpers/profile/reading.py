@@ -118,10 +118,14 @@ def read_files(profile: str) -> Files:
         raise UserError(
             f"PROFILE={profile}: no such profile; the profiles are {', '.join(names())}"
         )
-    extended = extended_by(profile)
-    folders = [read_folder(profile, complete=not extended)]
-    if extended:
-        folders.append(read_folder(extended, complete=True))
+    folders = [read_folder(profile)]
+    if extended := extended_by(folders[0]["shared"], profile):
+        folders.append(read_folder(extended))
+        if deeper := folders[1]["shared"].values.get("extends"):
+            raise UserError(
+                f"{folders[0]['shared'].file}: extends = {extended}, which extends {deeper} itself;"
+                f" name {deeper}, and write here what else is wanted"
+            )
     for folder in folders[1:]:
         for layer in folder.values():
             for key in NOT_INHERITED & set(layer.values):
@@ -133,41 +137,34 @@ def read_files(profile: str) -> Files:
     return Files(profile, layers)
 
 
-def extended_by(profile: str) -> str | None:
-    """The profile that this one extends."""
-    file = Path("params") / profile / "shared.yaml"
-    extended = read_yaml(ROOT / file).get("extends")
+def extended_by(shared: Layer, profile: str) -> str | None:
+    """The name of the profile that this one extends."""
+    extended = shared.values.get("extends")
     others = [name for name in names() if name != profile]
-    if extended is None:
-        return None
-    if extended not in others:
-        known = ", ".join(others)
-        raise UserError(f"{file}: extends = {shown(extended)}: the other profiles are {known}")
-    if deeper := read_yaml(ROOT / f"params/{extended}/shared.yaml").get("extends"):
+    if extended is not None and extended not in others:
         raise UserError(
-            f"{file}: extends = {extended}, which extends {deeper} itself; name {deeper},"
-            " and write here what else is wanted"
+            f"{shared.file}: extends = {shown(extended)}: the other profiles are"
+            f" {', '.join(others)}"
         )
     return extended
 
 
-def read_folder(profile: str, *, complete: bool) -> dict[str, Layer]:
-    """`shared` and the stages of one folder; where it need not be complete, a stage's may lack."""
-    layers = {}
-    for name in ("shared", *STAGES):
-        file = Path("params") / profile / f"{name}.yaml"
-        if complete or trouble(ROOT / file) != "no such file":
-            layers[name] = Layer(file, read_yaml(ROOT / file))
-    shared = layers["shared"]
+def read_folder(profile: str) -> dict[str, Layer]:
+    """`shared` and the stages; where the profile extends another, a stage's file may be missing."""
+    folder = Path("params") / profile
+    shared = Layer(folder / "shared.yaml", read_yaml(ROOT / folder / "shared.yaml"))
     for key in shared.values:
         if key not in KNOWN:
             raise UserError(f"{shared.file}: {unknown_key(key, KNOWN)}")
-    for stage in set(layers) - {"shared"}:
+    layers = {"shared": shared}
+    for stage in STAGES:
+        file = folder / f"{stage}.yaml"
+        if "extends" in shared.values and trouble(ROOT / file) == "no such file":
+            continue
+        layers[stage] = Layer(file, read_yaml(ROOT / file))
         for key in layers[stage].values:
             if key in DERIVED:
-                raise UserError(f"{layers[stage].file}: {key} is set by the profile; take it out")
+                raise UserError(f"{file}: {key} is set by the profile; take it out")
             if key in shared.values:
-                raise UserError(
-                    f"{layers[stage].file}: {key} stands in shared.yaml already; take it out"
-                )
+                raise UserError(f"{file}: {key} stands in shared.yaml already; take it out")
     return layers

@@ -14,10 +14,10 @@ from helpers.errors import UserError
 from helpers.profile import load, schema
 
 HUGE, LONG, SHELL = 2**70, "x" * 5000, "$(shell touch made-by-a-value)"
-NUMBERS = [True, -1, 0, 0.5, HUGE, 1e300, math.inf, math.nan]
-WORDS = ["", "1", "nowhere/at/all", "../x", "/etc/passwd", "a\nb", "a\0b", LONG, SHELL]
-LISTS = [[], [[]], [None], [HUGE], [SHELL], [1, 1]]
-MAPPINGS = [{}, {"a\nb": 1}, {"x" * 300: 1}, {SHELL: 1}, {"a": math.inf}, {"01": 5}]
+NUMBERS = [True, -1, 0, 0.5, HUGE, math.inf, math.nan]
+WORDS = ["", "../x", "/etc/passwd", "a\nb", "a\0b", LONG, SHELL]
+LISTS = [[], [[]], [HUGE], [SHELL], [1, 1]]
+MAPPINGS = [{}, {SHELL: 1}, {"a": math.inf}, {"01": 5}]
 EVERYTHING = [None, *NUMBERS, *WORDS, *LISTS, *MAPPINGS]
 ELSEWHERE = {"base_url", "weights"}  # read, and tested, in the room `chat`
 ACCEPTED = {
@@ -34,20 +34,20 @@ ACCEPTED = {
     "server": [{}],
     "temperature": [0, 0.5],
     "top_p": [0.5],
-    "caption": ["1", "nowhere/at/all", "../x", "/etc/passwd"],
+    "caption": ["../x", "/etc/passwd"],
     "judge.batch_api": [True],
     "judge.extra_body": [{}, {SHELL: 1}, {"01": 5}],
     "judge.free": [True],
-    "judge.requests_per_minute": [None, 0.5, HUGE, 1e300],  # a limit that is never met
-    "judge.tokens_per_minute": [None, 0.5, HUGE, 1e300],
+    "judge.requests_per_minute": [None, 0.5, HUGE],  # a limit that is never met
+    "judge.tokens_per_minute": [None, 0.5, HUGE],
     "judge.seed": [0],
     "judge.takes_n": [True],
     "judge.takes_seed": [True],
     "judge.temperature": [None, 0, 0.5],
     "judge.timeout": [0.5],
     "judge.top_p": [None, 0.5],
-    "server.model": ["1", "nowhere/at/all", "../x", "/etc/passwd", SHELL],
-    "server.start_seconds": [0.5, HUGE, 1e300],  # waits as long as it takes
+    "server.model": ["../x", "/etc/passwd", SHELL],
+    "server.start_seconds": [0.5, HUGE],  # waits as long as it takes
 }
 
 
