@@ -4,8 +4,10 @@ A profile is a folder of `params/`: `shared.yaml` holds what its stages share, a
 the rest. With `extends: mini` in `shared.yaml`, what is missing is taken from `mini`.
 """
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +92,14 @@ class Files:
         """The file that a key's value comes from, or the one that it is missing in."""
         nearest = self.layers[stage]
         return next((layer.file for layer in nearest if key in layer.values), nearest[0].file)
+
+    @contextlib.contextmanager
+    def named(self, stage: str, key: str) -> Iterator[None]:
+        """Errors raised inside name the file that the key came from."""
+        try:
+            yield
+        except UserError as error:
+            raise UserError(f"{self.source(stage, key)}: {error}") from None
 
     def checked(self, stage: str, derived: dict) -> Model:
         """A stage's parameters: its YAML over the shared one, over the extended profile's two.

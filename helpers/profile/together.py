@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from pathlib import Path
 
 import pandas as pd
 
@@ -26,51 +27,52 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
     generate, plot = notebooks["01_generate"], notebooks["04_plot"]
     finetune = next(p for p in notebooks.values() if isinstance(p, Finetune))
     grade = next(p for p in notebooks.values() if isinstance(p, Grade))
-    try:
-        pools = generate.pools()
-        turns = len(generate.pack().generation)
-    except UserError as error:
-        raise UserError(f"{files.source('01_generate', 'skills')}: {error}") from None
-    if grade.student_turns > turns:
-        raise UserError(
-            f"{files.source('03_grade', 'student_turns')}: student_turns = {grade.student_turns},"
-            f" and the prompt pack has {turns}"
-        )
-    check_mixes(files, variants, generate)
-    check_skills(files, generate, grade, pools)
-    check_queries(files, generate)
-    check_topology(files, finetune)
-    check_figures(files, plot)
-    check_endpoints(files, generate, grade, pools["III"])
-    try:
+    with files.named("01_generate", "skills"):
+        pools, pack = generate.pools(), generate.pack()
+    with files.named("03_grade", "student_turns"):
+        if grade.student_turns > len(pack.generation):
+            turns = len(pack.generation)
+            raise UserError(
+                f"student_turns = {grade.student_turns}, and the prompt pack has {turns}"
+            )
+    with files.named("shared", "mixes"):
+        check_mixes(variants, generate, made_in=files.source("01_generate", "texts"))
+    with files.named("03_grade", "evaluation_ks"):
+        check_skills(generate, grade, pools)
+    with files.named("01_generate", "texts"):
+        check_queries(generate)
+    with files.named("02_finetune", "topology"):
+        check_topology(finetune)
+    with files.named("04_plot", "figures"):
+        check_figures(plot)
+    for name in ("teacher", "judge"):
+        with files.named("01_generate", name):
+            check_endpoint(name, getattr(generate, name), generate, pools["III"])
+    for name, judge in grade.second_judges.items():
+        with files.named("03_grade", "second_judges"):
+            check_endpoint(f"second_judges.{name}", judge, generate, pools["III"])
+    with files.named("03_grade", "server"):
         served.check(grade.serve, grade.server)
-    except UserError as error:
-        raise UserError(f"{files.source('03_grade', 'server')}: {error}") from None
 
 
-def check_mixes(files: Files, variants: Variants, generate: Generate) -> None:
+def check_mixes(variants: Variants, generate: Generate, *, made_in: Path) -> None:
     """No mix takes more texts than 01_generate makes."""
     mixes = variants.mixes | (variants.sweep.mixes if variants.sweep else {})
     for mix, texts in mixes.items():
         for k, n in texts.items():
             made = generate.texts.get(k, 0)
             if n > made:
-                raise UserError(
-                    f"{files.source('shared', 'mixes')}: mix {mix} takes {n} texts of k = {k},"
-                    f" and {files.source('01_generate', 'texts')} makes {made}"
-                )
+                raise UserError(f"mix {mix} takes {n} texts of k = {k}, and {made_in} makes {made}")
 
 
-def check_skills(files: Files, generate: Generate, grade: Grade, pools: dict[str, Pool]) -> None:
+def check_skills(generate: Generate, grade: Grade, pools: dict[str, Pool]) -> None:
     """Each setting has as many skills as are asked for at once."""
     largest = dict.fromkeys(grade.settings, max(grade.evaluation_ks))
     largest["I"] = max(*map(int, generate.texts), *grade.evaluation_ks)
     for setting, k in largest.items():
-        if len(pools[setting].skills) < k:
-            raise UserError(
-                f"{files.source('03_grade', 'evaluation_ks')}: k = {k} needs {k} skills,"
-                f" and setting {setting} has {len(pools[setting].skills)}"
-            )
+        skills = len(pools[setting].skills)
+        if skills < k:
+            raise UserError(f"k = {k} needs {k} skills, and setting {setting} has {skills}")
 
 
 def feasibility(p: Generate) -> pd.DataFrame:
@@ -94,70 +96,59 @@ def feasibility(p: Generate) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def check_queries(files: Files, generate: Generate) -> None:
+def check_queries(generate: Generate) -> None:
     """Some queries are left for training."""
     for row in feasibility(generate).itertuples():
         if not row.left:
             raise UserError(
-                f"{files.source('01_generate', 'texts')}: {row.texts} texts of k = {row.k} are"
-                f" wanted, and all of its {row.distinct} queries are kept for the evaluation; ask"
-                " for fewer evaluation_queries, or give more skills or topics to the training"
+                f"{row.texts} texts of k = {row.k} are wanted, and all of its {row.distinct}"
+                " queries are kept for the evaluation; ask for fewer evaluation_queries, or give"
+                " more skills or topics to the training"
             )
 
 
-def check_topology(files: Files, finetune: Finetune) -> None:
+def check_topology(finetune: Finetune) -> None:
     """It is a YAML of accelerate's, with numbers that divide."""
-    file = files.source("02_finetune", "topology")
     try:
         values = read_yaml(ROOT / finetune.topology)
     except UserError as error:
-        raise UserError(f"{file}: topology = {error}") from None
+        raise UserError(f"topology = {error}") from None
     machines, processes = values.get("num_machines", 1), values.get("num_processes", 1)
     whole = all(type(n) is int and n > 0 for n in (machines, processes))
-    mapping = isinstance(values.get("fsdp_config", {}), dict)
+    mapping = isinstance(values.get("fsdp_config") or {}, dict)
     if "distributed_type" not in values or not whole or processes % machines or not mapping:
         raise UserError(
-            f"{file}: topology = {finetune.topology}: accelerate's YAML has a distributed_type, and"
+            f"topology = {finetune.topology}: accelerate's YAML has a distributed_type, and"
             " num_processes, a multiple of num_machines"
         )
 
 
-def check_figures(files: Files, plot: Plot) -> None:
+def check_figures(plot: Plot) -> None:
     """No other profile draws to the same folder."""
-    owner = files.profile
+    owner = plot.profile
     if plot.figures.startswith("runs/"):
         owner = plot.figures.split("/")[1]
     else:
-        for other in names():
+        for other in set(names()) - {plot.profile}:
             # Another profile's mistakes are not told here.
             with contextlib.suppress(UserError):
-                values = read_yaml(ROOT / f"params/{other}/04_plot.yaml")
-                if other != files.profile and values.get("figures") == plot.figures:
+                if plot.figures == read_yaml(ROOT / f"params/{other}/04_plot.yaml").get("figures"):
                     owner = other
-    if owner != files.profile:
+    if owner != plot.profile:
         raise UserError(
-            f"{files.source('04_plot', 'figures')}: figures = {plot.figures} is where profile"
-            f" {owner} keeps its own; leave it out"
+            f"figures = {plot.figures} is where profile {owner} keeps its own; leave it out"
         )
 
 
-def check_endpoints(files: Files, generate: Generate, grade: Grade, pool: Pool) -> None:
-    """Each address can be asked for all skills and topics; with a budget, it has a price."""
-    endpoints: dict[tuple[str, str], Endpoint] = {
-        ("01_generate", "teacher"): generate.teacher,
-        ("01_generate", "judge"): generate.judge,
-    }
-    for name, judge in grade.second_judges.items():
-        endpoints["03_grade", f"second_judges.{name}"] = judge
-    skills, topics = [skill.name for skill in pool.skills], list(pool.topics)
-    for (stage, name), endpoint in endpoints.items():
-        file = files.source(stage, name.split(".")[0])
-        try:
-            host(endpoint.base_url).check(endpoint.model, skills, topics)
-        except UserError as error:
-            raise UserError(f"{file}: {name}: {error}") from None
-        if generate.budget is not None and price_of(endpoint) is None:
-            raise UserError(
-                f"{file}: budget = {generate.budget}, and params/prices.yaml has no price for"
-                f" model {endpoint.model}"
-            )
+def check_endpoint(name: str, endpoint: Endpoint, generate: Generate, pool: Pool) -> None:
+    """It can be asked for all skills and topics; with a budget, it has a price."""
+    try:
+        skills = [skill.name for skill in pool.skills]
+        host(endpoint.base_url).check(endpoint.model, skills, list(pool.topics))
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+    if generate.budget is not None and price_of(endpoint) is None:
+        raise UserError(
+            f"budget = {generate.budget}, and params/prices.yaml has no price for"
+            f" model {endpoint.model}"
+        )
