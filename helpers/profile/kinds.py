@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field
 
 from helpers.paths import ROOT
 from helpers.task.points import FIRST_JUDGE
@@ -173,4 +173,4 @@ def model_at(student: str) -> str:
 
 
 Student = Annotated[Word, AfterValidator(model_at)]
-Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,2})?)$")]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,2})?)$")]

@@ -60,7 +60,7 @@ def test_plan_counts_what_is_left(profile, capsys):
 
 
 def test_plan_counts_the_papers_gradings():
-    """3 settings x 4 k x 100 queries x 3 generations x 3 gradings x 4 models x 2 students = 86,400."""
+    """3 settings, 4 k, 100 queries, 3 generations, 3 gradings, 4 models, 2 students: 86,400."""
     notebooks = load.load_profile("paper")
     grades = [p for name, p in notebooks.items() if name.startswith("03")]
     table = plan.plan_grade(grades[0], len(grades))
@@ -77,7 +77,8 @@ def test_a_second_judge_that_is_off_is_priced_apart(capsys):
     plan.main("paper")
     said = capsys.readouterr().out
     assert re.search(
-        rf"Not asked \(enabled: false\): second judge claude, {other.model}: [\d,.]+ to [\d,.]+ US dollars more",
+        rf"Not asked \(enabled: false\): second judge claude, {other.model}:"
+        r" [\d,.]+ to [\d,.]+ US dollars more",
         said,
     )
     on = grade.model_copy(
