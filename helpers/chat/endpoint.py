@@ -7,7 +7,7 @@ from typing import Literal
 import httpx2
 import openai
 import pydantic
-from pydantic import JsonValue, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import JsonValue, PositiveFloat
 
 from helpers.errors import UserError
 
@@ -32,34 +32,38 @@ class Endpoint(pydantic.BaseModel):
     `{top_k: -1}` for vLLM, which else takes it from the model's own files.
     """
 
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = pydantic.ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False
+    )
 
     base_url: str  # `world:` is the embedded one, in process; anything else is an HTTP address
-    model: str
+    model: str = pydantic.Field(pattern=r"^[^\x00-\x1f\x7f]{1,4096}$")
     # The environment variable that holds the key; the key itself stands nowhere.
     key_env: str = pydantic.Field(
         default="OPENAI_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
     )
-    temperature: NonNegativeFloat | None = 0.7  # None: the model takes none
-    max_tokens: PositiveInt = 1024
+    # None: the model takes none.
+    temperature: float | None = pydantic.Field(default=0.7, ge=0, le=10)
+    max_tokens: int = pydantic.Field(default=1024, ge=1, le=2**20)
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = (
         "max_tokens"  # newer models have the second
     )
     takes_n: bool = True  # several choices in one request
     takes_seed: bool = True
     top_p: float | None = pydantic.Field(default=None, gt=0, le=1)  # None: not sent
-    seed: NonNegativeInt = 0  # tells runs apart, as the replicate's number tells samples apart
+    # Tells runs apart, as the replicate's number tells samples apart.
+    seed: int = pydantic.Field(default=0, ge=0, lt=2**63)
     weights: str = ""  # what a student is, where that is known: its replies are stored under this, not under address and name
     free: bool = False  # costs nothing: a machine of your own; else the price file must know the model where there is a budget
     extra_body: dict[str, JsonValue] = {}  # further parameters of the request, sent as they are
-    concurrency: PositiveInt = 16
+    concurrency: int = pydantic.Field(default=16, ge=1, le=10_000)
     requests_per_minute: PositiveFloat | None = (
         None  # each process keeps to them for itself; None: no limit but concurrency
     )
     tokens_per_minute: PositiveFloat | None = (
         None  # counted as providers do: the prompt, estimated, and n x max_tokens
     )
-    timeout: PositiveFloat = 600.0  # seconds
+    timeout: float = pydantic.Field(default=600.0, gt=0, le=86_400)  # seconds
     batch_api: bool = False  # by the provider's Batch API: half the price, within a day
 
     @pydantic.field_validator("extra_body")

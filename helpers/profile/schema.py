@@ -1,16 +1,39 @@
-"""The schema of every parameter, a class a stage; `profiles.py` reads them from `params/`."""
+"""Every parameter there is, a class a stage; `load.py` reads them from `params/`."""
 
-import difflib
-import re
-from typing import Annotated, Literal, TypeVar, get_args
+from typing import Annotated, Literal
 
 import pydantic
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field
 
 from helpers import paths
 from helpers.chat.endpoint import Endpoint
-from helpers.errors import UserError
 from helpers.paths import ROOT
+from helpers.profile.kinds import (
+    Budget,
+    Caption,
+    Count,
+    Device,
+    Few,
+    FiguresFolder,
+    JudgeName,
+    LearningRate,
+    Line,
+    Minutes,
+    Mix,
+    Mixes,
+    Name,
+    NewTokens,
+    RepositoryFile,
+    Seed,
+    Several,
+    Student,
+    Temperature,
+    TextsPerK,
+    Tokens,
+    Whole,
+    Word,
+)
+from helpers.profile.sentences import checked
 from helpers.student.served import Server
 from helpers.task.catalog import Pool, load_skills, load_topics, split
 from helpers.task.points import FIRST_JUDGE, Rules
@@ -22,7 +45,9 @@ from helpers.training.recipe import Recipe
 class Model(pydantic.BaseModel):
     """Strict: a number in quotes is no number, and an unknown key is an error."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = pydantic.ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False
+    )
 
     @classmethod
     def of(cls, values: dict):
@@ -35,34 +60,24 @@ class Model(pydantic.BaseModel):
         return checked(cls, given, where=lambda key: "parameters")
 
 
-def different(values: list) -> list:
-    if len(set(values)) < len(values):
-        raise ValueError("it names something twice")
-    return values
-
-
-Value = TypeVar("Value")
-Several = Annotated[list[Value], Field(min_length=1), pydantic.AfterValidator(different)]
-
-
 class Experiment(Model):
     """What all stages share."""
 
-    profile: str = Field(pattern=r"^[\w-]+$")
-    seed: NonNegativeInt
+    profile: Name
+    seed: Seed
 
 
 class Tasks(Experiment):
     """Where the queries come from and how they are put."""
 
-    skills: str
-    topics: str
-    training_categories: list[str]
-    training_topics: PositiveInt | list[str]
-    generation_prompts: str
-    grading_prompts: str
-    evaluation_ks: Several[PositiveInt]
-    evaluation_queries: PositiveInt
+    skills: RepositoryFile
+    topics: RepositoryFile
+    training_categories: Several[Word]
+    training_topics: Count | Several[Word]
+    generation_prompts: RepositoryFile
+    grading_prompts: RepositoryFile
+    evaluation_ks: Several[Few]
+    evaluation_queries: Count
 
     def pools(self) -> dict[str, Pool]:
         """Settings I, II, III."""
@@ -79,21 +94,11 @@ class Tasks(Experiment):
         return load_pack(ROOT / self.generation_prompts, ROOT / self.grading_prompts)
 
 
-# In JSON and YAML the keys of a mapping are text: {"1": 1200} is 1200 texts of k = 1.
-TextsPerK = dict[str, PositiveInt]
-# US dollars that everything in the profile's ledger, all stages together, may cost; null for no limit.
-Budget = Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
-
-
-class Grading(Tasks):
-    """How texts are graded, the teacher's and the students'."""
-
-    judge: Endpoint
-    sentence_counter: Literal["reference", "sentencex"] = "reference"
-    deduct_named_skills: bool = False
-
-    def rules(self) -> Rules:
-        return Rules(self.sentence_counter, self.deduct_named_skills)
+def with_room(endpoint: Endpoint) -> Endpoint:
+    """A teacher's or judge's, who needs more words than a student of a test."""
+    if endpoint.max_tokens < 64:
+        raise ValueError(f"max_tokens = {endpoint.max_tokens}: no text or grading fits in that")
+    return endpoint
 
 
 class SecondJudge(Endpoint):
@@ -102,32 +107,51 @@ class SecondJudge(Endpoint):
     enabled: bool = True  # false: `make plan` prices it, and it is not asked
 
 
-class Generate(Grading):
-    teacher: Endpoint
-    texts: TextsPerK
-    queries_per_text: PositiveFloat
-    filter_gradings: PositiveInt
+class Grading(Tasks):
+    """How texts are graded, the teacher's and the students'."""
+
+    judge: Annotated[Endpoint, pydantic.AfterValidator(with_room)]
+    sentence_counter: Literal["reference", "sentencex"] = "reference"
+    deduct_named_skills: bool = False
     budget: Budget = None
+
+    def rules(self) -> Rules:
+        return Rules(self.sentence_counter, self.deduct_named_skills)
+
+
+class Generate(Grading):
+    teacher: Annotated[Endpoint, pydantic.AfterValidator(with_room)]
+    texts: Mix
+    queries_per_text: float = Field(ge=1, le=1000)
+    filter_gradings: Few
 
 
 class Finetune(Experiment):
     variant: str
     student: str
-    mix: TextsPerK
-    training_seed: NonNegativeInt
-    student_turns: PositiveInt
+    mix: Mix
+    training_seed: Seed
+    student_turns: Few
     learned_turns: Literal["last", "all"]
-    steps: PositiveInt
-    batch: PositiveInt
-    learning_rate: PositiveFloat
-    warmup: NonNegativeInt
-    chat_tokens: PositiveInt
+    steps: Count
+    batch: Count
+    learning_rate: LearningRate
+    warmup: Whole
+    chat_tokens: Tokens
     longer: Literal["drop", "cut"]
-    micro_tokens: PositiveInt
-    save_every: PositiveInt
-    save_minutes: NonNegativeFloat
+    micro_tokens: Tokens
+    save_every: Count
+    save_minutes: Minutes
     export_dtype: Literal["float32", "bfloat16"]
-    topology: str
+    topology: RepositoryFile
+
+    @pydantic.field_validator("warmup")
+    @classmethod
+    def _ends(cls, warmup: int, info: pydantic.ValidationInfo) -> int:
+        steps = info.data.get("steps", warmup)
+        if warmup > steps:
+            raise ValueError(f"of steps = {steps}, the warm-up would never end")
+        return warmup
 
     def recipe(self) -> Recipe:
         """The training run; its data is the file `chats.jsonl` in its folder."""
@@ -156,118 +180,91 @@ class Grade(Grading):
     variant: str
     student: str
     mix: TextsPerK
-    student_turns: PositiveInt
+    student_turns: Few
     settings: Several[Literal["I", "II", "III"]]
-    generations: PositiveInt
-    gradings: PositiveInt
-    new_tokens: PositiveInt
-    temperature: NonNegativeFloat
+    generations: Few
+    gradings: Few
+    new_tokens: NewTokens
+    temperature: Temperature
     top_p: float = Field(gt=0, le=1)
-    sample_batch: PositiveInt
+    sample_batch: Count
     sample_dtype: Literal["float32", "bfloat16"]
-    sample_device: str = Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
-    serve: str
+    sample_device: Device
+    serve: Line
     server: Server
-    second_judges: dict[str, SecondJudge] = {}
-    budget: Budget = None
+    second_judges: dict[JudgeName, Annotated[SecondJudge, pydantic.AfterValidator(with_room)]] = {}
+
+    @pydantic.field_validator("second_judges")
+    @classmethod
+    def _are_others(cls, judges: dict, info: pydantic.ValidationInfo) -> dict:
+        for name, judge in judges.items():
+            if Endpoint(**judge.model_dump(exclude={"enabled"})) == info.data.get("judge"):
+                raise ValueError(f"{name} is the first judge again; it would agree with itself")
+        return judges
 
     def judges(self) -> dict[str, Endpoint]:
         """Everyone who grades, by name; `first` is the judge that the results are from."""
-        return {
-            FIRST_JUDGE: self.judge,
-            **{name: judge for name, judge in self.second_judges.items() if judge.enabled},
-        }
+        others = {name: judge for name, judge in self.second_judges.items() if judge.enabled}
+        return {FIRST_JUDGE: self.judge, **others}
 
     def checkpoint(self) -> str:
-        """The model to grade: the variant's own, or the student as it is where the mix is empty."""
-        return (
-            str(paths.training(self.profile, self.variant) / "model")
-            if self.mix
-            else located(self.student)
-        )
+        """The model to grade: the variant's own, or the student itself where the mix is empty."""
+        if self.mix:
+            return str(paths.training(self.profile, self.variant) / "model")
+        return located(self.student)
 
 
 class Plot(Experiment):
     trained: list[str]
     graded: list[str]
-    figures: str
-    caption: str
+    figures: FiguresFolder
+    caption: Caption
     over_generations: Literal["max", "mean"] = "max"
 
 
 class Sweep(Model):
     """Mixes of different sizes, to compare kinds of texts at equal numbers of them."""
 
-    student: str  # the one of `students` that is trained on them
-    mixes: dict[str, TextsPerK]
+    student: Name  # the one of `students` that is trained on them
+    mixes: Mixes
+
+
+def no_zero(jobs):
+    if jobs == 0 and jobs is not False:
+        raise ValueError("one notebook a core is written auto now")
+    return jobs
 
 
 class Variants(Model):
-    """Which models a profile has; in `shared.yaml`."""
+    """Which models a profile has, and whose values it takes; in `shared.yaml`."""
 
-    students: Annotated[dict[str, str], Field(min_length=1)]
-    mixes: Annotated[dict[str, TextsPerK], Field(min_length=1)]
+    extends: Name | None = None  # the profile that every value missing here is taken from
+    students: Annotated[dict[Name, Student], Field(min_length=1)]
+    mixes: Mixes
     sweep: Sweep | None = None
-    training_seeds: Several[NonNegativeInt]
-    jobs: PositiveInt | Literal["auto"]
+    training_seeds: Several[Seed]
+    jobs: Annotated[
+        Annotated[int, Field(ge=1, le=1024)] | Literal["auto"], BeforeValidator(no_zero)
+    ]
+
+    @pydantic.field_validator("sweep")
+    @classmethod
+    def _fits(cls, sweep: Sweep | None, info: pydantic.ValidationInfo) -> Sweep | None:
+        students, mixes = info.data.get("students"), info.data.get("mixes")
+        if sweep and students and sweep.student not in students:
+            raise ValueError(
+                f"student = {sweep.student}, and the students are {', '.join(students)}"
+            )
+        if sweep and mixes and (twice := sorted(set(mixes) & set(sweep.mixes))):
+            raise ValueError(f"mix {twice[0]!r} stands in mixes already; give it another name")
+        return sweep
 
 
 STAGES = {"01_generate": Generate, "02_finetune": Finetune, "03_grade": Grade, "04_plot": Plot}
-DERIVED = {
-    "profile",
-    "variant",
-    "student",
-    "mix",
-    "training_seed",
-    "trained",
-    "graded",
-}  # set here, in no YAML
+# What no YAML holds: the loader sets it.
+DERIVED = {"profile", "variant", "student", "mix", "training_seed", "trained", "graded"}
 
 
 def located(student: str) -> str:
     """A folder of the repository, or a hub name as it is."""
     return str(ROOT / student) if (ROOT / student).is_dir() else student
-
-
-def checked(model: type, values: dict, *, where) -> Model:
-    """An instance of the model, or a UserError with one sentence about the first wrong key; `where(key)` names its file."""
-    try:
-        return model(**values)
-    except pydantic.ValidationError as e:
-        # A misspelt key is both unknown and missing: the first is what helps.
-        error = min(e.errors(), key=lambda error: error["type"] != "extra_forbidden")
-        key = str(error["loc"][0])
-        name = ".".join(str(part) for part in error["loc"])
-        if error["type"] == "extra_forbidden":
-            inner = model.model_fields[key].annotation if len(error["loc"]) > 1 else model
-            inner = (
-                inner
-                if hasattr(inner, "model_fields")
-                else next(m for m in get_args(inner) if hasattr(m, "model_fields"))
-            )
-            raise UserError(unknown_key(where(key), name, list(inner.model_fields))) from None
-        if error["type"] == "missing":
-            raise UserError(
-                f"{where(key)}: {name} is missing"
-                + ("" if "." in name else ", there and in shared.yaml")
-            ) from None
-        message = (error["msg"][0].lower() + error["msg"][1:]).removeprefix("value error, ")
-        if error["loc"][-1] == "[key]":
-            name, message = (
-                ".".join(map(str, error["loc"][:-2])),
-                "write a number of skills in quotes, as '1'",
-            )
-        elif isinstance(error["input"], str) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", error["input"]):
-            message = "YAML reads that as text; write a point in it, as 2.0e-4"
-        if name.endswith("key_env"):  # perhaps somebody wrote the key itself there
-            raise UserError(
-                f"{where(key)}: {name} is the name of an environment variable (letters, digits, _), never a key"
-            ) from None
-        raise UserError(f"{where(key)}: {name} = {error['input']!r} is wrong: {message}") from None
-
-
-def unknown_key(file, key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key.split(".")[-1], known, n=1)
-    return f"{file}: unknown key {key}" + (
-        f"; did you mean {near[0]}?" if near else f"; known keys are {', '.join(known)}"
-    )

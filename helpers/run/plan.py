@@ -20,6 +20,7 @@ from helpers.chat.replies import Outcome, Reply, Request
 from helpers.errors import command
 from helpers.profile.load import load_profile
 from helpers.profile.schema import Finetune, Generate, Grade, Model
+from helpers.profile.together import feasibility
 from helpers.task.catalog import Pool, draw, training_queries
 from helpers.task.points import FIRST_JUDGE
 from helpers.task.prompts import generation_turns, grading_turn
@@ -368,6 +369,7 @@ def main(profile: str) -> None:
         if limit is not None
         else "There is no budget: spending is not limited."
     )
+    print(f"\nQueries\n{feasibility(notebooks['01_generate']).to_string(index=False)}")
     print("\n02_finetune")
     print(
         "\n".join(

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import openai
-from pydantic import PositiveFloat
+from pydantic import Field, PositiveFloat
 
 from helpers.chat import client
 from helpers.chat.endpoint import Endpoint, redacted, secret_of
@@ -37,10 +37,10 @@ class Server(Endpoint):
     """How a student is served: `Endpoint`, with what is known only when it is asked left out."""
 
     base_url: str = ""  # of a server that runs already; empty where `serve` starts one
-    model: str = (
-        "{name}"  # what requests call it: {name} is the variant, {model} the checkpoint's path
-    )
-    key_env: str = "STUDENT_API_KEY"  # not the teacher's; a server of your own needs none
+    # What requests call it: {name} is the variant, {model} the checkpoint's path.
+    model: str = Field(default="{name}", pattern=r"^[^\x00-\x1f\x7f]{1,4096}$")
+    # Not the teacher's; a server of your own needs none.
+    key_env: str = Field(default="STUDENT_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")
     takes_n: bool = False
     free: bool = True
     start_seconds: PositiveFloat = 1800.0  # until a server that is started must answer
@@ -69,7 +69,7 @@ def check(serve: str, server: Server) -> None:
             )
     try:
         server.model.format(model="", name="")
-    except (ValueError, KeyError, IndexError):
+    except (ValueError, KeyError, IndexError, AttributeError):
         raise UserError(
             f"server.model = {server.model!r}: the fields are {{model}} and {{name}}"
         ) from None
@@ -93,7 +93,7 @@ def arguments(command: str, values: dict[str, str]) -> list[str]:
     """
     try:
         words = [word.format(**values) for word in shlex.split(command)]
-    except (ValueError, KeyError, IndexError) as error:
+    except (ValueError, KeyError, IndexError, AttributeError) as error:
         raise UserError(
             f"serve = {command!r}: {error} cannot be filled; the fields are {', '.join(sorted(FIELDS))}, braces twice"
         ) from None

@@ -1,0 +1,133 @@
+"""What a profile's values are together: enough queries, models with weights, folders of its own."""
+
+import pytest
+import yaml
+
+from helpers import paths
+from helpers.errors import UserError
+from helpers.paths import ROOT
+from helpers.profile import kinds, load
+from helpers.profile.together import feasibility
+from helpers.task.catalog import evaluation_queries
+
+
+@pytest.fixture
+def changed(profile):
+    """The profile's name, after some keys of one of its files have other values."""
+
+    def change(file, **values):
+        path = profile / f"{file}.yaml"
+        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **values}))
+        return profile.name
+
+    return change
+
+
+def refused(name, said):
+    with pytest.raises(UserError) as error:
+        load.load_profile(name)
+    assert said in str(error.value)
+
+
+def test_feasibility_counts_the_queries_that_there_are():
+    p = load.load_profile("mini")["01_generate"]
+    pool, table = p.pools()["I"], feasibility(p).set_index("k")
+    assert table.distinct.tolist() == [pool.distinct(k) for k in (1, 2, 3)]
+    reserved = evaluation_queries(pool, 2, p.evaluation_queries, seed=p.seed, setting="I")
+    assert table.reserved.tolist() == [0, len(reserved), len(reserved)]
+    assert (table.left == table.distinct - table.reserved).all()
+    assert not table.note.any()
+    assert table["texts a query"][1] == round(1200 / pool.distinct(1), 2)
+
+
+def test_no_query_left_is_refused_and_few_are_thin(changed):
+    p = load.load_profile("smoke")["01_generate"]
+    distinct = p.pools()["I"].distinct(2)
+    name = changed("shared", evaluation_queries=distinct - 3)
+    table = feasibility(load.load_profile(name)["01_generate"]).set_index("k")
+    assert table.left[2] == 3
+    assert "many will be alike" in table.note[2]
+    assert not table.note[1]
+    changed("shared", evaluation_queries=distinct)
+    refused(name, f"40 texts of k = 2 are wanted, and all of its {distinct} queries are kept")
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value", "said"),
+    [
+        ("shared", "students", {"../../x": "a/b"}, "has a key '../../x': a name is of letters"),
+        ("shared", "students", {"$(x)": "a/b"}, "students has a key"),
+        ("shared", "students", {"x" * 65: "a/b"}, "students has a key"),
+        ("shared", "students", {".x": "a/b"}, "students has a key"),
+        ("shared", "students", {"x": "params/typo"}, "neither a folder with a model nor a hub"),
+        ("shared", "mixes", {"m": {}}, "mixes.m = {} is wrong"),
+        ("shared", "mixes", {"m": {"01": 1}}, "mixes.m has a key '01'"),
+        ("shared", "mixes", {"m": {"\u0663": 1}}, "mixes.m has a key"),
+        ("01_generate", "queries_per_text", 1e-9, "should be greater than or equal to 1"),
+        ("01_generate", "teacher", {"base_url": "world:", "model": "teacher", "max_tokens": 1},
+         "teacher stands in shared.yaml already"),
+        ("shared", "teacher", {"base_url": "world:", "model": "teacher", "max_tokens": 1},
+         "teacher is wrong: max_tokens = 1: no text or grading fits"),
+        ("02_finetune", "chat_tokens", 1, "should be greater than or equal to 32"),
+        ("02_finetune", "topology", "/etc/hostname", "lies outside of the repository"),
+        ("02_finetune", "topology", "params/smoke/04_plot.yaml/x", "cannot be read"),
+        ("02_finetune", "topology", "params/catalog/topics.txt", "topics.txt: "),
+        ("03_grade", "second_judges", {"a/b": {"base_url": "world:", "model": "judge"}},
+         "second_judges has a key 'a/b'"),
+        ("04_plot", "caption", "costs $5", "caption = 'costs $5' is wrong"),
+        ("03_grade", "serve", "x {model.y} {port}", "cannot be filled"),
+        ("03_grade", "server", {"model": "{name.x}"}, "the fields are {model} and {name}"),
+        ("04_plot", "figures", ".git", "use figures, or a folder under"),
+        ("04_plot", "figures", "figures/", "use figures, or a folder under"),
+        ("04_plot", "figures", "runs", "use figures, or a folder under"),
+        ("04_plot", "figures", "helpers/x", "use figures, or a folder under"),
+        ("04_plot", "figures", "runs/$(shell id)", "use figures, or a folder under"),
+        ("04_plot", "figures", "runs/x/../../y", "lies outside of the repository"),
+        ("04_plot", "figures", "figures/scores.csv", "a file; name a folder"),
+        ("04_plot", "figures", "runs/mini/other", "is where profile mini keeps its own"),
+    ],
+)  # fmt: skip
+def test_what_would_break_later_is_refused_now(changed, file, key, value, said):
+    refused(changed(file, **{key: value}), said)
+
+
+def test_a_topology_is_accelerates(changed):
+    path = ROOT / "params/broken-for-test/topology.yaml"
+    name = changed("02_finetune", topology=str(path.relative_to(ROOT)))
+    for text in ("num_machines: 2", "num_processes: two", "fsdp_config: 1"):
+        path.write_text(f"distributed_type: FSDP\n{text}")
+        refused(name, "num_processes, a multiple of num_machines")
+    path.write_text("num_processes: 1")
+    refused(name, "has a distributed_type")
+
+
+def test_a_students_folder_holds_a_model(changed, tmp_path):
+    name = changed("shared", students={"x": str(tmp_path)})
+    refused(name, "neither a folder with a model nor a hub name")
+    (tmp_path / "config.json").write_text("{}")
+    refused(name, "a folder without weights")
+
+
+@pytest.mark.parametrize(
+    ("student", "is_one"),
+    [
+        ("meta-llama/Llama-2-13b-chat-hf", True),
+        ("params/typo", False),
+        ("a/b/c", False),
+        ("x", False),
+    ],
+)
+def test_a_hub_name_begins_with_no_folder_of_ours(student, is_one):
+    assert kinds.is_hub_name(student) == is_one
+
+
+def test_runs_may_be_a_link_to_another_disk(profile, tmp_path, monkeypatch):
+    """Here a profile's own folder is: `runs` itself may be in use."""
+    run = paths.run(profile.name)
+    run.parent.mkdir(exist_ok=True)
+    run.symlink_to(tmp_path)
+    try:
+        notebooks = load.load_profile(profile.name)
+        assert notebooks["04_plot"].figures == f"runs/{profile.name}/figures"
+    finally:
+        run.unlink()

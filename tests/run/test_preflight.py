@@ -1,0 +1,93 @@
+"""What a run needs is looked at before it asks anything; one that needs nothing is let be."""
+
+import subprocess
+import sys
+
+import pytest
+
+from helpers import paths
+from helpers.chat.endpoint import Endpoint
+from helpers.paths import ROOT
+from helpers.profile import load
+from helpers.run import preflight
+from helpers.training import memory
+
+PAID = Endpoint(base_url="https://nowhere.invalid/v1", model="gpt-6-sol", key_env="A_KEY_OF_OURS")
+
+
+@pytest.fixture
+def look(monkeypatch, tmp_path):
+    """What is found for the smoke profile with other values: whether it is there, by what it is."""
+    monkeypatch.setattr(paths, "run", lambda profile: tmp_path / profile)
+
+    def looked(**changes):
+        notebooks = load.load_profile("smoke")
+        for name, p in notebooks.items():
+            own = {key: value for key, value in changes.items() if key in type(p).model_fields}
+            notebooks[name] = p.model_copy(update=own)
+        return {what: good for what, good, _ in preflight.look("smoke", notebooks)}
+
+    return looked
+
+
+@pytest.mark.parametrize("name", ["smoke", "mini", "mini-full"])
+def test_a_profile_that_needs_nothing_prints_nothing(name, capsys):
+    preflight.main(name)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_paid_model_needs_a_key_and_a_price(look, monkeypatch):
+    monkeypatch.delenv("A_KEY_OF_OURS", raising=False)
+    key = "key of https://nowhere.invalid/v1"
+    assert look(teacher=PAID) == {key: False, "price of gpt-6-sol": True}
+    monkeypatch.setenv("A_KEY_OF_OURS", "secret")
+    unknown = PAID.model_copy(update={"model": "nobody-knows"})
+    assert look(judge=unknown) == {key: True, "price of nobody-knows": False}
+    assert look(judge=PAID.model_copy(update={"free": True})) == {}
+    assert look(judge=PAID.model_copy(update={"base_url": "http://127.0.0.1:1/v1"})) == {}
+
+
+def test_gpus_and_disk_are_those_of_the_trainings(look, monkeypatch):
+    four = {"topology": "params/accelerate/gpu4_fsdp2.yaml"}
+    what = "helpers/world/weights/three on gpu4_fsdp2.yaml"
+    monkeypatch.setattr(memory, "devices", lambda topology: [])
+    assert look(**four) == {what: False, "disk": True}
+    monkeypatch.setattr(memory, "devices", lambda topology: [80.0] * 4)
+    assert look(**four) == {what: True, "disk": True}
+    full = type("Usage", (), {"free": 0})
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: full)
+    assert look(**four) == {what: True, "disk": False}
+
+
+def test_the_program_that_serves_is_on_the_path(look):
+    assert look(serve="no-such-server {model} {port}") == {"serve: no-such-server": False}
+    assert look(serve=f"{sys.executable} {{model}} {{port}}") == {f"serve: {sys.executable}": True}
+
+
+def test_what_has_run_is_not_looked_at(look, tmp_path):
+    serve = {"serve": "no-such-server {model} {port}"}
+    for name in ("03_grade/base", "03_grade/k123-s0"):
+        assert look(**serve) == {"serve: no-such-server": False}
+        executed = tmp_path / "smoke" / f"{name}.ipynb"
+        executed.parent.mkdir(parents=True, exist_ok=True)
+        executed.write_text("{}")
+    assert look(**serve) == {}
+
+
+def test_the_papers_run_is_stopped_by_one_table():
+    """Here: no key, no hub, no GPUs, no vllm."""
+    done = subprocess.run(
+        [sys.executable, "-m", "helpers.run.preflight", "paper"],
+        cwd=ROOT,
+        env={"PATH": "/nowhere", "HF_HUB_OFFLINE": "1", "HF_HOME": "/nowhere"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip() == (
+        "PROFILE=paper: 6 of 7 things that it needs are not there; nothing was asked"
+    )
+    lines = done.stdout.splitlines()
+    assert [line[:3] for line in lines].count("NO ") == 6
+    for words in ("OPENAI_API_KEY holds none", "Llama-2-13b", "for 4 GPUs", "serve: vllm"):
+        assert any(words in line for line in lines), words
