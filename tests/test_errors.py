@@ -8,9 +8,18 @@ import pytest
 from helpers.paths import ROOT
 
 
-@pytest.mark.parametrize("module", ["ledger", "manifest", "plan", "profiles", "report", "scores"])
-def test_a_mistake_is_one_line(module):
-    name = "path" if module == "scores" else "profile"
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("chat.ledger", "profile"),
+        ("run.manifest", "profile"),
+        ("run.overview", "profile"),
+        ("run.report", "profile"),
+        ("run.reruns", "profile"),
+        ("results.findings", "path"),
+    ],
+)
+def test_a_mistake_is_one_line(module, name):
     for arguments, said in (
         ([], f"usage: python -m helpers.{module} <{name}>"),
         (["nowhere"], "nowhere"),

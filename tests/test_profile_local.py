@@ -12,7 +12,8 @@ import yaml
 
 from helpers import paths
 from helpers.paths import ROOT
-from helpers.profile import load
+from helpers.profile.load import load_profile
+from helpers.run import reruns
 from helpers.world.endpoint import Rates, serve
 from tests.toys import toy
 
@@ -74,13 +75,13 @@ def profile(folder, tmp_path):
 
 @pytest.mark.slow
 def test_from_the_texts_to_the_report(profile):
-    load.main(profile)
+    reruns.main(profile)
     run, environment = (
         paths.run(profile),
         {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )
     environment.pop("OPENAI_API_KEY", None)
-    notebooks = list(load.load(profile))
+    notebooks = list(load_profile(profile))
     assert len(notebooks) == 1 + 2 + 3 + 1
     for name in notebooks:
         source = ROOT / f"notebooks/{name.split('/')[0]}.ipynb"

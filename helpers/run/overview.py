@@ -1,0 +1,148 @@
+"""A whole profile's plan, printed: `python -m helpers.run.overview paper`, which is `make plan`."""
+
+import pandas as pd
+import yaml
+
+from helpers import paths
+from helpers.chat.endpoint import Endpoint
+from helpers.chat.ledger import Ledger
+from helpers.chat.money import CHARACTERS_PER_TOKEN, price_of
+from helpers.errors import command
+from helpers.profile.load import load_profile
+from helpers.profile.schema import Generate, Grade, Model
+from helpers.run import plan
+
+
+def is_done(profile: str, name: str, p: Model) -> bool:
+    """Has this notebook run to its end with these parameters?
+
+    What else it read may have changed since; make looks at that.
+    """
+    executed = paths.run(profile) / f"{name}.ipynb"
+    given = paths.run(profile) / f"params/{name}.yaml"
+    if not executed.exists() or not given.exists():
+        return False
+    if executed.stat().st_mtime < given.stat().st_mtime:
+        return False
+    return yaml.safe_load(given.read_text()) == p.model_dump(mode="json")
+
+
+def dollars(low: float, high: float) -> str:
+    return "price unknown" if pd.isna(low) else f"{low:,.2f} to {high:,.2f}"
+
+
+def minutes(low: float, high: float) -> str:
+    return "a day a batch" if pd.isna(low) else plan.shown(low, high)
+
+
+UNITS = {"minutes": minutes, "dollars": dollars}
+
+
+def assumptions() -> str:
+    answers, grades = ("{} to {}".format(*ends) for ends in (plan.ANSWER_TOKENS, plan.GRADE_TOKENS))
+    well, badly = plan.KEPT
+    return (
+        f"Tokens are characters / {CHARACTERS_PER_TOKEN}. Assumed are answers of {answers} tokens,"
+        f"\ngradings of {grades}, and {well:.0%} to {badly:.0%} of the teacher's texts kept;"
+        " minutes are guessed until replies have been measured."
+    )
+
+
+def printed(table: pd.DataFrame) -> str:
+    """The rows with minutes and dollars as ranges."""
+    cells = table.drop(columns=[f"{what} {end}" for what in UNITS for end in ("low", "high")])
+    for what, shown in UNITS.items():
+        ends = zip(table[f"{what} low"], table[f"{what} high"], strict=True)
+        cells[what] = [shown(low, high) for low, high in ends]
+    return cells.to_string(index=False)
+
+
+def totals(table: pd.DataFrame) -> str:
+    """Minutes and dollars of all rows together; teacher, judge and models are asked in turn."""
+    sums = table.sum(numeric_only=True)
+    time, money = (shown(sums[f"{w} low"], sums[f"{w} high"]) for w, shown in UNITS.items())
+    line = f"Together {time} minutes of asking, {money} US dollars (params/prices.yaml)"
+    if table["minutes low"].isna().any():
+        line += ", without the time of batches, which take up to a day each"
+    if unknown := sorted(table.model[table["dollars low"].isna()].unique()):
+        line += f", without {', '.join(unknown)}, whose price that file does not have"
+    return f"{line}."
+
+
+def budget(p: Generate, endpoints: list[Endpoint]) -> str:
+    if p.budget is not None:
+        return f"The budget for everything is {p.budget:,.2f} US dollars."
+    if all(price_of(endpoint) == (0, 0) for endpoint in endpoints):
+        return "All that is asked is free."
+    return "There is no budget: spending is not limited."
+
+
+def trainings(notebooks: dict[str, Model]) -> list[str]:
+    """What each training does; those that differ in the seed alone share a line."""
+    seeds: dict[tuple[str, str], list[str]] = {}
+    for p in notebooks.values():
+        mix, _, seed = p.variant.rpartition("-s")
+        seeds.setdefault((mix, plan.training(p)), []).append(seed)
+    return [f"{mix}, seeds {', '.join(own)}: {what}" for (mix, what), own in seeds.items()]
+
+
+def answers(p: Grade, models: int) -> str:
+    """How many answers the models give, and where."""
+    pools = p.pools()
+    queries = 0
+    for setting in p.settings:
+        for k in p.evaluation_ks:
+            queries += min(p.evaluation_queries, pools[setting].distinct(k))
+    where = p.serve or p.server.base_url or "this process"
+    return (
+        f"{queries * p.generations * models:,} answers of {models} models,"
+        f" at most {p.new_tokens} tokens each, sampled by {where}"
+    )
+
+
+def main(profile: str) -> None:
+    """Print the plan of what is left of every stage."""
+    notebooks = load_profile(profile)
+    left = {name: p for name, p in notebooks.items() if not is_done(profile, name, p)}
+    generate = notebooks["01_generate"]
+    grade = next(p for name, p in notebooks.items() if name.startswith("03"))
+    graded = sum(name.startswith("03") for name in notebooks)
+    models = sum(name.startswith("03") for name in left)
+    path = paths.ledger(profile)
+    ledger = Ledger(path) if path.exists() else None
+    parts = []
+    if "01_generate" in left:
+        parts.append(plan.plan_generate(generate, ledger))
+    if models:
+        parts.append(plan.plan_grade(grade, models, ledger=ledger))
+    if len(left) < len(notebooks):
+        done = len(notebooks) - len(left)
+        print(
+            f"Done, and not counted below: {done} of {len(notebooks)} notebooks"
+            f" (runs/{profile}/).\n"
+        )
+    if not parts:
+        print("Nothing is left to ask.")
+        return
+    table = pd.concat(parts)
+    print(f"Profile {profile}: what it asks, trains and costs. {assumptions()}\n")
+    print(printed(table))
+    print(f"\n{totals(table)}")
+    for name, judge in grade.second_judges.items():
+        if not judge.enabled:
+            more = plan.plan_grade(grade, graded, judges={name: judge})
+            price = dollars(*more[["dollars low", "dollars high"]].sum(skipna=False))
+            print(f"Not asked (enabled: false): second judge {name}, {judge.model}: {price} more.")
+    if ledger:
+        print(
+            f"{ledger.spent():,.2f} US dollars are spent (make ledger). A model's gradings are"
+            " counted whole until all are there: 03_grade shows more."
+        )
+    print(budget(generate, [generate.teacher, *grade.judges().values()]))
+    untrained = {name: p for name, p in left.items() if name.startswith("02")}
+    print("\n02_finetune", *trainings(untrained), sep="\n  ")
+    print(f"\n03_grade\n  {answers(grade, models)}")
+
+
+if __name__ == "__main__":
+    command(main)
