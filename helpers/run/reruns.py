@@ -207,8 +207,23 @@ def void(profile: str, notebooks: Profile) -> None:
                 )
 
 
+def check_runs() -> None:
+    """Can anything be written at all?
+
+    Raises:
+        UserError: no, `runs` is no folder.
+    """
+    try:
+        (ROOT / "runs").mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"runs: cannot be written ({error.strerror}): it has to be a folder, or a link to one"
+        ) from None
+
+
 def main(profile: str) -> None:
     """Check a profile as a whole; write each notebook's parameters, and the notebooks for make."""
+    check_runs()
     notebooks = load_profile(profile)
     with lock.hold(profile, "make"):
         void(profile, notebooks)
