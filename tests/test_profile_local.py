@@ -1,4 +1,7 @@
-"""The profile for one GPU or a laptop, from the texts to the report: its own parameters with other names and smaller numbers."""
+"""The profile for one GPU or a laptop, from the texts to the report.
+
+Its own parameters with other names and smaller numbers.
+"""
 
 import os
 import re
@@ -44,7 +47,7 @@ def folder():
 
 @pytest.fixture
 def profile(folder, tmp_path):
-    """`local` with the embedded world's server as teacher and judge, its catalog and pack, and a toy of the student's kind."""
+    """`local` with the embedded world's server, catalog, pack, and a toy of its student."""
     server = serve(0, Rates())
     threading.Thread(target=server.serve_forever, daemon=True).start()
     texts = {
