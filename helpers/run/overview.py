@@ -9,7 +9,7 @@ from helpers.chat.ledger import Ledger
 from helpers.chat.money import CHARACTERS_PER_TOKEN, price_of
 from helpers.errors import command
 from helpers.profile.load import load_profile
-from helpers.profile.schema import Generate, Grade, Model
+from helpers.profile.schema import Generate, Model
 from helpers.run import plan
 
 
@@ -39,12 +39,12 @@ UNITS = {"minutes": minutes, "dollars": dollars}
 
 
 def assumptions() -> str:
-    answers, grades = ("{} to {}".format(*ends) for ends in (plan.ANSWER_TOKENS, plan.GRADE_TOKENS))
     well, badly = plan.KEPT
     return (
-        f"Tokens are characters / {CHARACTERS_PER_TOKEN}. Assumed are answers of {answers} tokens,"
-        f"\ngradings of {grades}, and {well:.0%} to {badly:.0%} of the teacher's texts kept;"
-        " minutes are guessed until replies have been measured."
+        f"Tokens are characters / {CHARACTERS_PER_TOKEN}. Assumed are answers of"
+        f" {plan.shown(*plan.ANSWER_TOKENS)} tokens,\ngradings of"
+        f" {plan.shown(*plan.GRADE_TOKENS)}, and {well:.0%} to {badly:.0%} of the teacher's texts"
+        " kept; minutes are guessed until replies have been measured."
     )
 
 
@@ -84,20 +84,6 @@ def trainings(notebooks: dict[str, Model]) -> list[str]:
         mix, _, seed = p.variant.rpartition("-s")
         seeds.setdefault((mix, plan.training(p)), []).append(seed)
     return [f"{mix}, seeds {', '.join(own)}: {what}" for (mix, what), own in seeds.items()]
-
-
-def answers(p: Grade, models: int) -> str:
-    """How many answers the models give, and where."""
-    pools = p.pools()
-    queries = 0
-    for setting in p.settings:
-        for k in p.evaluation_ks:
-            queries += min(p.evaluation_queries, pools[setting].distinct(k))
-    where = p.serve or p.server.base_url or "this process"
-    return (
-        f"{queries * p.generations * models:,} answers of {models} models,"
-        f" at most {p.new_tokens} tokens each, sampled by {where}"
-    )
 
 
 def main(profile: str) -> None:
@@ -141,7 +127,8 @@ def main(profile: str) -> None:
     print(budget(generate, [generate.teacher, *grade.judges().values()]))
     untrained = {name: p for name, p in left.items() if name.startswith("02")}
     print("\n02_finetune", *trainings(untrained), sep="\n  ")
-    print(f"\n03_grade\n  {answers(grade, models)}")
+    where = grade.serve or grade.server.base_url or "this process"
+    print(f"\n03_grade\n  answers of at most {grade.new_tokens} tokens, sampled by {where}")
 
 
 if __name__ == "__main__":

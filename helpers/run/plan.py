@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 
+import numpy as np
 import pandas as pd
 
 from helpers import corpus
@@ -24,12 +25,10 @@ from helpers.task.points import FIRST_JUDGE
 from helpers.task.prompts import generation_turns, grading_turn
 
 # A short text with its explanation: few words, or many and a model that reasons.
-ANSWER_TOKENS = (60, 400)
-GRADE_TOKENS = (120, 900)  # a table of k + 3 rows with an explanation, likewise
-KEPT = (0.9, 0.3)  # share of the teacher's texts with full marks, from well to badly
+ANSWER_TOKENS = np.array([60, 400])
+GRADE_TOKENS = np.array([120, 900])  # a table of k + 3 rows with an explanation, likewise
+KEPT = np.array([0.9, 0.3])  # share of the teacher's texts with full marks, from well to badly
 SAMPLE = 200  # queries that the mean prompt length is taken from
-
-Range = tuple[float, float]  # low, high
 
 
 def tokens(text: str) -> float:
@@ -43,41 +42,42 @@ def shown(low: float, high: float) -> str:
     return f"{low:,.0f} to {high:,.0f}"
 
 
-# ---- how much, how long, for how many dollars ----
+# ---- how much, how long, for how many dollars; ranges are arrays of two, from low to high ----
 
 
 def minutes(
-    endpoint: Endpoint, requests: Range, tokens_in: Range, choices: int, ledger: Ledger | None
-) -> Range | None:
+    endpoint: Endpoint,
+    requests: np.ndarray,
+    tokens_in: np.ndarray,
+    choices: int,
+    ledger: Ledger | None,
+) -> np.ndarray:
     """How long the requests take at the endpoint's limits, and at the speed of its last replies.
 
-    None for batches, which come within a day.
+    Not a number for batches, which come within a day.
     """
     if endpoint.batch_api:
-        return None
-    seconds = host(endpoint.base_url).reply_seconds
+        return np.full(2, np.nan)
+    seconds = np.array(host(endpoint.base_url).reply_seconds)
     measured = ledger and ledger.seconds(endpoint.base_url, endpoint.model)
     if measured:
-        seconds = (measured, measured)
-    limits = []  # one for each end of the range
-    for n, sent, reply in zip(requests, tokens_in, seconds, strict=True):
-        longest = n * reply / endpoint.concurrency / 60
-        if endpoint.requests_per_minute:
-            longest = max(longest, n / endpoint.requests_per_minute)
-        if endpoint.tokens_per_minute:  # as rate limits count
-            counted = sent + n * choices * endpoint.max_tokens
-            longest = max(longest, counted / endpoint.tokens_per_minute)
-        limits.append(longest)
-    return tuple(limits)
+        seconds = np.full(2, measured)
+    limits = [requests * seconds / endpoint.concurrency / 60]
+    if endpoint.requests_per_minute:
+        limits.append(requests / endpoint.requests_per_minute)
+    if endpoint.tokens_per_minute:  # as rate limits count
+        counted = tokens_in + requests * choices * endpoint.max_tokens
+        limits.append(counted / endpoint.tokens_per_minute)
+    return np.max(limits, axis=0)
 
 
 def row(
     stage: str,
     what: str,
     endpoint: Endpoint,
-    requests: Range,
-    tokens_in: Range,
-    tokens_out: Range,
+    requests: np.ndarray,
+    tokens_in: np.ndarray,
+    tokens_out: np.ndarray,
     *,
     choices: int = 1,
     stored: int = 0,
@@ -90,29 +90,24 @@ def row(
             tokens in proportion.
         choices: replies a request.
     """
-    left, sent, back = [], [], []
-    for n, tokens_sent, tokens_back in zip(requests, tokens_in, tokens_out, strict=True):
-        missing = max(0.0, n - stored)
-        share = missing / n if n else 0.0
-        left.append(missing)
-        sent.append(tokens_sent * share)
-        back.append(tokens_back * share)
-    fast, slow = minutes(endpoint, left, sent, choices, ledger) or (None, None)
-    low = high = None
-    if price := price_of(endpoint):
-        low, high = (cost(pair, price) for pair in zip(sent, back, strict=True))
+    missing = np.maximum(requests - stored, 0)
+    share = missing / np.maximum(requests, 1)
+    sent, back = tokens_in * share, tokens_out * share
+    price = price_of(endpoint)
+    dollars = np.full(2, np.nan) if price is None else cost((sent, back), price)
+    time = minutes(endpoint, missing, sent, choices, ledger)
     return {
         "stage": stage,
         "what": what,
         "model": endpoint.model,
         "stored": stored,
-        "requests": shown(*left),
+        "requests": shown(*missing),
         "input tokens": shown(*sent),
         "output tokens": shown(*back),
-        "minutes low": fast,
-        "minutes high": slow,
-        "dollars low": low,
-        "dollars high": high,
+        "minutes low": time[0],
+        "minutes high": time[1],
+        "dollars low": dollars[0],
+        "dollars high": dollars[1],
     }
 
 
@@ -159,7 +154,7 @@ def mean_prompts(p: Generate | Grade, pool: Pool, k: int) -> tuple[list[float], 
     return turns, grading
 
 
-def conversation(turns: list[float], answer: float) -> float:
+def conversation(turns: list[float], answer: np.ndarray) -> np.ndarray:
     """Input tokens of a conversation: each turn is sent with all that was said before."""
     return sum(sum(turns[: i + 1]) + i * answer for i in range(len(turns)))
 
@@ -203,16 +198,16 @@ def plan_generate(p: Generate, ledger: Ledger | None = None) -> pd.DataFrame:
         turns, grading = mean_prompts(p, p.pools()["I"], int(k))
         written, judged = stored_texts(p, int(k), ledger) if ledger else (0, 0)
         calls, choices = ways(p.judge, p.filter_gradings)
-        queries = [n / share for share in KEPT]
-        cases = list(zip(queries, ANSWER_TOKENS, GRADE_TOKENS, strict=True))
+        queries = n / KEPT
+        asked = queries * len(turns)
         rows.append(
             row(
                 "01_generate",
                 f"teacher, k = {k}: {n:,} texts",
                 p.teacher,
-                [q * len(turns) for q in queries],
-                [q * conversation(turns, answer) for q, answer, _ in cases],
-                [q * len(turns) * answer for q, answer, _ in cases],
+                asked,
+                queries * conversation(turns, ANSWER_TOKENS),
+                asked * ANSWER_TOKENS,
                 stored=written,
                 ledger=ledger,
             )
@@ -222,9 +217,9 @@ def plan_generate(p: Generate, ledger: Ledger | None = None) -> pd.DataFrame:
                 "01_generate",
                 f"judge, k = {k}",
                 p.judge,
-                [q * calls for q in queries],
-                [q * calls * grading for q in queries],
-                [q * p.filter_gradings * grade for q, _, grade in cases],
+                queries * calls,
+                queries * calls * grading,
+                queries * p.filter_gradings * GRADE_TOKENS,
                 choices=choices,
                 stored=judged,
                 ledger=ledger,
@@ -274,9 +269,9 @@ def row_of_judge(
         "03_grade",
         f"{title}, {what} x {p.gradings} gradings",
         judge,
-        (answers * calls, answers * calls),
-        (tokens_in * calls, tokens_in * calls),
-        [answers * p.gradings * grade for grade in GRADE_TOKENS],
+        np.full(2, answers * calls),
+        np.full(2, tokens_in * calls),
+        answers * p.gradings * GRADE_TOKENS,
         choices=choices,
         stored=stored,
         ledger=ledger,
