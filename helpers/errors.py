@@ -2,6 +2,7 @@
 
 import errno
 import inspect
+import signal
 import sys
 from collections.abc import Callable
 
@@ -32,6 +33,7 @@ def command(main: Callable) -> None:
 
     What a user can mend ends it with one sentence, and so do an interrupt and a full disk.
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signature = inspect.signature(main)
     try:
         signature.bind(*sys.argv[1:])

@@ -8,6 +8,7 @@ own.
 import ast
 import logging
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -17,6 +18,8 @@ from pathlib import Path
 # It checks addresses that no notebook's schema has, and takes 1.6 s to import: jsonschema, and with
 # it papermill, goes without.
 sys.modules["rfc3987_syntax"] = None
+if __name__ == "__main__":  # an interrupt while this imports ends it, without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import jupyter_client
 import nbformat
@@ -57,6 +60,7 @@ class KernelManager(jupyter_client.AsyncKernelManager):
     transport = "ipc"
     ip = str(Path(SOCKETS.name) / "kernel")
     inherited: tuple[int, ...] = ()  # descriptors that the kernel gets: the run's lock
+    process = None  # the kernel that was started last
 
     def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
         """Without the kernel's own log, which at times calls an ordinary end an error."""
@@ -64,6 +68,7 @@ class KernelManager(jupyter_client.AsyncKernelManager):
 
     async def _async_launch_kernel(self, kernel_cmd: list[str], **settings) -> None:
         await super()._async_launch_kernel(kernel_cmd, pass_fds=self.inherited, **settings)
+        KernelManager.process = self.provisioner.process
 
     _launch_kernel = _async_launch_kernel
 
@@ -111,6 +116,8 @@ def execute(notebook: Path, parameters: dict, aside: Path) -> tuple[str, str, st
         likely = "most often because the machine ran out of memory; run again to go on"
         return "failed", "the kernel died", f": the notebook's process died, {likely}"
     except KeyboardInterrupt:
+        if KernelManager.process:
+            KernelManager.process.kill()  # one that was just starting
         return "interrupted", "", ": interrupted; run again to go on"
     return "done", "", ""
 
