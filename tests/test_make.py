@@ -171,6 +171,7 @@ def test_nothing_is_done_twice_and_only_what_changed_is_done(checkout):
     assert "model.safetensors is gone; 02_finetune/k123-s0 runs again" in changed
     assert "base.jsonl was changed, and is kept as base.jsonl.old-1; 03_grade/base" in changed
     assert results(folder) == before
+    assert (folder / "runs/smoke/training/k123-s0/model/model.safetensors").exists()
     edit("params/prompts/terse/grading.json", "\n", "\n\n")
     assert "01_generate: done in" in reproduce(), "a file that parameters name was changed"
     edit("params/smoke/shared.yaml", "evaluation_queries: 8 ", "evaluation_queries: 7 ")

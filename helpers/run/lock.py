@@ -39,7 +39,7 @@ def refusal(profile: str, workers: list[str]) -> str:
         label, machine, process, since = worker.split("\t")
         if machine != here or is_alive(int(process)):
             living.append(f"{label} (process {process} on {machine}, since {since})")
-    who = ", ".join(living) or "another process"
+    who = ", ".join(living) or "a notebook that is about to end"  # its stage was killed
     return f"runs/{profile} is in use: {who}; wait until it has ended, or end it, then run again"
 
 

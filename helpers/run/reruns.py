@@ -163,7 +163,11 @@ def fault(stamp: Path, made: dict[str, str]) -> str | None:
     since = stamp.stat().st_mtime if stamp.exists() else 0
     for relative, checksum in made.items():
         path = ROOT / relative
+        # A model is its folder.
+        whole = path.parent if path.parent.name == "model" else path
         if not path.is_file():
+            if whole.is_dir():
+                set_aside(whole)
             return f"{relative} is gone"
         status = path.stat()
         trusted = status.st_size > SMALL and status.st_mtime < since
@@ -171,9 +175,7 @@ def fault(stamp: Path, made: dict[str, str]) -> str | None:
             continue
         if begun_again:  # by the stage itself, which did not come to its end
             return f"{relative} is of a run that did not end"
-        # A model is its folder; what git keeps, git has.
-        whole = path.parent if path.parent.name == "model" else path
-        if path.is_relative_to(ROOT / "runs"):
+        if path.is_relative_to(ROOT / "runs"):  # what git keeps, git has
             return f"{relative} was changed, and is kept as {set_aside(whole).name}"
         return f"{relative} was changed"
     return None
