@@ -22,20 +22,8 @@ def is_done(profile: str, name: str, p: Model) -> bool:
     given = paths.run(profile) / f"params/{name}.yaml"
     if not executed.exists() or not given.exists():
         return False
-    if executed.stat().st_mtime < given.stat().st_mtime:
-        return False
-    return yaml.safe_load(given.read_text()) == p.model_dump(mode="json")
-
-
-def dollars(low: float, high: float) -> str:
-    return "price unknown" if pd.isna(low) else f"{low:,.2f} to {high:,.2f}"
-
-
-def minutes(low: float, high: float) -> str:
-    return "a day a batch" if pd.isna(low) else plan.shown(low, high)
-
-
-UNITS = {"minutes": minutes, "dollars": dollars}
+    newer = executed.stat().st_mtime >= given.stat().st_mtime
+    return newer and yaml.safe_load(given.read_text()) == p.model_dump(mode="json")
 
 
 def assumptions() -> str:
@@ -48,25 +36,16 @@ def assumptions() -> str:
     )
 
 
-def printed(table: pd.DataFrame) -> str:
-    """The rows with minutes and dollars as ranges."""
-    cells = table.drop(columns=[f"{what} {end}" for what in UNITS for end in ("low", "high")])
-    for what, shown in UNITS.items():
-        ends = zip(table[f"{what} low"], table[f"{what} high"], strict=True)
-        cells[what] = [shown(low, high) for low, high in ends]
-    return cells.to_string(index=False)
-
-
 def totals(table: pd.DataFrame) -> str:
     """Minutes and dollars of all rows together; teacher, judge and models are asked in turn."""
-    sums = table.sum(numeric_only=True)
-    time, money = (shown(sums[f"{w} low"], sums[f"{w} high"]) for w, shown in UNITS.items())
-    line = f"Together {time} minutes of asking, {money} US dollars (params/prices.yaml)"
+    total = plan.ranges(table.sum(numeric_only=True).to_frame().T).iloc[0]
+    line = f"{total.minutes} minutes of asking, {total.dollars} US dollars (params/prices.yaml)"
     if table["minutes low"].isna().any():
         line += ", without the time of batches, which take up to a day each"
-    if unknown := sorted(table.model[table["dollars low"].isna()].unique()):
-        line += f", without {', '.join(unknown)}, whose price that file does not have"
-    return f"{line}."
+    unpriced = sorted(set(table.model[table["dollars low"].isna()]))
+    if unpriced:
+        line += f", without {', '.join(unpriced)}, whose price that file does not have"
+    return f"Together {line}."
 
 
 def budget(p: Generate, endpoints: list[Endpoint]) -> str:
@@ -112,12 +91,13 @@ def main(profile: str) -> None:
         return
     table = pd.concat(parts)
     print(f"Profile {profile}: what it asks, trains and costs. {assumptions()}\n")
-    print(printed(table))
+    print(plan.ranges(table).to_string(index=False))
     print(f"\n{totals(table)}")
     for name, judge in grade.second_judges.items():
         if not judge.enabled:
             more = plan.plan_grade(grade, graded, judges={name: judge})
-            price = dollars(*more[["dollars low", "dollars high"]].sum(skipna=False))
+            sums = more.sum(numeric_only=True, skipna=False).to_frame().T
+            price = plan.ranges(sums).dollars[0]
             print(f"Not asked (enabled: false): second judge {name}, {judge.model}: {price} more.")
     if ledger:
         print(

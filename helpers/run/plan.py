@@ -35,11 +35,19 @@ def tokens(text: str) -> float:
     return len(text) / CHARACTERS_PER_TOKEN
 
 
-def shown(low: float, high: float) -> str:
+def shown(low: float, high: float, digits: int = 0) -> str:
     """`600 to 1,200`, or one number where both are the same."""
-    if round(low) == round(high):
-        return f"{low:,.0f}"
-    return f"{low:,.0f} to {high:,.0f}"
+    ends = [f"{end:,.{digits}f}" for end in (low, high)]
+    return " to ".join(dict.fromkeys(ends))
+
+
+def ranges(table: pd.DataFrame) -> pd.DataFrame:
+    """The plan's rows as people read them: minutes and dollars from low to high in one cell."""
+    table = table.copy()
+    for what, digits, unknown in (("minutes", 0, "a day a batch"), ("dollars", 2, "price unknown")):
+        ends = zip(table.pop(f"{what} low"), table.pop(f"{what} high"), strict=True)
+        table[what] = [unknown if pd.isna(low) else shown(low, high, digits) for low, high in ends]
+    return table
 
 
 # ---- how much, how long, for how many dollars; ranges are arrays of two, from low to high ----
