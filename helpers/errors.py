@@ -33,7 +33,8 @@ def command(main: Callable) -> None:
 
     What a user can mend ends it with one sentence, and so do an interrupt and a full disk.
     """
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as `helpers.run.stage` starts
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     signature = inspect.signature(main)
     try:
         signature.bind(*sys.argv[1:])

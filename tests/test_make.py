@@ -154,7 +154,7 @@ def test_nothing_is_done_twice_and_only_what_changed_is_done(checkout):
     def edit(path, old, new):
         text = (folder / path).read_text()
         assert old in text
-        (folder / path).write_text(text.replace(old, new))
+        (folder / path).write_text(text.replace(old, new, 1))
 
     reproduce()
     before = results(folder)

@@ -35,16 +35,14 @@ Profile = dict[str, Model]  # parameters by notebook: `01_generate`, `02_finetun
 
 def imports(notebook: Path) -> set[str]:
     """The names that a notebook's code cells import; of `from a import b`, both `a` and `a.b`."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     names = set()
-    for cell in cells:
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         if cell["cell_type"] != "code":
             continue
-        source = re.sub("^[!%].*", "", "".join(cell["source"]), flags=re.M)
-        for node in ast.walk(ast.parse(source)):
+        for node in ast.walk(ast.parse("".join(cell["source"]))):
             if isinstance(node, ast.Import):
                 names |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
+            elif isinstance(node, ast.ImportFrom):
                 names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return names
 
@@ -60,11 +58,10 @@ def reached(names: set[str], graph: grimp.ImportGraph) -> list[str]:
         modules |= graph.find_upstream_modules(name)
     files = set()
     for name in modules:
-        place = ROOT.joinpath(*name.split("."))
-        files |= set(place.parent.glob(f"{place.name}.*"))
-        for depth in range(1, name.count(".") + 2):
-            files |= set(ROOT.joinpath(*name.split(".")[:depth]).glob("__init__.py"))
-    return sorted(file.relative_to(ROOT).as_posix() for file in files)
+        place = Path(*name.split("."))
+        files |= {file.relative_to(ROOT) for file in ROOT.glob(f"{place}.*")}
+        files |= {room / "__init__.py" for room in place.parents[:-1]}
+    return sorted(map(str, files))
 
 
 # ---- what make reads ----

@@ -18,8 +18,8 @@ from pathlib import Path
 # It checks addresses that no notebook's schema has, and takes 1.6 s to import: jsonschema, and with
 # it papermill, goes without.
 sys.modules["rfc3987_syntax"] = None
-if __name__ == "__main__":  # an interrupt while this imports ends it, without a traceback
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while this imports: an end without a traceback
 
 import jupyter_client
 import nbformat

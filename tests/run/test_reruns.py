@@ -42,8 +42,7 @@ class Finished:
 
     def __init__(self, folder):
         self.folder, self.run = folder, folder / "runs/smoke"
-        names = ("helpers", "notebooks", "params", "bench", "tests", "Makefile", "requirements.txt")
-        for name in names:
+        for name in ("helpers", "notebooks", "params", "Makefile", "requirements.txt"):
             if (ROOT / name).is_dir():
                 ignored = shutil.ignore_patterns("__pycache__")
                 shutil.copytree(ROOT / name, folder / name, ignore=ignored)
