@@ -1,6 +1,11 @@
 # Learning skill composition from examples: everything is run from here.
 PROFILE ?= mini
 PORT    ?= 8008
+# A profile is a folder of params/ with a plain name; PROFILE is looked at before anything expands it.
+PROFILES := $(shell ls params/*/shared.yaml | sed -nE 's|^params/([A-Za-z0-9_][A-Za-z0-9_.-]{0,63})/shared.yaml$$|\1|p')
+ifneq ($(words $(value PROFILE)) $(filter $(PROFILES),$(value PROFILE)),1 $(value PROFILE))
+$(error PROFILE=$(value PROFILE): no such profile; the profiles are $(PROFILES))
+endif
 RUN     := runs/$(PROFILE)
 PYTHON  ?= python3
 VENV    := .venv
@@ -17,15 +22,23 @@ export THP_MEM_ALLOC_ENABLE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 help:  ## print this help
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
-	@echo "  PROFILE is one of $(notdir $(patsubst %/shared.yaml,%,$(wildcard params/*/shared.yaml))), mini if not given"
+	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@echo "  PROFILE is one of $(PROFILES), mini if not given"
 
+bench-help:  ## the benchmarks, and checks of a machine
+	@grep -hE '^[a-z-]+:.*#: ' Makefile | awk -F ':.*#: ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+# MAKE_NUMBER tells the stages of one make from those of another, which may not run beside them.
 reproduce: $(VENV)/done  ## run the experiment of PROFILE, from the texts to the report
-	@$(PY) -m helpers.profile.load $(PROFILE)
-	@$(MAKE) --no-print-directory notebooks-of-profile PROFILE=$(PROFILE)
+	@$(PY) -m helpers.run.reruns $(PROFILE)
+	@$(PY) -m helpers.run.preflight $(PROFILE)
+	@MAKE_NUMBER=$$$$-$$(date +%s) $(MAKE) --no-print-directory notebooks-of-profile PROFILE=$(PROFILE)
 
 plan: $(VENV)/done  ## what PROFILE would ask, train and cost; asks nothing
-	@$(PY) -m helpers.run.plan $(PROFILE)
+	@$(PY) -m helpers.run.overview $(PROFILE)
+
+preflight: $(VENV)/done  ## what PROFILE needs of others and of this machine; asks no model
+	@$(PY) -m helpers.run.preflight $(PROFILE)
 
 ledger: $(VENV)/done  ## what PROFILE has asked so far: replies, tokens, money
 	@$(PY) -m helpers.chat.ledger $(PROFILE)
@@ -39,32 +52,34 @@ verify: $(VENV)/done  ## are PROFILE's files those its stages made, and the READ
 
 test: $(VENV)/done  ## lint, tests, and the notebooks against their committed outputs
 	@$(VENV)/bin/ruff check && $(VENV)/bin/ruff format --check
-	@$(VENV)/bin/pytest -q
+	@$(VENV)/bin/lint-imports
+	@$(VENV)/bin/pytest -q --durations=10
 	@$(MAKE) --no-print-directory reproduce PROFILE=smoke
 	@$(VENV)/bin/pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout 120 notebooks
 
 test-slow: $(VENV)/done  ## slow proofs
-	@$(VENV)/bin/pytest -q -m slow
+	@$(VENV)/bin/pytest -q --durations=10 -m slow
 
-bench: bench-chat bench-sample bench-train  ## client, sampling and training beside their peers; about twenty minutes
+bench: bench-chat bench-sample bench-train  #: client, sampling and training beside their peers; about twenty minutes
 
-bench-sample: $(VENV)/done  ## answers a second beside plain generate; writes runs/bench/sample.json
+bench-sample: $(VENV)/done  #: answers a second beside plain generate; writes runs/bench/sample.json
 	@env -u OMP_NUM_THREADS $(PY) -m bench.sample
 
-dry-run: $(VENV)/done  ## 03_grade at the paper's size against the embedded world: 86,400 gradings, time and memory
+dry-run: $(VENV)/done  #: 03_grade at the paper's size against the embedded world: 86,400 gradings, time and memory
 	@$(PY) -m bench.dry_run
 
-bench-train: .venv-bench-train/done  ## training speed beside TRL's, to runs/bench/train.json; minutes
+bench-train: .venv-bench-train/done  #: training speed beside TRL's, to runs/bench/train.json; minutes
 	@OMP_NUM_THREADS=1 .venv-bench-train/bin/python -m bench.train
 
-gpu-check: $(VENV)/done  ## does the paper's path work on this machine's GPU? trains, resumes, samples, times; under 8 minutes
+gpu-check: $(VENV)/done  #: does the paper's path work on this machine's GPU? trains, resumes, samples, times; under 8 minutes
 	@$(PY) -m bench.gpu_check
 
-bench-chat: $(VENV)/done .venv-bench/done  ## speed of the chat client beside its peers, about five minutes
+bench-chat: $(VENV)/done .venv-bench/done  #: speed of the chat client beside its peers, about five minutes
 	@$(PY) -m bench.chat
 
-lab: $(VENV)/done  ## open JupyterLab
-	@$(VENV)/bin/jupyter lab --notebook-dir=notebooks
+# JupyterLab refuses root without the flag; in a container root is who there is.
+lab: $(VENV)/done  ## open JupyterLab; in a container: make lab LAB="--ip=0.0.0.0 --no-browser"
+	@$(VENV)/bin/jupyter lab --notebook-dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
 
 serve: $(VENV)/done  ## serve the embedded teacher and judge on loopback, at PORT
 	@$(PY) -m helpers.world.endpoint --port $(PORT)
@@ -83,13 +98,15 @@ clean:  ## remove executed notebooks and uncommitted figures of PROFILE; replies
 distclean:  ## remove ALL of PROFILE's run, paid replies and models too; asks first
 	@printf 'Remove $(RUN) with every stored reply and model? [y/N] '; read a; [ "$$a" != y ] || rm -rf $(RUN)
 
-.PHONY: help reproduce plan ledger report verify test test-slow bench bench-chat bench-sample bench-train dry-run gpu-check lab serve base notebooks clean distclean notebooks-of-profile
+.PHONY: help bench-help reproduce preflight plan ledger report verify test test-slow bench bench-chat bench-sample bench-train dry-run gpu-check lab serve base notebooks clean distclean notebooks-of-profile
 
 $(VENV)/done: requirements.txt
 	@echo "making $(VENV) from requirements.txt (a few minutes, once)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it with make PYTHON=python3.12")'
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@echo "$(CURDIR)" > "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/skill-composition.pth"
+	@$(PY) -m ipykernel install --sys-prefix --name skill-composition --display-name "Skill composition" > /dev/null
 	@touch $@
 
 .venv-bench-train/done: requirements.txt bench/requirements-train.txt
@@ -103,18 +120,15 @@ $(VENV)/done: requirements.txt
 	@$(PYTHON) -m venv .venv-bench && .venv-bench/bin/pip install --quiet --disable-pip-version-check -r $< && touch $@ || true
 
 # The notebooks of a profile. An executed notebook is its stage's stamp; `helpers.run.stage` writes it only on success.
+# Of which modules and variants is in notebooks.mk, computed by `helpers.run.reruns`.
 STAGE   = @$(PY) -m helpers.run.stage $< $(RUN)/params/$(@:$(RUN)/%.ipynb=%).yaml $@
 
 notebooks-of-profile:
 	@$(MAKE) --no-print-directory -j$(JOBS) $(RUN)/report.done
-	@echo "PROFILE=$(PROFILE) is done: $(FIGURES)/report.html"
+	@echo "PROFILE=$(PROFILE) is done: $$(cat $(RUN)/report.done)"
 
 $(RUN)/01_generate.ipynb: notebooks/01_generate.ipynb $(RUN)/params/01_generate.yaml
 	$(STAGE)
-
-# Written anew only where it changes: else nothing after it runs again.
-$(RUN)/corpus.jsonl: $(RUN)/01_generate.ipynb
-	@true
 
 $(RUN)/02_finetune/%.ipynb: notebooks/02_finetune.ipynb $(RUN)/params/02_finetune/%.yaml $(RUN)/corpus.jsonl
 	$(STAGE)
@@ -122,9 +136,20 @@ $(RUN)/02_finetune/%.ipynb: notebooks/02_finetune.ipynb $(RUN)/params/02_finetun
 $(RUN)/03_grade/%.ipynb: notebooks/03_grade.ipynb $(RUN)/params/03_grade/%.yaml
 	$(STAGE)
 
-$(RUN)/04_plot.ipynb: notebooks/04_plot.ipynb $(RUN)/params/04_plot.yaml $(addprefix $(RUN)/,$(02_finetune) $(03_grade))
+$(RUN)/04_plot.ipynb: notebooks/04_plot.ipynb $(RUN)/params/04_plot.yaml $(RUN)/corpus.jsonl \
+  $(TRAINED:%=$(RUN)/training/%/model/identity.json) $(GRADED:%=$(RUN)/grades/%.jsonl)
 	$(STAGE)
 
-$(RUN)/report.done: $(RUN)/04_plot.ipynb
-	@$(PY) -m helpers.run.report $(PROFILE)
-	@touch $@
+# Results are written anew only where they change: else nothing after them runs again.
+$(RUN)/corpus.jsonl: $(RUN)/01_generate.ipynb
+	@true
+
+$(RUN)/training/%/model/identity.json: $(RUN)/02_finetune/%.ipynb
+	@true
+
+$(RUN)/grades/%.jsonl: $(RUN)/03_grade/%.ipynb
+	@true
+
+$(RUN)/report.done: $(RUN)/01_generate.ipynb $(TRAINED:%=$(RUN)/02_finetune/%.ipynb) \
+  $(GRADED:%=$(RUN)/03_grade/%.ipynb) $(RUN)/04_plot.ipynb
+	@$(PY) -m helpers.run.report $(PROFILE) > $@.tmp && mv $@.tmp $@

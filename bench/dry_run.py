@@ -1,8 +1,9 @@
-"""03_grade at the paper's size against the embedded world: does it go through, how long does it take, is its memory flat?
+"""03_grade at the paper's size against the embedded world: its time, and is its memory flat?
 
-`make dry-run`: 3 settings x 4 values of k x 100 queries x 3 generations x 3 gradings x 8 models = 86,400 gradings, one request
-each as in the paper profile, through the same sampling, client, ledger and reader. The models are the embedded base with
-eight seeds. Everything stays in `runs/dry-run/`; `--resume` goes on with what is there. Writes `runs/bench/dry_run.json`.
+`make dry-run`: 3 settings x 4 values of k x 100 queries x 3 generations x 3 gradings x 8 models =
+86,400 gradings, one request each as in the paper profile, through the same sampling, client, ledger
+and reader. The models are the embedded base with eight seeds. Everything stays in `runs/dry-run/`;
+`--resume` goes on with what is there. Writes `runs/bench/dry_run.json`.
 """
 
 import argparse
@@ -15,11 +16,13 @@ from pathlib import Path
 
 import psutil
 
-from helpers import corpus, evaluate, paths
+from helpers import evaluate, paths
 from helpers.chat.ledger import Ledger
-from helpers.profile import load, schema
-from helpers.profile.schema import FIRST
+from helpers.files import write_json_lines
+from helpers.profile.load import load_profile
+from helpers.profile.schema import Grade
 from helpers.progress import HEADLESS
+from helpers.task.points import FIRST_JUDGE
 
 EVERY = 0.5  # seconds between looks at the memory
 
@@ -45,13 +48,14 @@ class Memory(threading.Thread):
         return most
 
 
-def grade_of(run: str, seed: int, queries: int) -> schema.Grade:
+def grade_of(run: str, seed: int, queries: int) -> Grade:
     """The miniature's settings at the paper's counts; the paper's judge takes no n."""
-    mini, paper = (load.load(name) for name in ("mini", "paper"))
+    mini, paper = (load_profile(name) for name in ("mini", "paper"))
     base, counts = mini["03_grade/base"], paper["03_grade/mistral-7b-base"]
     names = ("evaluation_ks", "settings", "generations", "gradings")
     judge = base.judge.model_copy(update={"takes_n": False})
-    # Hotter than the miniature: its base says the same thing twice now and then, and equal texts are graded once.
+    # Hotter than the miniature: its base says the same thing twice now and then, and equal texts
+    # are graded once.
     own = {
         "profile": "dry-run",
         "variant": f"model-{seed}",
@@ -76,45 +80,36 @@ def main() -> None:
     os.environ.setdefault(HEADLESS, "dry run")
     if not arguments.resume:
         shutil.rmtree(paths.run(arguments.run), ignore_errors=True)
-    ledger, memory, start, rows = (
-        Ledger(paths.ledger(arguments.run)),
-        Memory(),
-        time.monotonic(),
-        [],
-    )
+    ledger, memory = Ledger(paths.ledger(arguments.run)), Memory()
+    start, rows = time.monotonic(), []
     for seed in range(arguments.models):
         p, began = grade_of(arguments.run, seed, arguments.queries), time.monotonic()
+        tasks = evaluate.tasks(p)
         with evaluate.student(p, ledger) as student:
-            answers = evaluate.answers(p, student)
+            answers = evaluate.answers(p, tasks, student)
         sampled, sampling = time.monotonic(), memory.since_last()
-        records = evaluate.evaluate(p, answers, ledger)
-        corpus.write_json_lines(paths.grades(arguments.run, p.variant), records)
+        records = evaluate.evaluate(p, tasks, answers, ledger)
+        write_json_lines(paths.grades(arguments.run, p.variant), records)
         row = {
             "model": p.variant,
             "answers": len(records),
-            "gradings": sum(len(r["grades"][FIRST]["gradings"]) for r in records),
-        }
-        row |= {
+            "gradings": sum(len(r["grades"][FIRST_JUDGE]["gradings"]) for r in records),
             "sampling_s": round(sampled - began),
             "grading_s": round(time.monotonic() - sampled),
+            "sampling_mib": round(sampling),
+            "grading_mib": round(memory.since_last()),
+            "after_mib": round(memory.now()),
         }
-        rows.append(
-            row
-            | {
-                "sampling_mib": round(sampling),
-                "grading_mib": round(memory.since_last()),
-                "after_mib": round(memory.now()),
-            }
-        )
-        print(rows[-1], flush=True)
+        rows.append(row)
+        print(row, flush=True)
         del records, answers, student
     summary = ledger.summary()
-    judged = summary[(summary.stage == "judge") & (summary.state == "replied")]
+    judged = summary[(summary.role == "judge") & (summary.state == "replied")]
     found = {
-        "gradings": sum(r["gradings"] for r in rows),
+        "gradings": sum(row["gradings"] for row in rows),
         "judge_requests": int(judged.attempts.sum()),
         "seconds": round(time.monotonic() - start),
-        "peak_mib": max(max(r["sampling_mib"], r["grading_mib"]) for r in rows),
+        "peak_mib": max(max(row["sampling_mib"], row["grading_mib"]) for row in rows),
         "ledger_mib": round(ledger.path.stat().st_size / 2**20),
         "models": rows,
     }

@@ -1,9 +1,10 @@
-"""Does the paper's path work on this GPU? Trains, kills, resumes and samples toy students, then times a large one.
+"""Does the paper's path work on this GPU? Toy students go through it, then a large one is timed.
 
-`make gpu-check`: one CUDA GPU, no network, under 8 minutes. Toy Llama and Mistral go through `helpers.training.launch` (FSDP2 on one
-process, bf16) and `helpers.student.local`; then a model with random weights and Mistral-7B's layers, as many as fit, is trained for a
-few steps at 1024 tokens a text, and its tokens a second, MFU and memory are printed. With `--topology cpu1.yaml` all of it runs
-on a CPU, at toy size: that is what the tests do.
+`make gpu-check`: one CUDA GPU, no network, under 8 minutes. Toy Llama and Mistral are trained,
+killed, resumed and sampled, through `helpers.training.launch` (FSDP2 on one process, bf16) and
+`helpers.student.local`; then a model with random weights and Mistral-7B's layers, as many as fit,
+is trained for a few steps at 1024 tokens a text, and its tokens a second, MFU and memory are
+printed. With `--topology cpu1.yaml` all of it runs on a CPU, at toy size: the tests do that.
 """
 
 import argparse
@@ -23,8 +24,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig
 
 from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Request
-from helpers.corpus import write_json_lines
 from helpers.errors import UserError
+from helpers.files import write_json_lines
 from helpers.paths import ROOT
 from helpers.student.local import Student
 from helpers.training import launch, memory
@@ -80,7 +81,8 @@ def trained_killed_resumed(folder: Path, family: str, topology: Path) -> str:
     assert last < first, f"{family}: the loss went from {first} to {last}"
     assert worst < 0.02 * first, f"{family}: after the kill the loss differs by {worst}"
     print(
-        f"{family}: loss {first:.3f} to {last:.3f}; killed and resumed differs by at most {worst:.1e}; {facts(Path(runs['straight'].out))}"
+        f"{family}: loss {first:.3f} to {last:.3f};"
+        f" killed and resumed differs by at most {worst:.1e}; {facts(Path(runs['straight'].out))}"
     )
     return str(folder / "killed/model")
 
@@ -88,22 +90,23 @@ def trained_killed_resumed(folder: Path, family: str, topology: Path) -> str:
 def sampled(folder: Path, family: str, model: str) -> None:
     """Sample the trained toy in bf16, in two batch sizes: the answers must be the same."""
     requests = [Request([chats(40)[i]["messages"][0]], replicate=i % 3) for i in range(40)]
-    found = []
+    answers = []
     for batch in (40, 7):
         ledger = Ledger(folder / f"ledger-{batch}.sqlite")
         student = Student(
             model, ledger, new_tokens=40, temperature=0.7, batch=batch, seed=0, dtype="bfloat16"
         )
-        found.append([reply.text for (reply,) in student.ask(requests)])
-    same = sum(a == b for a, b in zip(*found, strict=True))
+        answers.append([reply.text for reply in student.ask(requests)])
+    same = sum(a == b for a, b in zip(*answers, strict=True))
     print(
-        f"{family}: {len(requests)} answers sampled on {student.model.device}; {same} the same in batches of 40 and of 7"
+        f"{family}: {len(requests)} answers sampled on {student.model.device};"
+        f" {same} the same in batches of 40 and of 7"
     )
-    assert any(found[0]), f"{family}: every answer is empty"
+    assert any(answers[0]), f"{family}: every answer is empty"
 
 
 def timed(folder: Path, topology: Path) -> dict:
-    """Train Mistral-7B's layers, as many as fit, at 1024 tokens a text; returns the benchmark's row."""
+    """The benchmark's row: Mistral-7B's layers, as many as fit, at 1024 tokens a text."""
     gpu = torch.cuda.is_available()
     free = min(memory.devices(memory.read_topology(topology)), default=0.0)
     size = {

@@ -1,1 +1,4 @@
-"""What the notebooks call. Rooms by what one does there; imports go downwards only (pyproject.toml, importlinter)."""
+"""What the notebooks call: rooms by what one does there, which import downwards only.
+
+`pyproject.toml` has their order (importlinter).
+"""

@@ -1,23 +1,54 @@
-"""The one exception for what a user can mend, and how a module that runs as a command shows it: a sentence, no traceback."""
+"""What a user can mend is one exception, and one sentence wherever it is shown: no traceback."""
 
+import errno
 import inspect
+import signal
 import sys
 from collections.abc import Callable
+
+# Errors of the operating system that are the machine's, not the code's: full, forbidden, broken.
+MACHINES = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ELOOP,
+    errno.ENOTDIR,
+}
 
 
 class UserError(Exception):
     """Its message is a whole sentence that says where and how."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What Jupyter shows in place of a traceback."""
+        return [str(self)]
+
 
 def command(main: Callable) -> None:
-    """Run `python -m <module> <arguments of main>`; what a user can mend ends it with one sentence."""
-    asked = inspect.signature(main)
+    """Run `python -m <module> <arguments of main>`.
+
+    What a user can mend ends it with one sentence, and so do an interrupt and a full disk.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as `helpers.run.stage` starts
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signature = inspect.signature(main)
     try:
-        asked.bind(*sys.argv[1:])
+        signature.bind(*sys.argv[1:])
     except TypeError:
         module = sys.modules["__main__"].__spec__.name
-        sys.exit(f"usage: python -m {module} {' '.join(f'<{name}>' for name in asked.parameters)}")
+        arguments = " ".join(f"<{name}>" for name in signature.parameters)
+        sys.exit(f"usage: python -m {module} {arguments}")
     try:
         main(*sys.argv[1:])
     except UserError as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
+    except OSError as error:
+        if error.errno not in MACHINES:
+            raise
+        sys.exit(f"{error.filename or 'a file'}: {error.strerror}; mend that and run again")

@@ -1,6 +1,6 @@
-"""How far a long loop is: a bar in JupyterLab, a calm line every few seconds when a stage runs headless.
+"""How far a long loop is: a bar in JupyterLab, a calm line every few seconds in a headless stage.
 
-Both go to stderr, which `helpers.run.stage` shows and then leaves out of the executed notebook.
+Both go to stderr, which `helpers.run.stage` shows and leaves out of the executed notebook.
 """
 
 import os
@@ -14,17 +14,16 @@ EVERY = 5.0  # seconds between lines
 
 
 class Progress:
-    """`with Progress("answers", total) as p: ... p.advance(n)`; p.note is shown at the end of the line."""
+    """`with Progress("answers", total) as p: ... p.advance(n)`; `p.note` ends the line."""
 
     def __init__(self, what: str, total: int):
-        self.what, self.total, self.done, self.note = what, total, 0, ""
+        self.what, self.total = what, total
+        self.done, self.note = 0, ""
         self.label = os.environ.get(HEADLESS)
-        self.bar = (
-            None
-            if self.label
-            else tqdm(total=total, desc=what, file=sys.stderr, disable=total == 1)
-        )
-        self.start = self.said = time.monotonic()
+        self.bar = None
+        if not self.label:
+            self.bar = tqdm(total=total, desc=what, file=sys.stderr, disable=total == 1)
+        self.start = self.last_line = time.monotonic()
         self.first = None  # work found done at the start says nothing about the speed
 
     def __enter__(self):
@@ -39,15 +38,16 @@ class Progress:
         now = time.monotonic()
         if self.first is None:
             self.first, self.start = self.done, now
-        if now - self.said >= EVERY and self.done < self.total:
-            speed = (self.done - self.first) / max(1e-9, now - self.start)
-            left = f", about {(self.total - self.done) / speed:.0f} s left" if speed else ""
-            print(
-                f"{self.label}: {self.what} {self.done:,} of {self.total:,}{left}{self.note}",
-                file=sys.stderr,
-                flush=True,
-            )
-            self.said = now
+        if now - self.last_line >= EVERY and self.done < self.total:
+            self.last_line = now
+            self.print_line(now)
+
+    def print_line(self, now: float) -> None:
+        line = f"{self.label}: {self.what} {self.done:,} of {self.total:,}"
+        speed = (self.done - self.first) / max(1e-9, now - self.start)
+        if speed:
+            line += f", about {(self.total - self.done) / speed:.0f} s left"
+        print(f"{line}{self.note}", file=sys.stderr, flush=True)
 
     def __exit__(self, *_):
         if self.bar is not None:

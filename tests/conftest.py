@@ -1,4 +1,4 @@
-"""For all tests: an interrupt interrupts, also where they run in the background of a shell, which has it ignored."""
+"""For all tests: an interrupt interrupts, also in the background of a shell, which ignores it."""
 
 import signal
 

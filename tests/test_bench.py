@@ -12,7 +12,10 @@ from helpers.paths import ROOT
 
 @pytest.mark.slow
 def test_the_gpu_check_goes_through_on_a_cpu():
-    """The same steps as on a GPU: train, kill, resume, sample, time. Without a GPU the check itself says so and checks nothing."""
+    """The same steps as on a GPU: train, kill, resume, sample, time.
+
+    Without a GPU the check itself says so and checks nothing.
+    """
     run = subprocess.run(
         [sys.executable, "-m", "bench.gpu_check", "--topology", "cpu1.yaml"],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""`make lab` and explore.ipynb in a real headless browser, as somebody who tries it would see it."""
+"""`make lab` and explore.ipynb in a real headless browser, as somebody who tries it sees it."""
 
 import base64
 import contextlib
@@ -149,7 +149,8 @@ def test_explore_works_in_a_browser(page):
     )
     until(
         lambda: page.run(
-            "[...jupyterapp.shell.widgets('main')].some(w => w.sessionContext?.session?.kernel?.status == 'idle')"
+            "[...jupyterapp.shell.widgets('main')]"
+            ".some(w => w.sessionContext?.session?.kernel?.status == 'idle')"
         ),
         60,
         "no kernel has started",
@@ -165,7 +166,8 @@ def test_explore_works_in_a_browser(page):
     )
     topic = page.run("document.querySelector('.jp-OutputArea select').value")
     page.run(
-        "{const s = document.querySelector('.jp-OutputArea select'); s.selectedIndex = (s.selectedIndex + 3) % s.options.length;"
+        "{const s = document.querySelector('.jp-OutputArea select');"
+        " s.selectedIndex = (s.selectedIndex + 3) % s.options.length;"
         " s.dispatchEvent(new Event('change', {bubbles: true}))}"
     )
     chosen = page.run("document.querySelector('.jp-OutputArea select').selectedOptions[0].text")

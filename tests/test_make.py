@@ -1,4 +1,7 @@
-"""`make`, as a user meets it: help, errors before anything runs, nothing done twice, killed anywhere it ends the same."""
+"""`make`, as a user meets it: help, errors before anything runs, nothing done twice.
+
+Killed anywhere it ends the same.
+"""
 
 import os
 import random
@@ -30,23 +33,35 @@ def make(folder, *arguments):
     )
 
 
+def copy_of_the_tree(target):
+    """Without runs, and with this venv."""
+    names = (".git", ".venv*", "runs", "figures", "__pycache__", ".*_cache")
+    shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns(*names))
+    (target / ".venv").symlink_to(ROOT / ".venv")
+    return target
+
+
 @pytest.fixture
 def checkout(tmp_path):
-    """Copies of the tree, without runs and with this venv."""
+    return lambda name: copy_of_the_tree(tmp_path / name)
 
-    def copy(name):
-        target = tmp_path / name
-        shutil.copytree(
-            ROOT,
-            target,
-            ignore=shutil.ignore_patterns(
-                ".git", ".venv*", "runs", "figures", "__pycache__", ".*_cache"
-            ),
-        )
-        (target / ".venv").symlink_to(ROOT / ".venv")
-        return target
 
-    return copy
+@pytest.fixture(scope="module")
+def checkout_once(tmp_path_factory):
+    """One copy for tests that leave it as it is."""
+    return copy_of_the_tree(tmp_path_factory.mktemp("checkout") / "a")
+
+
+def python(folder, *arguments):
+    command = [ROOT / ".venv/bin/python", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def until(condition, seconds=600):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.2)
 
 
 def results(folder):
@@ -61,16 +76,17 @@ def results(folder):
 
 
 def test_help_lists_every_target():
-    printed = make(ROOT).stdout
-    for target in re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.M):
-        assert f"make {target} " in printed
-    assert "mini if not given" in printed
+    makefile = (ROOT / "Makefile").read_text()
+    for mark, printed in (("##", make(ROOT).stdout), ("#:", make(ROOT, "bench-help").stdout)):
+        for target in re.findall(rf"^([a-z-]+):.*{mark} ", makefile, re.M):
+            assert f"make {target} " in printed
+    assert "mini if not given" in make(ROOT).stdout
 
 
 def test_make_alone_prints_help_also_after_a_run(checkout):
     folder = checkout("a")
     subprocess.run(
-        [ROOT / ".venv/bin/python", "-m", "helpers.profile.load", "mini"], cwd=folder, check=True
+        [ROOT / ".venv/bin/python", "-m", "helpers.run.reruns", "mini"], cwd=folder, check=True
     )
     assert (folder / "runs/mini/notebooks.mk").exists()
     assert "make reproduce " in make(folder).stdout
@@ -90,47 +106,123 @@ def test_an_unknown_profile_or_key_stops_before_anything(checkout):
     assert not list(folder.glob("runs/*/*"))
 
 
+@pytest.mark.parametrize(
+    "name", ["..", "", "mini smoke", "%", "$(shell touch ran)", "`touch ran`", "x;touch ran", "a/b"]
+)
+@pytest.mark.parametrize("target", ["clean", "reproduce", "help"])
+def test_a_profile_is_a_plain_name(checkout_once, target, name):
+    """Nothing of PROFILE is expanded, run or removed before it is known as a profile."""
+    before = sorted(checkout_once.iterdir())
+    refused = make(checkout_once, target, f"PROFILE={name}")
+    assert refused.returncode != 0
+    assert f"PROFILE={name}: no such profile; the profiles are " in refused.stderr
+    assert sorted(checkout_once.iterdir()) == before
+
+
+@pytest.mark.parametrize("kind", ["file", "loop"])
+def test_a_runs_folder_that_cannot_be_written(checkout_once, kind):
+    runs = checkout_once / "runs"
+    if kind == "file":
+        runs.touch()
+    else:
+        runs.symlink_to("runs")
+    refused = make(checkout_once, "reproduce", "PROFILE=smoke")
+    runs.unlink()
+    assert refused.returncode != 0
+    sentences = [line for line in refused.stderr.splitlines() if not line.startswith("make: ")]
+    assert len(sentences) == 1, refused.stderr
+    assert "cannot be written" in sentences[0]
+
+
+def test_runs_on_another_disk(checkout_once, tmp_path):
+    (checkout_once / "runs").symlink_to(tmp_path)
+    prepared = python(checkout_once, "-m", "helpers.run.reruns", "mini")
+    (checkout_once / "runs").unlink()
+    assert prepared.returncode == 0, prepared.stderr
+    assert (tmp_path / "mini/notebooks.mk").exists()
+
+
 @pytest.mark.slow
 def test_nothing_is_done_twice_and_only_what_changed_is_done(checkout):
     folder = checkout("a")
-    first = make(folder, "reproduce", "PROFILE=smoke")
-    assert first.returncode == 0, first.stderr
+
+    def reproduce():
+        done = make(folder, "reproduce", "PROFILE=smoke")
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    def edit(path, old, new):
+        text = (folder / path).read_text()
+        assert old in text
+        (folder / path).write_text(text.replace(old, new, 1))
+
+    reproduce()
     before = results(folder)
-    start = time.monotonic()
-    again = make(folder, "reproduce", "PROFILE=smoke")
-    assert time.monotonic() - start < 5
-    assert "done in" not in again.stderr
-    (folder / "helpers/results/plots.py").write_text(
-        (folder / "helpers/results/plots.py").read_text() + "\n# changed\n"
-    )
-    changed = make(folder, "reproduce", "PROFILE=smoke")
-    assert "04_plot: done in" in changed.stderr
-    assert changed.stderr.count("done in") == 1
+    assert "done in" not in reproduce()
+    edit("helpers/results/findings.py", '"""', '"""Changed. ')
+    changed = reproduce()
+    assert "04_plot: done in" in changed
+    assert changed.count("done in") == 1
+    (folder / "runs/smoke/corpus.jsonl").unlink()
+    (folder / "runs/smoke/training/k123-s0/model/model.safetensors").unlink()
+    (folder / "runs/smoke/grades/base.jsonl").write_text("{")
+    changed = reproduce()
+    assert "runs/smoke/corpus.jsonl is gone; 01_generate runs again" in changed
+    assert "model.safetensors is gone; 02_finetune/k123-s0 runs again" in changed
+    assert "base.jsonl was changed, and is kept as base.jsonl.old-1; 03_grade/base" in changed
     assert results(folder) == before
-    (folder / "helpers/chat/money.py").write_text(
-        (folder / "helpers/chat/money.py").read_text() + "\n# changed\n"
-    )
-    changed = make(folder, "reproduce", "PROFILE=smoke")
-    assert "01_generate: done in" in changed.stderr
-    assert "02_finetune k123-s0: done in" not in changed.stderr, "the corpus did not change"
-    assert results(folder) == before
-    pack = folder / "params/prompts/terse/grading.json"
-    pack.write_text(pack.read_text() + "\n")
-    assert "01_generate: done in" in make(folder, "reproduce", "PROFILE=smoke").stderr, (
-        "a file that parameters name was changed"
-    )
-    shared = folder / "params/smoke/shared.yaml"
-    shared.write_text(
-        shared.read_text().replace("evaluation_queries: 8 ", "evaluation_queries: 7 ")
-    )
-    grown = make(folder, "reproduce", "PROFILE=smoke")
-    assert grown.returncode == 0, grown.stderr
+    assert (folder / "runs/smoke/training/k123-s0/model/model.safetensors").exists()
+    edit("params/prompts/terse/grading.json", "\n", "\n\n")
+    assert "01_generate: done in" in reproduce(), "a file that parameters name was changed"
+    edit("params/smoke/shared.yaml", "evaluation_queries: 8 ", "evaluation_queries: 7 ")
+    reproduce()
     assert results(folder) != before
 
 
 @pytest.mark.slow
+def test_a_second_make_and_one_whose_first_was_killed(checkout):
+    """Whoever still works holds the run; a make that comes then ends with a sentence."""
+    folder = checkout("a")
+    first = subprocess.Popen(
+        ["make", "reproduce", "PROFILE=smoke"], cwd=folder, start_new_session=True
+    )
+    lock = folder / "runs/smoke/lock"
+    until(lambda: lock.exists() and "01_generate" in lock.read_text())
+    for _ in "alive", "killed":
+        second = make(folder, "reproduce", "PROFILE=smoke")
+        assert second.returncode != 0
+        assert "runs/smoke is in use: 01_generate (process " in second.stderr
+        assert "Traceback" not in second.stderr
+        first.kill()
+        first.wait()
+    until(lambda: make(folder, "reproduce", "PROFILE=smoke").returncode == 0)
+    ledger = sqlite3.connect(folder / "runs/smoke/ledger.sqlite")
+    twice = "select count(*) - count(distinct key) from attempt where state = 'replied'"
+    assert ledger.execute(twice).fetchone()[0] == 0
+
+
+@pytest.mark.slow
+def test_an_interrupt_is_a_sentence(checkout):
+    folder = checkout("a")
+    process = subprocess.Popen(
+        ["make", "reproduce", "PROFILE=smoke"],
+        cwd=folder,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    manifest = folder / "runs/smoke/manifest.jsonl"
+    until(lambda: manifest.exists() and "01_generate" in manifest.read_text())
+    until(lambda: list((folder / "runs/smoke/02_finetune").glob("*.partial.ipynb")))
+    os.killpg(process.pid, signal.SIGINT)
+    printed = process.communicate(timeout=60)[1]
+    assert "interrupted; run again to go on" in printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.slow
 def test_killed_anywhere_it_ends_the_same(checkout):
-    """SIGKILL of make alone, or of its whole process group, at random moments; then to the end. Nothing is paid twice."""
+    """SIGKILL of make, alone or with its process group, at random moments; then to the end."""
     straight, killed = checkout("straight"), checkout("killed")
     assert make(straight, "reproduce", "PROFILE=smoke").returncode == 0
     rng = random.Random(time.time_ns())
@@ -148,20 +240,20 @@ def test_killed_anywhere_it_ends_the_same(checkout):
         else:
             child.kill()
         child.wait()
-    finished = make(killed, "reproduce", "PROFILE=smoke")
-    assert finished.returncode == 0, finished.stderr
+    until(lambda: make(killed, "reproduce", "PROFILE=smoke").returncode == 0)  # orphans end first
     assert results(killed) == results(straight)
     ledger = sqlite3.connect(killed / "runs/smoke/ledger.sqlite")
     in_flight = 2 * 16  # two notebooks at once, 16 requests each
     twice = ledger.execute(
-        "select count(*) - count(distinct key) from attempt where state = 'replied' and stage != 'student'"
+        "select count(*) - count(distinct key) from attempt"
+        " where state = 'replied' and role != 'student'"
     ).fetchone()[0]
     assert twice <= 8 * in_flight
 
 
 @pytest.mark.slow
 def test_two_judges_and_a_sweep_run_through(checkout):
-    """03 and 04 with all that `mini-full` has, at smoke's size, by the same notebooks; stage by stage nothing is asked twice."""
+    """03 and 04 with all that `mini-full` has, at smoke's size; nothing is asked twice."""
     folder = checkout("both")
     profile = shutil.copytree(folder / "params/smoke", folder / "params/both")
     sweep = {
@@ -200,6 +292,9 @@ def test_two_judges_and_a_sweep_run_through(checkout):
     for words in ("Judge lenient:", "kappa", "60 texts: k123 teaches more than k12"):
         assert words in report, words
     ledger = sqlite3.connect(run / "ledger.sqlite")
-    answers = "select count(*), count(distinct key) from attempt where stage = 'student' and state = 'replied'"
+    answers = (
+        "select count(*), count(distinct key) from attempt"
+        " where role = 'student' and state = 'replied'"
+    )
     sampled, distinct = ledger.execute(answers).fetchone()
     assert sampled == distinct == len(table) / 2, "each answer is sampled once, for both judges"

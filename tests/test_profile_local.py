@@ -1,4 +1,7 @@
-"""The profile for one GPU or a laptop, from the texts to the report: its own parameters with other names and smaller numbers."""
+"""The profile for one GPU or a laptop, from the texts to the report.
+
+Its own parameters with other names and smaller numbers.
+"""
 
 import os
 import re
@@ -12,7 +15,8 @@ import yaml
 
 from helpers import paths
 from helpers.paths import ROOT
-from helpers.profile import load
+from helpers.profile.load import load_profile
+from helpers.run import reruns
 from helpers.world.endpoint import Rates, serve
 from tests.toys import toy
 
@@ -43,7 +47,7 @@ def folder():
 
 @pytest.fixture
 def profile(folder, tmp_path):
-    """`local` with the embedded world's server as teacher and judge, its catalog and pack, and a toy of the student's kind."""
+    """`local` with the embedded world's server, catalog, pack, and a toy of its student."""
     server = serve(0, Rates())
     threading.Thread(target=server.serve_forever, daemon=True).start()
     texts = {
@@ -74,13 +78,13 @@ def profile(folder, tmp_path):
 
 @pytest.mark.slow
 def test_from_the_texts_to_the_report(profile):
-    load.main(profile)
+    reruns.main(profile)
     run, environment = (
         paths.run(profile),
         {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )
     environment.pop("OPENAI_API_KEY", None)
-    notebooks = list(load.load(profile))
+    notebooks = list(load_profile(profile))
     assert len(notebooks) == 1 + 2 + 3 + 1
     for name in notebooks:
         source = ROOT / f"notebooks/{name.split('/')[0]}.ipynb"

@@ -83,6 +83,8 @@ class Network:
         UserError: it is neither HTTP nor the embedded world.
     """
 
+    reply_seconds = (5.0, 20.0)  # from fast to slow, until the ledger has replies to measure
+
     def __init__(self, base_url: str):
         if not base_url.startswith(("http://", "https://")):
             raise UserError(f"base_url = {base_url!r} is neither http(s)://... nor world:")

@@ -1,27 +1,12 @@
-"""The profiles in `params/`: checked as a whole, and written out for the notebooks and for make.
+"""The profiles in `params/`: every notebook's parameters, read and checked as a whole.
 
-`python -m helpers.profile.load mini` checks a whole profile before anything runs, and writes to
-`runs/mini/params/` one file a notebook with exactly the values that notebook takes, and
-`runs/mini/notebooks.mk`, the list of notebooks for make. A file whose values did not change is not
-touched, so an edited comment reruns nothing.
+A profile is a folder: `shared.yaml` holds what its stages share, and one YAML a stage the rest.
+`helpers.run.reruns` writes what was checked out for the notebooks and for make.
 """
 
-import hashlib
-import os
-from pathlib import Path
-
-import yaml
-
-from helpers import paths
-from helpers.errors import command
-from helpers.files import sha256
-from helpers.paths import ROOT
 from helpers.profile import together
-from helpers.profile.reading import names, read_files, read_yaml
+from helpers.profile.reading import read_files
 from helpers.profile.schema import Model, Variants
-from helpers.training import recipe
-
-__all__ = ["load_profile", "load_variants", "names", "read_yaml"]
 
 
 def load_variants(profile: str) -> Variants:
@@ -84,55 +69,3 @@ def trained_of(variants: Variants) -> dict[str, dict]:
                 variant = f"{prefix(variants, student)}{mix}-s{seed}"
                 trained[variant] = {"student": path, "mix": texts, "training_seed": seed}
     return trained
-
-
-def inputs(parameters: Model) -> str:
-    """A hash of the files that parameters name: catalog, prompts, topology, a student's folder. They decide results too."""
-    named = [
-        ROOT / value
-        for value in parameters.model_dump().values()
-        if isinstance(value, str) and value
-    ]
-    files = [sha256(path) for path in named if path.is_file()]
-    folders = [recipe.fingerprint(str(path)) for path in named if (path / "config.json").is_file()]
-    return hashlib.sha256("".join(files + folders).encode()).hexdigest()[:16]
-
-
-def write_if_changed(path: Path, text: str) -> None:
-    if not path.exists() or path.read_text() != text:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-
-
-def main(profile: str) -> None:
-    """Check the profile; write each notebook's parameters and the list of notebooks for make."""
-    notebooks, run = load_profile(profile), paths.run(profile)
-    for old in set((run / "params").rglob("*.yaml")) - {
-        run / f"params/{name}.yaml" for name in notebooks
-    }:
-        old.unlink()
-    for name, parameters in notebooks.items():
-        text = yaml.safe_dump(
-            parameters.model_dump(mode="json"), sort_keys=False, allow_unicode=True
-        )
-        write_if_changed(run / f"params/{name}.yaml", f"# inputs: {inputs(parameters)}\n{text}")
-    jobs = load_variants(profile).jobs
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    jobs = cores if jobs == "auto" else jobs
-    lines = [f"JOBS := {jobs}", f"THREADS := {max(1, cores // jobs)}"]
-    lines.append(f"FIGURES := {notebooks['04_plot'].figures}")
-    for stage in ("02_finetune", "03_grade"):
-        lines.append(
-            f"{stage} := "
-            + " ".join(f"{name}.ipynb" for name in notebooks if name.startswith(stage))
-        )
-    # A fine-tuned model is graded after it is trained; a base at any time.
-    trained = [name.split("/")[1] for name in notebooks if name.startswith("02")]
-    lines += [f"$(RUN)/03_grade/{v}.ipynb: $(RUN)/02_finetune/{v}.ipynb" for v in trained]
-    write_if_changed(run / "notebooks.mk", "\n".join(lines) + "\n")
-
-
-if __name__ == "__main__":
-    command(main)

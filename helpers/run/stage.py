@@ -1,16 +1,25 @@
-"""Runs one notebook headless with papermill: aside, and moved to its place on success, so that a failed stage is not done.
+"""Runs one notebook headless with papermill: aside, and moved to its place on success.
 
-`python -m helpers.run.stage <notebook> [<parameters.yaml>] <output.ipynb>`; the Makefile's only way to run a notebook.
+So a failed stage is not done. `python -m helpers.run.stage <notebook> <parameters.yaml>
+<output.ipynb>` is the Makefile's only way to run a notebook; without parameters it runs with its
+own.
 """
 
 import ast
 import logging
 import os
+import signal
 import sys
 import tempfile
 import time
 import uuid
 from pathlib import Path
+
+# It checks addresses that no notebook's schema has, and takes 1.6 s to import: jsonschema, and with
+# it papermill, goes without.
+sys.modules["rfc3987_syntax"] = None
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while this imports: an end without a traceback
 
 import jupyter_client
 import nbformat
@@ -19,10 +28,10 @@ import yaml
 from nbclient.exceptions import DeadKernelError
 
 from helpers.chat.ledger import RUN
-from helpers.errors import UserError
+from helpers.errors import command
 from helpers.paths import ROOT
 from helpers.progress import HEADLESS
-from helpers.run import manifest
+from helpers.run import lock, manifest
 
 
 def tidied(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -43,55 +52,47 @@ SOCKETS = tempfile.TemporaryDirectory(prefix="kernel-")  # removed when this pro
 
 
 class KernelManager(jupyter_client.AsyncKernelManager):
-    """Talks to the kernel through this process's own socket files, not TCP ports: no port to lose, nothing to overhear."""
+    """Talks to the kernel through this process's own socket files, not TCP ports.
+
+    No port is lost to somebody else, and nothing can be overheard.
+    """
 
     transport = "ipc"
     ip = str(Path(SOCKETS.name) / "kernel")
+    inherited: tuple[int, ...] = ()  # descriptors that the kernel gets: the run's lock
+    process = None  # the kernel that was started last
 
     def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
-        """Without the kernel's own log: now and then it calls its end, which starts with an interrupt, an error."""
+        """Without the kernel's own log, which at times calls an ordinary end an error."""
         return super().format_kernel_cmd([*(extra_arguments or []), "--log-level=CRITICAL"])
 
+    async def _async_launch_kernel(self, kernel_cmd: list[str], **settings) -> None:
+        await super()._async_launch_kernel(kernel_cmd, pass_fds=self.inherited, **settings)
+        KernelManager.process = self.provisioner.process
 
-def parameters_of(notebook: Path, given: dict | None) -> dict:
+    _launch_kernel = _async_launch_kernel
+
+
+def parameters_of(notebook: Path, given: dict) -> dict:
     """What the notebook will run with: its own defaults, and what is given over them."""
     declared = papermill.inspect_notebook(str(notebook))
-    return {
-        name: ast.literal_eval(parameter["default"]) for name, parameter in declared.items()
-    } | (given or {})
+    defaults = {name: ast.literal_eval(field["default"]) for name, field in declared.items()}
+    return defaults | given
 
 
-def run(notebook: Path, parameters: dict | None, output: Path) -> None:
-    """Execute; on success `output` is the tidied copy, else `<output>.partial.ipynb` holds what happened.
+def label_of(output: Path) -> str:
+    """What a stage is called in lines of progress and in the manifest: `03_grade k12-s0`."""
+    if output.parent.name[:1].isdigit():
+        return f"{output.parent.name} {output.stem}"
+    return output.stem
 
-    Either way the profile's manifest gets a line.
 
-    Raises:
-        SystemExit: the notebook failed; the message is the user's sentence, or where to look.
+def execute(notebook: Path, parameters: dict, aside: Path) -> tuple[str, str, str]:
+    """Run the notebook into the file `aside`.
+
+    Returns:
+        The state that the manifest notes; why, for the manifest; and why, for the user.
     """
-    label, started = (
-        " ".join(
-            output.with_suffix("").parts[-2:] if output.parent.name[:1].isdigit() else [output.stem]
-        ),
-        time.time(),
-    )
-    aside, every = output.with_suffix(".partial.ipynb"), parameters_of(notebook, parameters)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    os.environ[HEADLESS], os.environ[RUN] = label, f"{label} {uuid.uuid4().hex}"
-    logging.getLogger("papermill").setLevel(logging.ERROR)
-
-    def noted(state: str, sentence: str = "") -> None:
-        if "profile" in every:
-            made = manifest.results(notebook.stem, every) if state == "done" else []
-            about = {
-                "notebook": label,
-                "started": started,
-                "state": state,
-                "sentence": sentence,
-                "made": made,
-            }
-            manifest.note(every["profile"], os.environ[RUN], **about)
-
     try:
         papermill.execute_notebook(
             notebook,
@@ -105,29 +106,66 @@ def run(notebook: Path, parameters: dict | None, output: Path) -> None:
         )
     except papermill.PapermillExecutionError as error:
         if error.ename == "UserError":
-            noted("failed", error.evalue)
-            sys.exit(f"{label}: {error.evalue}")
-        noted("failed", error.ename)  # what else an error says may hold anything
-        sys.exit(
-            f"{label} failed: {error.ename}: {error.evalue}\nThe whole traceback is in {os.path.relpath(aside)}"
-        )
+            return "failed", error.evalue, f": {error.evalue}"
+        if error.ename == "KeyboardInterrupt":
+            return "interrupted", "", ": interrupted; run again to go on"
+        where = f"The whole traceback is in {os.path.relpath(aside)}"
+        # For the manifest the kind is all: what else an error says may hold anything.
+        return "failed", error.ename, f" failed: {error.ename}: {error.evalue}\n{where}"
     except DeadKernelError:
-        noted("failed", "the kernel died")
-        sys.exit(
-            f"{label}: the notebook's process died, most often because the machine ran out of memory; run again to go on"
-        )
+        likely = "most often because the machine ran out of memory; run again to go on"
+        return "failed", "the kernel died", f": the notebook's process died, {likely}"
     except KeyboardInterrupt:
-        noted("interrupted")
-        raise
-    nbformat.write(tidied(nbformat.read(aside, as_version=4)), aside)
-    noted("done")
+        if KernelManager.process:
+            KernelManager.process.kill()  # one that was just starting
+        return "interrupted", "", ": interrupted; run again to go on"
+    return "done", "", ""
+
+
+def run(notebook: Path, parameters: dict, output: Path) -> None:
+    """Execute; on success `output` is the tidied copy, else `<output>.partial.ipynb` what happened.
+
+    Either way the profile's manifest gets a line.
+
+    Raises:
+        UserError: another make works on this run.
+        SystemExit: the notebook failed; the message is the user's sentence, or where to look.
+    """
+    label, started = label_of(output), time.time()
+    values = parameters_of(notebook, parameters)
+    profile = values.get("profile")
+    if profile:
+        held = lock.hold(profile, label)
+        KernelManager.inherited = (held.fileno(),)
+    aside = output.with_suffix(".partial.ipynb")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    os.environ[HEADLESS], os.environ[RUN] = label, f"{label} {uuid.uuid4().hex}"
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    state, sentence, message = execute(notebook, parameters, aside)
+    if state == "done":
+        nbformat.write(tidied(nbformat.read(aside, as_version=4)), aside)
+    if profile:
+        manifest.note(
+            profile,
+            os.environ[RUN],
+            notebook=label,
+            started=started,
+            state=state,
+            sentence=sentence,
+            made=manifest.results(notebook.stem, values),
+        )
+    if state != "done":
+        sys.exit(f"{label}{message}")
     aside.replace(output)
     print(f"{label}: done in {time.time() - started:.0f} s", file=sys.stderr)
 
 
+def main(notebook: str, *parameters_and_output: str) -> None:
+    """Run it with the parameters of a file, or without."""
+    *files, output = map(Path, parameters_and_output)
+    parameters = yaml.safe_load(files[0].read_text(encoding="utf-8")) if files else {}
+    run(Path(notebook), parameters or {}, Path(output))
+
+
 if __name__ == "__main__":
-    source, *values, target = map(Path, sys.argv[1:])
-    try:
-        run(source, yaml.safe_load(values[0].read_text()) if values else None, target)
-    except UserError as error:
-        sys.exit(str(error))
+    command(main)

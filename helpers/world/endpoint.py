@@ -248,6 +248,7 @@ class World:
 
     url = "http://world/v1"
     needs_key = False
+    reply_seconds = (0.001, 0.01)
 
     def __init__(self, address: str):
         self.rates = rates_of(address)

@@ -10,15 +10,17 @@ from helpers import paths
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.profile import load, schema
+from helpers.profile.reading import names
+from helpers.run import reruns
 
 
-@pytest.mark.parametrize("name", load.names())
+@pytest.mark.parametrize("name", names())
 def test_every_profile_is_valid(name):
     notebooks = load.load_profile(name)
     assert {n.split("/")[0] for n in notebooks} == set(schema.STAGES)
 
 
-@pytest.mark.parametrize("name", load.names())
+@pytest.mark.parametrize("name", names())
 def test_notebooks_declare_what_profiles_inject(name):
     """Papermill lets an undeclared key or a changed type through; this does not."""
     for notebook, values in load.load_profile(name).items():
@@ -150,7 +152,7 @@ def test_errors_are_one_sentence_and_nothing_is_written(profile, file, old, new,
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(UserError) as error:
-        load.main(profile.name)
+        reruns.main(profile.name)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
     assert not paths.run(profile.name).exists()
@@ -164,36 +166,6 @@ def test_missing_file_and_unknown_profile(profile):
         UserError, match=r"PROFILE=nowhere: no such profile; the profiles are .*mini"
     ):
         load.load_profile("nowhere")
-
-
-def test_resolved_files_change_only_with_their_values(profile):
-    load.main(profile.name)
-    run = paths.run(profile.name)
-    before = {p: p.stat().st_mtime_ns for p in run.rglob("*.*")}
-    (profile / "02_finetune.yaml").write_text(
-        "# another comment\n" + (profile / "02_finetune.yaml").read_text()
-    )
-    load.main(profile.name)
-    assert {p: p.stat().st_mtime_ns for p in run.rglob("*.*")} == before
-    (profile / "02_finetune.yaml").write_text(
-        (profile / "02_finetune.yaml").read_text().replace("steps: 12", "steps: 13")
-    )
-    load.main(profile.name)
-    changed = {
-        p.relative_to(run).as_posix()
-        for p in run.rglob("*.*")
-        if p.stat().st_mtime_ns != before.get(p)
-    }
-    assert changed == {"params/02_finetune/k123-s0.yaml"}
-
-
-def test_a_variant_that_is_gone_leaves_no_file(profile):
-    load.main(profile.name)
-    shared = profile / "shared.yaml"
-    shared.write_text(shared.read_text().replace("mixes: {k123: ", "mixes: {other: "))
-    load.main(profile.name)
-    assert not (paths.run(profile.name) / "params/02_finetune/k123-s0.yaml").exists()
-    assert "other-s0" in (paths.run(profile.name) / "notebooks.mk").read_text()
 
 
 def test_paper_profile_is_the_papers():

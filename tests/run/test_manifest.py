@@ -29,7 +29,9 @@ from helpers.chat.replies import Request
 from helpers.chat.ledger import Ledger
 where = Endpoint(base_url=url, model="gpt-6-luna", key_env="TEST_KEY")
 ledger = Ledger(paths.ledger(profile))
-ask([Request([{"role": "user", "content": f"question {i} of {count}"}]) for i in range(count)], where, ledger, stage="judge")
+questions = [f"question {i} of {count}" for i in range(count)]
+requests = [Request([{"role": "user", "content": question}]) for question in questions]
+ask(requests, where, ledger, role="judge")
 ledger.summary()
 """
 
@@ -69,6 +71,7 @@ def stage(folder, source, *, name="n", **parameters):
 
 def test_every_stage_leaves_a_line_with_what_it_asked_and_cost(tmp_path, lines, monkeypatch):
     monkeypatch.setenv("TEST_KEY", SECRET)
+    monkeypatch.setenv("MAKE_NUMBER", "1")  # stages of one make
     with Server() as server:
         with ThreadPoolExecutor(2) as two:  # at once: each line counts its own stage's requests
             done = two.map(
@@ -94,7 +97,7 @@ def test_every_stage_leaves_a_line_with_what_it_asked_and_cost(tmp_path, lines, 
     assert fourth["sentence"] == "ValueError"
     for x, n in ((first, 3), (second, 5)):
         (asked,) = x["asked"]
-        assert (asked["stage"], asked["model"], asked["attempts"], asked["replies"]) == (
+        assert (asked["role"], asked["model"], asked["attempts"], asked["replies"]) == (
             "judge",
             "gpt-6-luna",
             n,
@@ -123,7 +126,7 @@ def test_every_stage_leaves_a_line_with_what_it_asked_and_cost(tmp_path, lines, 
 
 
 def test_outside_of_git_and_without_gpus(lines, monkeypatch):
-    monkeypatch.setattr(manifest, "said_by", lambda *command: None)
+    monkeypatch.setattr(manifest, "output_of", lambda *program: None)
     manifest.note(PROFILE, "r", notebook="n", started=0.0, state="interrupted")
     (line,) = lines()
     assert (line["commit"], line["changed"], line["machine"]["gpus"], line["asked"]) == (
@@ -138,14 +141,14 @@ def test_an_unknown_price_is_null(lines, monkeypatch):
     monkeypatch.setenv("STAGE_RUN", "r")
     ledger = Ledger(paths.ledger(PROFILE))
     ledger.replied(
-        ledger.begin("k", endpoint="http://a", model="m", stage="judge", replicate=0, body={}), b""
+        ledger.begin("k", endpoint="http://a", model="m", role="judge", replicate=0, body={}), b""
     )
     manifest.note(PROFILE, "r", notebook="n", started=0.0, state="done")
     manifest.note(PROFILE, "another", notebook="n", started=0.0, state="done")
     assert [x["asked"] for x in lines()] == [
         [
             {
-                "stage": "judge",
+                "role": "judge",
                 "model": "m",
                 "attempts": 1,
                 "replies": 1,
@@ -197,6 +200,12 @@ def test_verify_names_what_is_gone_or_another(lines, capsys):
     assert f"runs/{PROFILE}/corpus.jsonl is not as 01_generate made it" in str(error.value)
     with pytest.raises(UserError, match="nothing has run under PROFILE=never"):
         manifest.main("never")
-    paths.manifest(PROFILE).write_text("{")
-    with pytest.raises(UserError, match="a line is damaged"):
-        manifest.main(PROFILE)
+
+
+def test_half_a_line_of_a_killed_stage_is_left_out_and_said(lines, capsys):
+    manifest.note(PROFILE, "r", notebook="a", started=0.0, state="done")
+    with open(paths.manifest(PROFILE), "a") as file:
+        file.write('{"started": "20')
+    manifest.note(PROFILE, "r", notebook="b", started=0.0, state="done")
+    assert [line["notebook"] for line in manifest.read(PROFILE)] == ["a", "b"]
+    assert "line 2 is damaged and left out" in capsys.readouterr().err

@@ -1,15 +1,16 @@
 """The plan counts what the ledger does not hold, and exactly that is then asked."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from helpers import corpus
 from helpers.chat import money
-from helpers.chat.endpoint import Endpoint
+from helpers.chat.endpoint import Endpoint, Network
 from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Reply
-from helpers.evaluate import answers, evaluate
-from helpers.profile import load
+from helpers.evaluate import answers, evaluate, tasks
+from helpers.profile.load import load_profile
 from helpers.run import plan
 
 
@@ -24,7 +25,7 @@ def sure(name):
 
 
 def generate(**changes):
-    p = load.load("smoke")["01_generate"]
+    p = load_profile("smoke")["01_generate"]
     return p.model_copy(
         update={
             "teacher": sure("teacher"),
@@ -36,7 +37,7 @@ def generate(**changes):
 
 
 def grade(**changes):
-    p = load.load("smoke")["03_grade/base"]
+    p = load_profile("smoke")["03_grade/base"]
     return p.model_copy(update={"judge": sure("judge"), "evaluation_queries": 3, **changes})
 
 
@@ -45,7 +46,7 @@ class Student:
 
     def ask(self, requests):
         return [
-            [Reply(f"Answer: {r.messages[-1]['content'].splitlines()[0]} {r.replicate}.", False)]
+            Reply(f"Answer: {r.messages[-1]['content'].splitlines()[0]} {r.replicate}.", False)
             for r in requests
         ]
 
@@ -61,7 +62,7 @@ def test_what_is_stored_is_not_counted(ledger):
     assert before.requests.tolist() == plan.plan_generate(p).requests.tolist()
     corpus.build(generate(texts={"2": 10}), ledger)
     after = plan.plan_generate(p, ledger)
-    asked = dict(ledger.db.execute("select stage, count(*) from attempt group by stage").fetchall())
+    asked = dict(ledger.db.execute("select role, count(*) from attempt group by role").fetchall())
     assert after.stored.tolist() == [asked["teacher"], asked["judge"], 0, 0]
     assert (after.requests[2:] == before.requests[2:]).all()
     assert low(after.requests[0]) == max(0, low(before.requests[0]) - asked["teacher"])
@@ -71,63 +72,65 @@ def test_half_a_conversation_is_half_stored(ledger):
     p = generate()
     corpus.build(p, ledger)
     whole = plan.plan_generate(p, ledger).stored.tolist()
-    last = "select max(id) from attempt where stage = 'teacher'"
-    ledger.db.execute(f"delete from attempt where id in ({last}) or stage = 'judge'")
+    last = "select max(id) from attempt where role = 'teacher'"
+    ledger.db.execute(f"delete from attempt where id in ({last}) or role = 'judge'")
     assert plan.plan_generate(p, ledger).stored.tolist() == [whole[0], 0, whole[2] - 1, 0]
 
 
 @pytest.mark.parametrize("takes_n", [True, False])
 def test_the_gradings_that_are_missing_are_those_that_are_asked(ledger, takes_n):
     p = grade(judge=sure("judge").model_copy(update={"takes_n": takes_n}))
-    given = answers(p, Student())
-    table = plan.plan_gradings(p, given, ledger)
+    every = tasks(p)
+    given = answers(p, every, Student())
+    table = plan.plan_gradings(p, every, given, ledger)
     missing = sum(map(low, table.requests))
     assert 0 < missing <= len(given) * (1 if takes_n else p.gradings)
-    evaluate(p, given, ledger)
+    evaluate(p, every, given, ledger)
     assert ledger.summary().attempts.tolist() == [missing]
-    done = plan.plan_gradings(p, given, ledger)
+    done = plan.plan_gradings(p, every, given, ledger)
     assert (done.requests == "0").all()
     assert done.stored.sum() == missing
     ledger.db.execute("delete from attempt where id % 3 = 0")
-    left = plan.plan_gradings(p, given, ledger)
+    left = plan.plan_gradings(p, every, given, ledger)
     assert sum(map(low, left.requests)) == missing // 3
 
 
 def test_minutes_are_those_of_the_tightest_limit(ledger):
-    def minutes(**settings):
-        e = Endpoint(
-            base_url="http://a/v1", model="gpt-6-luna", concurrency=10, max_tokens=1000, **settings
-        )
-        return plan.minutes(e, (6000, 12_000), (600_000, 1_200_000), 2, ledger)
+    requests, sent = np.array([6000, 12_000]), np.array([600_000, 1_200_000])
 
-    low, high = plan.REPLY_SECONDS
-    assert minutes() == f"{6000 * low / 10 / 60:,.0f} to {12_000 * high / 10 / 60:,.0f}"
-    assert minutes(requests_per_minute=10.0) == "600 to 1,200"
-    assert (
-        minutes(tokens_per_minute=10_000.0)
-        == f"{12_600_000 / 10_000:,.0f} to {25_200_000 / 10_000:,.0f}"
-    ), "as providers count"
-    assert minutes(batch=True, requests_per_minute=10.0) == "a day a batch at most"
+    def minutes(base_url="http://a/v1", **settings):
+        settings |= {"base_url": base_url, "model": "gpt-6-luna"}
+        endpoint = Endpoint(**settings, concurrency=10, max_tokens=1000)
+        return plan.minutes(endpoint, requests, sent, 2, ledger).tolist()
+
+    low, high = Network.reply_seconds
+    assert minutes() == pytest.approx([6000 * low / 10 / 60, 12_000 * high / 10 / 60])
+    assert minutes(requests_per_minute=10.0) == [600, 1200]
+    as_providers_count = [12_600_000 / 10_000, 25_200_000 / 10_000]
+    assert minutes(tokens_per_minute=10_000.0) == as_providers_count
+    a_day = minutes(batch_api=True, requests_per_minute=10.0)
+    assert np.isnan(a_day).all()
+    assert minutes("world:")[1] < 1, "the embedded one answers at once"
     for _ in range(3):
         attempt = ledger.begin(
-            "k", endpoint="http://a/v1", model="gpt-6-luna", stage="judge", replicate=0, body={}
+            "k", endpoint="http://a/v1", model="gpt-6-luna", role="judge", replicate=0, body={}
         )
         ledger.replied(attempt, b"")
     ledger.db.execute("update attempt set started = 0, ended = 60")
-    assert minutes() == "600 to 1,200", "measured: a minute a reply"
+    assert minutes() == [600, 1200], "measured: a minute a reply"
 
 
 def test_batches_cost_half_and_unknown_prices_are_said_so(monkeypatch):
     dear = Endpoint(base_url="http://a/v1", model="gpt-6-astra")
     whole, half, unknown = (
-        plan.plan_generate(generate(teacher=e, judge=e))[["low", "high"]]
+        plan.plan_generate(generate(teacher=e, judge=e))[["dollars low", "dollars high"]]
         for e in (
             dear,
-            dear.model_copy(update={"batch": True}),
+            dear.model_copy(update={"batch_api": True}),
             dear.model_copy(update={"model": "nobody's"}),
         )
     )
-    assert (whole.low > 0).all()
+    assert (whole["dollars low"] > 0).all()
     pd.testing.assert_frame_equal(whole / 2, half)
     assert unknown.isna().all(axis=None)
     assert money.price_of(dear.model_copy(update={"model": "nobody's"})) is None

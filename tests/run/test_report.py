@@ -17,7 +17,7 @@ LINE = {
     "state": "done",
     "asked": [
         {
-            "stage": "judge",
+            "role": "judge",
             "model": "j",
             "attempts": 3,
             "replies": 2,
@@ -41,7 +41,8 @@ def test_a_page_that_loads_nothing():
         nbformat.v4.new_code_cell("secret_code = 1"),
     ]
     notebook.cells[1].outputs = [nbformat.v4.new_output("stream", text="a result")]
-    page = report.render(notebook, "in a test", report.provenance([LINE], load.load("mini")))
+    more = report.provenance([LINE], load.load_profile("mini"))
+    page = report.render(notebook, "in a test", more)
     for expected in ("This run: in a test.", "A question?", "a result", "<h2>Provenance</h2>"):
         assert expected in page, expected
     for unwanted in ("secret_code", "<script", "<link", "@import", 'src="http', "url("):
@@ -62,7 +63,7 @@ def test_what_it_took_counts_every_run_of_a_stage():
 
 def test_provenance_names_code_machine_packages_seeds_and_parameters():
     other = LINE | {"notebook": "04_plot", "commit": "def5678", "changed": True}
-    said = report.provenance([LINE, other], load.load("mini"))
+    said = report.provenance([LINE, other], load.load_profile("mini"))
     for expected in (
         "abc1234; def5678 with changes",
         "A &lt;fast&gt; one, 2 cores, H200",

@@ -1,0 +1,65 @@
+"""`make plan`: what is left of a profile, with totals, and one line a mix."""
+
+import shutil
+
+import pandas as pd
+import pytest
+
+from helpers import paths
+from helpers.profile.load import load_profile
+from helpers.profile.reading import names
+from helpers.run import overview, reruns
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Runs of all profiles in a folder of the test's own."""
+    monkeypatch.setattr(paths, "run", lambda profile: tmp_path / profile)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_plan_needs_nothing(name, run, capsys, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    overview.main(name)
+    printed = capsys.readouterr().out
+    assert "01_generate" in printed
+    assert "minutes of asking" in printed
+    assert "unknown" not in printed
+    assert len(printed.splitlines()) < 45, "a screen"
+    if name == "mini":
+        assert "All that is asked is free." in printed
+        assert "k123, seeds 0, 1, 2: " in printed
+
+
+def test_what_has_run_with_the_parameters_of_today_is_done(run, capsys):
+    notebooks = load_profile("smoke")
+    reruns.write_parameters("smoke", notebooks)
+
+    def ran(*done):
+        for name in done:
+            (run / f"smoke/{name}.ipynb").parent.mkdir(parents=True, exist_ok=True)
+            (run / f"smoke/{name}.ipynb").write_text("{}")
+        overview.main("smoke")
+        return capsys.readouterr().out
+
+    printed = ran("01_generate", "03_grade/base")
+    assert "2 of 5 notebooks" in printed
+    assert "teacher, k" not in printed
+    assert "of 1 models" in printed
+    assert "Nothing is left to ask." in ran(*notebooks)
+    shutil.rmtree(run / "smoke/params")
+    assert "teacher, k" in ran()
+
+
+def test_totals_leave_out_what_is_not_known():
+    rows = [
+        ("a", 1.0, 2.0, 3.0, 4.0),
+        ("unpriced", 5.0, 5.0, None, None),
+        ("batched", None, None, 1.0, 1.0),
+    ]
+    ends = ["minutes low", "minutes high", "dollars low", "dollars high"]
+    line = overview.totals(pd.DataFrame(rows, columns=["model", *ends]))
+    assert "Together 6 to 7 minutes of asking, 4.00 to 5.00 US dollars" in line
+    assert "without the time of batches" in line
+    assert "without unpriced, whose price that file does not have" in line

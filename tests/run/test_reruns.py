@@ -1,0 +1,267 @@
+"""What make runs again: what an edit reaches, and stages whose results are not what they were."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import grimp
+import pytest
+
+from helpers import paths
+from helpers.errors import UserError
+from helpers.paths import ROOT
+from helpers.profile.load import load_profile
+from helpers.run import manifest, reruns
+
+MAKE_STAGES = """#!/bin/sh
+# In place of python: notes which stage make runs, and what a stage would leave.
+echo "$5" >> stages.txt
+touch "$5"
+case "$5" in $CHANGES) touch $RESULTS;; esac
+"""
+STAMPS = {
+    "01": "01_generate.ipynb",
+    "02": "02_finetune/k123-s0.ipynb",
+    "03": "03_grade/k123-s0.ipynb",
+    "03 base": "03_grade/base.ipynb",
+    "04": "04_plot.ipynb",
+}
+RESULTS = (
+    "corpus.jsonl",
+    "training/k123-s0/model/identity.json",
+    "grades/k123-s0.jsonl",
+    "grades/base.jsonl",
+    "report.done",
+)
+
+
+class Finished:
+    """A copy of the tree with a finished run of smoke that nobody has run."""
+
+    def __init__(self, folder):
+        self.folder, self.run = folder, folder / "runs/smoke"
+        for name in ("helpers", "notebooks", "params", "Makefile", "requirements.txt"):
+            if (ROOT / name).is_dir():
+                ignored = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+            else:
+                shutil.copy(ROOT / name, folder / name)
+        (folder / ".venv/bin").mkdir(parents=True)
+        (folder / ".venv/done").touch()
+        (folder / "python").write_text(MAKE_STAGES)
+        (folder / "python").chmod(0o755)
+        command = [sys.executable, "-m", "helpers.run.reruns", "smoke"]
+        subprocess.run(command, cwd=folder, check=True, env={**os.environ, "PYTHONPATH": ""})
+        for name in (*STAMPS.values(), *RESULTS):
+            (self.run / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.run / name).touch()
+
+    def reruns(self, edited: str, *, changes: str = "none", results: str = "") -> set[str]:
+        """Which stages make runs after an edit.
+
+        Args:
+            changes: the stamp of a stage that writes `results` anew.
+        """
+        now = time.time()
+        for file in self.folder.rglob("*"):
+            if file.is_file():
+                age = 500 if file.is_relative_to(self.run) and file.parent.name != "params" else 900
+                os.utime(file, (now - age, now - age))
+        for file in (self.run / "params").rglob("*.yaml"):
+            os.utime(file, (now - 900, now - 900))
+        os.utime(self.folder / edited, (now - 100, now - 100))
+        log = self.folder / "stages.txt"
+        log.unlink(missing_ok=True)
+        done = subprocess.run(
+            ["make", "runs/smoke/report.done", "PROFILE=smoke", "PY=./python"],
+            cwd=self.folder,
+            env={**os.environ, "CHANGES": f"runs/smoke/{changes}", "RESULTS": results},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        lines = set(log.read_text().splitlines()) if log.exists() else set()
+        return {stage for stage, name in STAMPS.items() if f"runs/smoke/{name}" in lines}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return Finished(tmp_path_factory.mktemp("finished"))
+
+
+def test_an_edit_reruns_the_stages_that_reach_it_and_no_other(finished):
+    graph = grimp.build_graph("helpers", cache_dir=None)
+    reach = {
+        stage: set(reruns.reached(reruns.imports(ROOT / f"notebooks/{name}.ipynb"), graph))
+        for stage, name in (
+            ("01", "01_generate"),
+            ("02", "02_finetune"),
+            ("03", "03_grade"),
+            ("03 base", "03_grade"),
+            ("04", "04_plot"),
+        )
+    }
+    modules = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("helpers/**/*.py"))
+    assert len(modules) > 50
+    for module in modules:
+        expected = {stage for stage, files in reach.items() if module in files}
+        assert finished.reruns(module) == expected, module
+
+
+@pytest.mark.parametrize(
+    ("edited", "stages"),
+    [
+        ("helpers/chat/ledger.sql", {"01", "02", "03", "03 base", "04"}),
+        ("helpers/results/plots.py", {"01", "02", "04"}),
+        ("helpers/results/findings.py", {"04"}),
+        ("helpers/evaluate.py", {"03", "03 base"}),
+        ("helpers/corpus.py", {"01", "02", "03", "03 base"}),
+        ("helpers/training/train.py", set()),  # of a training; its notebook says what is new
+        ("helpers/run/stage.py", set()),
+        ("notebooks/03_grade.ipynb", {"03", "03 base"}),
+        ("notebooks/explore.ipynb", set()),
+        ("runs/smoke/params/03_grade/base.yaml", {"03 base"}),
+        ("params/prices.yaml", set()),
+    ],
+)
+def test_what_an_edit_reaches(finished, edited, stages):
+    assert finished.reruns(edited) == stages
+
+
+def test_followers_run_only_where_their_input_changed(finished):
+    notebook, run = "notebooks/01_generate.ipynb", "runs/smoke"
+    assert finished.reruns(notebook) == {"01"}
+    first = STAMPS["01"]
+    written = finished.reruns(notebook, changes=first, results=f"{run}/corpus.jsonl")
+    assert written == {"01", "02", "04"}
+    notebook, model = "notebooks/02_finetune.ipynb", f"{run}/training/k123-s0/model/identity.json"
+    assert finished.reruns(notebook) == {"02"}
+    assert finished.reruns(notebook, changes=STAMPS["02"], results=model) == {"02", "03", "04"}
+    grades = f"{run}/grades/base.jsonl"
+    again = finished.reruns("notebooks/03_grade.ipynb", changes=STAMPS["03 base"], results=grades)
+    assert again == {"03", "03 base", "04"}
+
+
+def test_what_a_notebook_loads_is_reached():
+    """By Python itself, in place of the computed graph; 03 alone takes torch."""
+    graph = grimp.build_graph("helpers", cache_dir=None)
+    for stage in ("01_generate", "02_finetune", "04_plot"):
+        names = reruns.imports(ROOT / f"notebooks/{stage}.ipynb")
+        modules = sorted(names & graph.modules)
+        script = f"import sys, {', '.join(modules)}; print(*sys.modules)"
+        printed = subprocess.run(
+            [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.split()
+        assert "torch" not in printed, stage
+        assert "transformers" not in printed, stage
+        reached = set(reruns.reached(names, graph))
+        for name in printed:
+            if name.startswith("helpers."):
+                place = name.replace(".", "/")
+                assert {f"{place}.py", f"{place}/__init__.py"} & reached, f"{stage}: {name}"
+
+
+# ---- results that are not what they were ----
+
+PROFILE = "reruns-for-test"
+NOTEBOOK = '{"cells": []}'
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """A profile's run of 01 and of 03's base, done and noted."""
+    folder = paths.run(PROFILE)
+    shutil.rmtree(folder, ignore_errors=True)
+    smoke = load_profile("smoke")
+    notebooks = {
+        name: smoke[name].model_copy(update={"profile": PROFILE})
+        for name in ("01_generate", "03_grade/base")
+    }
+    for path in (paths.split(PROFILE), paths.corpus(PROFILE), paths.grades(PROFILE, "base")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("made")
+    for name, parameters in notebooks.items():
+        stamp = folder / f"{name}.ipynb"
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(NOTEBOOK)
+        made = manifest.results(name.split("/")[0], parameters.model_dump())
+        label = name.replace("/", " ")
+        manifest.note(PROFILE, "r", notebook=label, started=0.0, state="done", made=made)
+    yield folder, notebooks
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_finished_run_stays_as_it_is(run, capsys):
+    folder, notebooks = run
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")}
+    reruns.void(PROFILE, notebooks)
+    assert capsys.readouterr().err == ""
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")} == before
+
+
+def test_a_result_that_is_gone_runs_again(run, capsys):
+    folder, notebooks = run
+    paths.grades(PROFILE, "base").unlink()
+    reruns.void(PROFILE, notebooks)
+    said = f"runs/{PROFILE}/grades/base.jsonl is gone; 03_grade/base runs again"
+    assert said in capsys.readouterr().err
+    assert not (folder / "03_grade/base.ipynb").exists()
+    assert (folder / "01_generate.ipynb").exists()
+
+
+def test_what_a_user_changed_is_kept_beside(run, capsys):
+    folder, notebooks = run
+    for number in (1, 2):
+        paths.corpus(PROFILE).write_text(f"mine {number}")
+        reruns.void(PROFILE, notebooks)
+        assert f"kept as corpus.jsonl.old-{number}; 01_generate runs" in capsys.readouterr().err
+        assert (folder / f"corpus.jsonl.old-{number}").read_text() == f"mine {number}"
+        assert not paths.corpus(PROFILE).exists()
+
+
+def test_what_a_killed_stage_wrote_is_not_a_users(run, capsys):
+    folder, notebooks = run
+    (folder / "01_generate.partial.ipynb").write_text(NOTEBOOK)
+    paths.corpus(PROFILE).write_text("newer")
+    reruns.void(PROFILE, notebooks)
+    assert "of a run that did not end; 01_generate runs again" in capsys.readouterr().err
+    assert paths.corpus(PROFILE).read_text() == "newer"
+
+
+def test_a_damaged_notebook_runs_again(run, capsys):
+    folder, notebooks = run
+    (folder / "01_generate.ipynb").write_text("")
+    reruns.void(PROFILE, notebooks)
+    assert "01_generate.ipynb is damaged; 01_generate runs again" in capsys.readouterr().err
+    assert not (folder / "01_generate.ipynb").exists()
+
+
+def test_a_file_that_no_stage_made_is_not_overwritten(run):
+    folder, notebooks = run
+    paths.manifest(PROFILE).unlink()
+    (folder / "01_generate.ipynb").unlink()
+    with pytest.raises(UserError, match=r"split.jsonl: 01_generate would overwrite this file"):
+        reruns.void(PROFILE, notebooks)
+    assert paths.corpus(PROFILE).read_text() == "made"
+
+
+def test_names_that_make_would_read_as_something_else(run):
+    _, notebooks = run
+    with pytest.raises(UserError, match="a name is of letters, digits"):
+        reruns.makefile("smoke", {"03_grade/$(shell touch x)": notebooks["03_grade/base"]})
+
+
+def test_parameters_change_only_with_their_values(run):
+    folder, notebooks = run
+    reruns.write_parameters(PROFILE, notebooks)
+    files = {path: path.stat().st_mtime_ns for path in (folder / "params").rglob("*.yaml")}
+    assert len(files) == 2
+    reruns.write_parameters(PROFILE, notebooks)
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+    fewer = {"01_generate": notebooks["01_generate"].model_copy(update={"seed": 7})}
+    reruns.write_parameters(PROFILE, fewer)
+    (changed,) = (folder / "params").rglob("*.yaml")
+    assert changed.stat().st_mtime_ns != files[changed]
+    assert "seed: 7" in changed.read_text()

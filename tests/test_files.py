@@ -1,0 +1,36 @@
+"""Files are whole or not there, and a damaged one is named."""
+
+import pytest
+
+from helpers import files
+from helpers.errors import UserError
+
+
+def test_a_file_that_would_stay_the_same_is_left_untouched(tmp_path):
+    path = tmp_path / "folder/rows.jsonl"
+    files.write_json_lines(path, [{"a": 1}, {"b": "é"}])
+    before = path.stat().st_mtime_ns
+    files.write_json_lines(path, [{"a": 1}, {"b": "é"}])
+    assert path.stat().st_mtime_ns == before
+    files.write_json_lines(path, [{"a": 2}])
+    assert files.read_json_lines(path, "a stage") == [{"a": 2}]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"x.txt: cannot be written \(File exists\)"):
+        files.write_text(tmp_path / "file/x.txt", "text")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=r"folder: cannot be written \(Is a directory\)"):
+        files.write_text(tmp_path / "folder", "text")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_cut_line_is_named_with_the_stage_that_makes_it_again(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    with pytest.raises(UserError, match=r"rows.jsonl: not there yet; run 01_generate first"):
+        files.read_json_lines(path, "01_generate")
+    path.write_text('{"a": 1}\n{"a": ')
+    with pytest.raises(UserError, match=r"damaged after line 1 .* 01_generate makes it again"):
+        files.read_json_lines(path, "01_generate")
