@@ -11,7 +11,7 @@ from helpers.chat import client
 from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Reply, Request, Unreadable
-from helpers.judge.free_text import own_verdict
+from helpers.judge.injection import own_verdict
 from helpers.task.catalog import Query
 from helpers.task.points import Points, Rules, majority
 from helpers.task.prompts import Pack, criteria, grading_turn
@@ -40,7 +40,9 @@ def grade(
     gradings: int,
     rules: Rules,
 ) -> list[Graded]:
-    """Ask the judge for `gradings` gradings of each text; equal texts for equal queries are one question.
+    """Ask the judge for `gradings` gradings of each text.
+
+    Equal texts for equal queries are one question.
 
     Returns:
         What each text got: fewer than `gradings` gradings where the judge stayed unreadable after
