@@ -1,37 +1,27 @@
 """The reader of a judge's free-text reply ([YK23] section 3): points by criterion, or why not.
 
 It reads what the prompts ask for: a table of criteria and points, or a list with an entry for each
-criterion, the point on the entry's line or below it as "Point earned: 1". Criteria are found by
-name, in any order; each needs exactly 0 or 1, for a fraction is not on the menu. All else in the
-reply must agree. What does not, or could mean two things, makes it unreadable: asked again it costs
-a request, where a wrong point would cost the claim.
+criterion, the point on the entry's line or below it as "Point earned: 1". Each criterion, found by
+name, needs exactly 0 or 1, and all else in the reply must agree. What does not, or could mean two
+things, is unreadable: asked again it costs a request, where a wrong point would cost the claim.
 """
 
 import re
 from collections.abc import Sequence
 
+from helpers.judge import wording
 from helpers.judge.verdict import Doubt, Verdict
-from helpers.judge.wording import (
-    EXPLANATION,
-    REVISION,
-    SAID,
-    TOTAL,
-    clean,
-    introduces,
-    pattern_of,
-)
 
-THOUGHTS = re.compile(r"(?is)<(think|thinking|reasoning)>.*?</\1>")
+THOUGHTS = re.compile(r"(?is)<(think|thinking|reasoning)>(?:(?!<\1).)*?</\1>")
 ONE_POINT = (  # 1, 1.0, 1/1, 1 point; not the 1 of 1/2, 1 of 5, 0-1
     r"(?<![\w.,/⁄+~<>≈−–-])([01])(?:\.0+)?(?:\s?/\s?1(?:\.0+)?| out of 1)?(?:\s+(?:points?|pts?))?"
     r"(?![\w%?/⁄]|[.,]\d|\s*(?:/|(?:out )?of\b|or\b|to\b|[-–]+>?)\s*\d)"
 )
-POINT = re.compile(rf"(?i)[\s\"'().\[\]]*{ONE_POINT}[\s\"'().\[\]]*")
-ONLY_POINT = re.compile(rf"(?i)(?:.*->)?[\s.:=–—-]*{POINT.pattern[4:]}")
+AROUND = r"[\s\"'().\[\]]*"  # what may stand around it
+POINT = re.compile(rf"(?i){AROUND}{ONE_POINT}{AROUND}")
+ONLY_POINT = re.compile(rf"(?i)(?:.*->)?[\s.:=–—-]*{AROUND}{ONE_POINT}{AROUND}")
 LABELLED = re.compile(rf"(?i)\bpoints?(?: earned| awarded)?\s*[:=]\s*[\"'(\[]*(?:{ONE_POINT}|)")
-HEAD = re.compile(
-    r"(?i)\W*(criteri(a|on)|items?)?\s*\|\s*(points?( earned)?|score)( \(out of 1\))?\W*"
-)
+HEAD = re.compile(r"(?i)\W*(criteri(a|on)|items?)?\s*\|\s*(points?( earned)?|score)\W*")
 LEAD = re.compile(r"(?i)\W*(?:(?:criterion|item|skill)?\s*\d+\s*[.):]\s*)?\W*")  # before a name
 
 
@@ -40,7 +30,7 @@ class Reading:
 
     def __init__(self, criteria: Sequence[str]):
         assert len(set(criteria)) == len(criteria), criteria
-        self.names = {criterion: pattern_of(criterion) for criterion in criteria}
+        self.names = {criterion: wording.pattern_of(criterion) for criterion in criteria}
         self.points: dict[str, set[int]] = {criterion: set() for criterion in criteria}
         self.claims: list[tuple[set[str], int]] = []  # in words: this point, for one of these
         self.totals: list[float] = []
@@ -60,12 +50,12 @@ class Reading:
         start = LEAD.match(text).end()
         ends = {c: m.end() for c, name in self.names.items() if (m := name.match(text, start))}
         end = max(ends.values(), default=0)
-        rest = text[end:].lstrip("\"')]")
-        return {c for c in ends if ends[c] == end and re.match(rf"\.?\s*({after})", rest)}, rest
+        rest = text[end:].lstrip(" \"')]")
+        return {c for c in ends if ends[c] == end and re.match(rf"\.?({after})", rest)}, rest
 
     def line(self, line: str) -> None:
         names, rest = self.opening(line, r"$|[:=(]|->|[-–—.]\s")
-        if REVISION.search(self.nameless(line)):
+        if wording.REVISION.search(self.nameless(line)):
             raise Doubt("words that revise or suppose")
         if "|" in line:
             self.row(line)
@@ -73,7 +63,7 @@ class Reading:
             if self.prose and not any(self.points.values()):
                 raise Doubt("text before the points that does not introduce them")
             self.entry(names, rest)
-        elif self.current and LABELLED.search(line) and not TOTAL.search(line):
+        elif self.current and LABELLED.search(line) and not wording.TOTAL.search(line):
             self.entry(self.current, line)
         elif re.search(r"\w", line):
             self.sentence(line)
@@ -82,7 +72,11 @@ class Reading:
         """Of a table: a criterion and its point, the head, or the total."""
         self.current = set()
         if not self.mentioned(line):
-            if re.search(r"\w", line) and not HEAD.fullmatch(line) and not TOTAL.search(line):
+            if (
+                re.search(r"\w", line)
+                and not HEAD.fullmatch(line)
+                and not wording.TOTAL.search(line)
+            ):
                 raise Doubt("a row that is neither head, total nor criterion")
             return self.claim(line, set())
         cells = line.strip("|").split("|")
@@ -108,9 +102,9 @@ class Reading:
 
     def sentence(self, line: str) -> None:
         """Prose: an introduction, reasons, a total, or an explanation after the points."""
-        if all(self.points.values()) and EXPLANATION.match(line):
+        if all(self.points.values()) and wording.EXPLANATION.match(line):
             self.prose, self.explained, self.current = True, True, set()
-        elif not introduces(line):
+        elif not wording.introduces(line):
             self.prose = True
             if all(self.points.values()) and not self.explained:
                 raise Doubt("text after the points that does not explain them")
@@ -121,11 +115,12 @@ class Reading:
         for part in re.split(r"(?<=[.;!?])\s", text):
             names = self.mentioned(part)
             about = names or about
-            if (total := TOTAL.search(part)) and not names:
+            if (total := wording.TOTAL.search(part)) and not names:
                 self.totals.append(float(total[1] or total[2]))
                 continue
             said = POINT.sub(r" \1 ", self.nameless(part))
-            self.claims += [(about or set(self.names), p) for p in SAID if SAID[p].search(said)]
+            points = [p for p, words in wording.SAID.items() if words.search(said)]
+            self.claims += [(about or set(self.names), point) for point in points]
 
     def verdict(self) -> Verdict:
         """The points, if each criterion has one and all else agrees."""
@@ -148,7 +143,7 @@ def read_verdict(reply: str, criteria: Sequence[str]) -> Verdict:
     try:
         if re.search(r"(?i)</?(?:think|thinking|reasoning)\b", text):
             raise Doubt("a thought without its beginning or end")
-        for line in clean(text):
+        for line in wording.clean(text):
             reading.line(line)
         return reading.verdict()
     except Doubt as doubt:

@@ -17,18 +17,19 @@ SAID = {  # a point in the words of a sentence
 }
 REVISION = re.compile(  # or supposition: with such words around, no point can be trusted
     r"(?i)\b(?:corrections?|corrected|edit|edited|revis\w+|amend\w*|adjust(?:ed|ing|ment)|retract\w*"
-    r"|re-?(?:consider|evaluat|grad|assess)\w*|(?:up)?on (?:\w+ )?(?:reflection|review)|scratch that"
-    r"|second thoughts?|withdraw\w*|over(?:rul|rid)\w*|disregard\w*|suppos(?:e|ing)|hypothetical\w*"
-    r"|pretend\w*|grader|t[ao]ke? (?:\w+ )+back|my mistake|i was wrong|should (?:be|have|get)"
-    r"|updated?|final\w*\s*:|(?:lower|rais|chang)(?:ed|ing) (?:\w+ )*to|half a point"
-    r"|partial\w* (?:credit|point)|(?:are|is|be) void|disqualif\w*|deducted)"
+    r"|re-?(?:consider|evaluat|grad|assess)\w*|(?:up)?on (?:\w+ )?(?:reflection|review)"
+    r"|scratch that|second thoughts?|withdraw\w*|over(?:rul|rid)\w*|disregard\w*|suppos(?:e|ing)"
+    r"|hypothetical\w*|pretend\w*|grader|t[ao]ke? (?:\w+ )+back|my mistake|i was wrong"
+    r"|should (?:be|have|get)|updated?|final\w*\s*:|(?:lower|rais|chang)(?:ed|ing) (?:\w+ )*to"
+    r"|half a point|partial\w* (?:credit|point)|(?:are|is|be) void|disqualif\w*|deducted)"
 )
 EXPLANATION = re.compile(r"(?i)\W*(?:explanation|reason|justification|rationale)")
 INTRODUCTION = set(  # and what stands beside a total
-    "a and answer as based be below criteria criterion each earned evaluation final following "
-    "for glad grade graded grades grading grand greetings happy hello help here here's how i "
-    "i'd i'll is it item let mark markdown marks me my of on out overall point points provided "
-    "rubric s score scores sum sure table the this to total using would you your".split()
+    "a and answer are as based be below criteria criterion each earned evaluation final "
+    "following for glad grade graded grades grading grand greetings happy hello help here "
+    "here's how i i'd i'll is it item let mark markdown marks me my of on out overall point "
+    "points provided rubric s score scores sum sure table thank thanks the this to total using "
+    "would you your".split()
 )
 STUDENTS_TEXT = re.compile(r"(?i)\bstudent'?s? (?:answer|response|text)\b")
 FRAME = "correctly illustrates shows contains pertains to is about text has".split()
