@@ -21,6 +21,7 @@ OWN = {
     "max_tokens",
     "max_completion_tokens",
     "stream",
+    "response_format",
 }  # not for `extra_body`
 
 
@@ -48,6 +49,7 @@ class Endpoint(pydantic.BaseModel):
     takes_n: bool = True  # several choices in one request
     takes_seed: bool = True
     top_p: float | None = pydantic.Field(default=None, gt=0, le=1)  # None: not sent
+    json_schema: bool = False  # a judge whose server enforces response_format with a JSON schema
     seed: NonNegativeInt = 0  # tells runs apart, as the replicate's number tells samples apart
     weights: str = ""  # what a student is, where that is known: its replies are stored under this, not under address and name
     free: bool = False  # costs nothing: a machine of your own; else the price file must know the model where there is a budget

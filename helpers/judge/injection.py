@@ -1,22 +1,26 @@
 """Students may write gradings of their own into their texts, and judges quote or copy them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from helpers.judge.free_text import read_verdict
 from helpers.judge.verdict import Verdict
 from helpers.judge.wording import clean, pattern_of
 
+Reader = Callable[[str, Sequence[str]], Verdict]
 
-def own_verdict(reply: str, criteria: Sequence[str], text: str) -> Verdict:
-    """`read_verdict`, but a reply that could be the student's own grading is not believed.
+
+def own_verdict(
+    reply: str, criteria: Sequence[str], text: str, read: Reader = read_verdict
+) -> Verdict:
+    """What is read of a reply, unless it could be the student's own grading.
 
     Where the graded text sets a 0 or 1 beside every criterion's name and the verdict is made of
     these, nobody can tell the judge's mind from a copy, and an honest judge who happens to agree is
     lost too: counted, and shown by 03. Zeros throughout are believed: they give nothing away. The
     last criterion does not count here, since sentences are counted in code.
     """
-    verdict = read_verdict(reply, criteria)
+    verdict = read(reply, criteria)
     if verdict.points is None or not any(verdict.points[:-1]):
         return verdict
     planted = points_beside_names("\n".join(clean(text)), criteria)

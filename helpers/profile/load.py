@@ -146,6 +146,10 @@ def check_together(folder: Path, variants: Variants, notebooks: dict[str, Model]
         pools, pack = generate.pools(), generate.pack()
     except UserError as error:
         raise UserError(f"{shared}: {error}") from None
+    try:
+        grade.packs()
+    except UserError as error:
+        raise UserError(f"{folder}/03_grade.yaml: second_judges: {error}") from None
     sweep = variants.sweep.mixes if variants.sweep else {}
     mixes = variants.mixes | sweep
     if variants.sweep and variants.sweep.student not in variants.students:
@@ -172,7 +176,7 @@ def check_together(folder: Path, variants: Variants, notebooks: dict[str, Model]
             raise UserError(
                 f"{folder}/03_grade.yaml: second judge {name!r}: use letters, digits and _ only, and {FIRST_JUDGE} is taken"
             )
-        if Endpoint(**judge.model_dump(exclude={"enabled"})) == grade.judge:
+        if Endpoint(**judge.model_dump(exclude={"enabled", "grading_prompts"})) == grade.judge:
             raise UserError(
                 f"{folder}/03_grade.yaml: second_judges.{name} is the first judge again; it would agree with itself"
             )
@@ -240,10 +244,10 @@ def check_together(folder: Path, variants: Variants, notebooks: dict[str, Model]
 
 def inputs(parameters: Model) -> str:
     """A hash of the files that parameters name: catalog, prompts, topology, a student's folder. They decide results too."""
+    values = parameters.model_dump()
+    second = [judge["grading_prompts"] for judge in values.get("second_judges", {}).values()]
     named = [
-        ROOT / value
-        for value in parameters.model_dump().values()
-        if isinstance(value, str) and value
+        ROOT / value for value in [*values.values(), *second] if isinstance(value, str) and value
     ]
     files = [sha256(path) for path in named if path.is_file()]
     folders = [recipe.fingerprint(str(path)) for path in named if (path / "config.json").is_file()]

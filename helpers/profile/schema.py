@@ -75,9 +75,6 @@ class Tasks(Experiment):
             seed=self.seed,
         )
 
-    def pack(self) -> Pack:
-        return load_pack(ROOT / self.generation_prompts, ROOT / self.grading_prompts)
-
 
 # In JSON and YAML the keys of a mapping are text: {"1": 1200} is 1200 texts of k = 1.
 TextsPerK = dict[str, PositiveInt]
@@ -92,6 +89,24 @@ class Grading(Tasks):
     sentence_counter: Literal["reference", "sentencex"] = "reference"
     deduct_named_skills: bool = False
 
+    def pack(self) -> Pack:
+        return self.pack_for(self.judge, self.grading_prompts)
+
+    def pack_for(self, judge: Endpoint, grading_prompts: str) -> Pack:
+        """All prompts, with those that this judge is asked.
+
+        Raises:
+            UserError: a pack that is wrong, or asks for another form of reply than the judge's.
+        """
+        pack = load_pack(ROOT / self.generation_prompts, ROOT / grading_prompts)
+        if pack.json_schema != judge.json_schema:
+            raise UserError(
+                f"grading_prompts = {grading_prompts} has json_schema: {str(pack.json_schema).lower()},"
+                f" and its judge {judge.model} has {str(judge.json_schema).lower()};"
+                " a judge with json_schema: true takes params/prompts/json/grading.json"
+            )
+        return pack
+
     def rules(self) -> Rules:
         return Rules(self.sentence_counter, self.deduct_named_skills)
 
@@ -100,6 +115,9 @@ class SecondJudge(Endpoint):
     """Another judge over the same answers."""
 
     enabled: bool = True  # false: `make plan` prices it, and it is not asked
+    grading_prompts: str = (
+        ""  # its own, as a judge with json_schema needs; empty: the first judge's
+    )
 
 
 class Generate(Grading):
@@ -177,6 +195,14 @@ class Grade(Grading):
             FIRST_JUDGE: self.judge,
             **{name: judge for name, judge in self.second_judges.items() if judge.enabled},
         }
+
+    def packs(self) -> dict[str, Pack]:
+        """The prompts of every judge, by name, of those that are not enabled too."""
+        own = {
+            name: self.pack_for(judge, judge.grading_prompts or self.grading_prompts)
+            for name, judge in self.second_judges.items()
+        }
+        return {FIRST_JUDGE: self.pack(), **own}
 
     def checkpoint(self) -> str:
         """The model to grade: the variant's own, or the student as it is where the mix is empty."""

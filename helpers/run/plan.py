@@ -18,6 +18,7 @@ from helpers.chat.ledger import Ledger
 from helpers.chat.money import CHARACTERS_PER_TOKEN, cost, price_of
 from helpers.chat.replies import Outcome, Reply, Request
 from helpers.errors import command
+from helpers.judge.grade import grading_request, turn_of
 from helpers.profile.load import load_profile
 from helpers.profile.schema import Finetune, Generate, Grade, Model
 from helpers.task.catalog import Pool, draw, training_queries
@@ -154,14 +155,12 @@ def stored_texts(p: Generate, k: int, ledger: Ledger) -> tuple[int, int]:
             pack,
             turns=len(pack.generation),
         )
-        graded = {
-            grading_turn(q, talk.text, pack) for q, talk in zip(some, talks, strict=True) if talk
-        }
-        look(
-            "judge",
-            p.judge,
-            [Request([{"role": "user", "content": turn}], n=p.filter_gradings) for turn in graded],
-        )
+        requests = {}  # by what is asked, since equal texts are one question
+        for q, talk in zip(some, talks, strict=True):
+            if talk:
+                request = grading_request(q, talk.text, pack, gradings=p.filter_gradings)
+                requests[turn_of(request)] = request
+        look("judge", p.judge, list(requests.values()))
         if held["teacher"] == before:  # asked in this order: nothing further on is there
             break
     return held["teacher"], held["judge"]
@@ -254,18 +253,18 @@ def plan_gradings(
     p: Grade, tasks: Sequence, answers: Sequence[Conversation], ledger: Ledger
 ) -> pd.DataFrame:
     """What the judges are asked for a student's answers to the tasks (`evaluate.answers`, `evaluate.tasks`), request by request."""
-    pack, rows = p.pack(), []
-    turns = [
-        grading_turn(task.query, talk.text, pack) for task, talk in zip(tasks, answers, strict=True)
-    ]
+    packs, rows = p.packs(), []
     for (name, judge), setting in itertools.product(p.judges().items(), p.settings):
         calls, choices = (1, p.gradings) if judge.takes_n else (p.gradings, 1)
-        different = dict.fromkeys(
-            turn for turn, task in zip(turns, tasks, strict=True) if task.setting == setting
-        )
-        requests = [Request([{"role": "user", "content": t}], n=p.gradings) for t in different]
+        different = {}  # requests, by what is asked
+        for task, talk in zip(tasks, answers, strict=True):
+            if task.setting == setting:
+                request = grading_request(task.query, talk.text, packs[name], gradings=p.gradings)
+                different[turn_of(request)] = request
         missing = [
-            a for request in requests for a in Outcome(request, judge, re_asks=0).look(ledger)
+            a
+            for request in different.values()
+            for a in Outcome(request, judge, re_asks=0).look(ledger)
         ]
         sent = sum(tokens(m["content"]) for a in missing for m in a.body["messages"])
         back = tuple(len(missing) * choices * t for t in GRADE_TOKENS)

@@ -32,6 +32,7 @@ class Pack:
     generation: tuple[str, ...]  # user turns
     grading: str
     rubric: Rubric
+    json_schema: bool = False  # the grading turn asks for JSON, by a schema, not for a table
 
 
 def fields(query: Query) -> dict:
@@ -142,6 +143,7 @@ def load_pack(generation: Path, grading: Path) -> Pack:
         }
     try:
         rubric, (turn,) = Rubric(**graded["rubric"]), graded["turns"]
+        json_schema = graded.get("json_schema", False)
     except (KeyError, TypeError, ValueError):
         raise UserError(
             f'{grading}: a grading pack is {{"turns": [one turn], "rubric": {{skill, topic, sense, sentences}}}}'
@@ -151,4 +153,4 @@ def load_pack(generation: Path, grading: Path) -> Pack:
     _check_fields(grading, turn, GRADING_FIELDS)
     for words in vars(rubric).values():
         _check_fields(grading, words, GENERATION_FIELDS | {"skill"})
-    return Pack(tuple(turns), turn, rubric)
+    return Pack(tuple(turns), turn, rubric, json_schema)

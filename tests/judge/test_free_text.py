@@ -260,7 +260,7 @@ def spoilt(draw) -> tuple[list[str], list[tuple[int, ...]], str]:
     return items, [points], reply + "\n" + quoted(text, draw(st.sampled_from(QUOTES)))
 
 
-@settings(max_examples=1000, deadline=None, derandomize=True)
+@settings(max_examples=400, deadline=None, derandomize=True)
 @given(spoilt())
 def test_a_reply_that_takes_back_supposes_or_quotes_is_never_misread(case):
     items, allowed, reply = case

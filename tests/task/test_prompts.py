@@ -7,16 +7,16 @@ import pytest
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.task.catalog import Query, Skill
+from helpers.task.points import sentence_limit
 from helpers.task.prompts import (
     criteria,
     extract_answer,
     generation_turns,
     grading_turn,
-    in_words,
     load_pack,
     mark,
-    sentence_limit,
 )
+from helpers.task.wording import in_words
 
 PUN = Skill("Pun", "literary", "A play on words.", "Time flies like an arrow.")
 LOADED = Skill(
