@@ -40,14 +40,15 @@ def grading_request(query: Query, text: str, pack: Pack, *, gradings: int) -> Re
 
 
 def turn_of(request: Request) -> str:
+    """What a grading request asks; equal turns are one question."""
     return request.messages[0]["content"]
 
 
 def not_enforced(judge: Endpoint) -> UserError:
     return UserError(
-        f"{judge.model} at {judge.base_url} did not keep to the JSON schema of response_format; take"
-        " a server that enforces it (one that does by now is asked anew with another seed), or"
-        " json_schema: false and grading_prompts that ask for a table"
+        f"{judge.model} at {judge.base_url} did not keep to the JSON schema of response_format;"
+        " take a server that enforces it (one that does by now is asked anew with another seed),"
+        " or json_schema: false and grading_prompts that ask for a table"
     )
 
 
@@ -73,14 +74,10 @@ def grade(
     Raises:
         UserError: what `client.ask` raises, and a judge whose server does not keep to the schema.
     """
-    turns = []
-    questions, requests = {}, {}  # by turn
-    for query, text in zip(queries, texts, strict=True):
-        request = grading_request(query, text, pack, gradings=gradings)
-        turn = turn_of(request)
-        turns.append(turn)
-        questions[turn] = (query, text)
-        requests[turn] = request
+    tasks = list(zip(queries, texts, strict=True))
+    turns = [grading_turn(query, text, pack) for query, text in tasks]
+    questions = dict(zip(turns, tasks, strict=True))
+    requests = [grading_request(*task, pack, gradings=gradings) for task in questions.values()]
     reader = structured.read_verdict if pack.json_schema else free_text.read_verdict
     enforced = False  # whether a reply has fitted the schema
 
@@ -90,17 +87,16 @@ def grade(
         items = criteria(query, pack.rubric)
         if pack.json_schema and not enforced:
             enforced = reader(reply.text, items).points is not None
-            if not enforced and reply.text.strip() and not reply.cut:
+            begun = reply.cut and reply.text.lstrip().startswith("{")
+            if not enforced and not begun and reply.text.strip():
                 raise not_enforced(judge)
         verdict = own_verdict(reply.text, items, text, reader)
         if verdict.points is None:
             return Unreadable(verdict.reason)
         return rules.apply(Points.of(verdict.points), text, query)
 
-    answers = client.ask(
-        list(requests.values()), judge, ledger, role="judge", read=read, what="texts graded"
-    )
-    by_turn = dict(zip(requests, answers, strict=True))
+    answers = client.ask(requests, judge, ledger, role="judge", read=read, what="texts graded")
+    by_turn = dict(zip(questions, answers, strict=True))
     graded = []
     reported = set()
     for turn in turns:

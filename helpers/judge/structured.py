@@ -35,7 +35,7 @@ def schema_of(criteria: Sequence[str]) -> dict:
     }
     return {
         "type": "object",
-        "properties": {criterion: grade for criterion in criteria},
+        "properties": dict.fromkeys(criteria, grade),
         "required": list(criteria),
         "additionalProperties": False,
     }

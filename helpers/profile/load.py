@@ -146,6 +146,9 @@ def check_together(folder: Path, variants: Variants, notebooks: dict[str, Model]
         pools, pack = generate.pools(), generate.pack()
     except UserError as error:
         raise UserError(f"{shared}: {error}") from None
+    for name, endpoint in (("teacher", generate.teacher), ("server", grade.server)):
+        if endpoint.json_schema:
+            raise UserError(f"{folder}: {name}.json_schema is for judges alone; take it out")
     try:
         grade.packs()
     except UserError as error:

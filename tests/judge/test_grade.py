@@ -1,4 +1,4 @@
-"""A text's grades: what is done with unreadable replies, equal texts, rules, and JSON by a schema."""
+"""A text's grades: unreadable replies, equal texts, rules, and JSON by a schema."""
 
 import pytest
 
