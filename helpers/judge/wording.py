@@ -16,12 +16,13 @@ SAID = {  # a point in the words of a sentence
     1: re.compile(r"(?i)(?<![\w.,/-])1(?:\.0+)?(?!\w|[.,]\d)|\b(?:one|full) (?:point|credit|mark)"),
 }
 REVISION = re.compile(  # or supposition: with such words around, no point can be trusted
-    r"(?i)\b(?:corrections?|corrected|edit|edited|revis\w+|amend\w*|adjust(?:ed|ing|ment)|retract\w*"
+    r"(?i)\b(?:corrections?|corrected|edit(?:ed)?\b|revis\w+|amend\w*|adjust(?:ed|ing|ment)|retract\w*"
     r"|re-?(?:consider|evaluat|grad|assess)\w*|(?:up)?on (?:\w+ )?(?:reflection|review)"
     r"|scratch that|second thoughts?|withdraw\w*|over(?:rul|rid)\w*|disregard\w*|suppos(?:e|ing)"
     r"|hypothetical\w*|pretend\w*|grader|t[ao]ke? (?:\w+ )+back|my mistake|i was wrong"
-    r"|should (?:be|have|get)|updated?|final\w*\s*:|(?:lower|rais|chang)(?:ed|ing) (?:\w+ )*to"
-    r"|half a point|partial\w* (?:credit|point)|(?:are|is|be) void|disqualif\w*|deducted)"
+    r"|should (?:be|get) (?:0|1|zero|one)\b|updated?\b|final\w*\s*:|half a point"
+    r"|(?:lower|rais|chang)(?:ed|ing) (?:\w+ )*to|partial\w* (?:credit|point)"
+    r"|(?:are|is|be) void|disqualif\w*|deducted)"
 )
 EXPLANATION = re.compile(r"(?i)\W*(?:explanation|reason|justification|rationale)")
 INTRODUCTION = set(  # and what stands beside a total
