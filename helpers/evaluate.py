@@ -145,11 +145,13 @@ def evaluate(
     A judge's grades are its readable gradings, the points by majority (None if none was readable),
     and why replies were unreadable. All judges see the same answers.
     """
-    pack = p.pack()
+    packs = p.packs()
     queries = [task.query for task in every]
     texts = [conversation.text for conversation in conversations]
     by_judge = {
-        name: grade(queries, texts, pack, judge, ledger, gradings=p.gradings, rules=p.rules())
+        name: grade(
+            queries, texts, packs[name], judge, ledger, gradings=p.gradings, rules=p.rules()
+        )
         for name, judge in p.judges().items()
     }
     similarities = nearest(texts, training_texts(p))

@@ -31,7 +31,7 @@ TEXT = [
 ]
 
 
-def config(family: str, vocabulary: int):
+def config(family: str, vocabulary: int, **more):
     """Two layers of the family's kind; all but Llama with grouped-query attention, as their models have it."""
     size = {
         "vocab_size": vocabulary,
@@ -47,6 +47,7 @@ def config(family: str, vocabulary: int):
         "eos_token_id": 1,
         "pad_token_id": 1,
     }
+    size |= more
     if family == "llama":
         return LlamaConfig(**size | {"num_key_value_heads": 4})
     if family == "mistral":
@@ -72,8 +73,8 @@ def config(family: str, vocabulary: int):
     )
 
 
-def toy(folder: Path, family: str, *, seed: int = 0) -> str:
-    """A model folder with random weights; returns its path."""
+def toy(folder: Path, family: str, *, seed: int = 0, **more) -> str:
+    """A model folder with random weights, `more` in its config; returns its path."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer, core.decoder = (
         pre_tokenizers.ByteLevel(add_prefix_space=False),
@@ -95,7 +96,7 @@ def toy(folder: Path, family: str, *, seed: int = 0) -> str:
     )
     tokenizer.chat_template = LLAMA_2 if family == "llama" else MISTRAL
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config(family, len(tokenizer)))
+    model = AutoModelForCausalLM.from_config(config(family, len(tokenizer), **more))
     model.generation_config.do_sample = (
         True  # without it `transformers serve` takes no notice of a temperature
     )

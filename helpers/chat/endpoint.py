@@ -21,6 +21,7 @@ OWN = {
     "max_tokens",
     "max_completion_tokens",
     "stream",
+    "response_format",
 }  # not for `extra_body`
 
 
@@ -51,6 +52,8 @@ class Endpoint(pydantic.BaseModel):
     takes_n: bool = True  # several choices in one request
     takes_seed: bool = True
     top_p: float | None = pydantic.Field(default=None, gt=0, le=1)  # None: not sent
+    # A judge whose server enforces response_format with a JSON schema.
+    json_schema: bool = False
     # Tells runs apart, as the replicate's number tells samples apart.
     seed: int = pydantic.Field(default=0, ge=0, lt=2**63)
     weights: str = ""  # what a student is, where that is known: its replies are stored under this, not under address and name

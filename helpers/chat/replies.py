@@ -19,6 +19,7 @@ class Request:
     messages: list[dict]
     n: int = 1
     replicate: int = 0
+    schema: dict | None = None  # JSON schema that the server holds the replies to
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,22 @@ def request_body(request: Request, endpoint: Endpoint, replicate: int, n: int) -
         "top_p": endpoint.top_p,
         "seed": seed,
         "n": n if n > 1 else None,
+        "response_format": response_format(request.schema),
     }
     return {
         **body,
         **{name: value for name, value in optional.items() if value is not None},
         **endpoint.extra_body,
+    }
+
+
+def response_format(schema: dict | None) -> dict | None:
+    """The parameter that has a server sample by a JSON schema."""
+    if schema is None:
+        return None
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": "reply", "strict": True, "schema": schema},
     }
 
 

@@ -11,7 +11,9 @@ from helpers.chat import client
 from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Reply, Request, Unreadable
-from helpers.judge.free_text import own_verdict
+from helpers.errors import UserError
+from helpers.judge import free_text, structured
+from helpers.judge.injection import own_verdict
 from helpers.task.catalog import Query
 from helpers.task.points import Points, Rules, majority
 from helpers.task.prompts import Pack, criteria, grading_turn
@@ -30,6 +32,26 @@ class Graded:
         return majority(self.gradings)
 
 
+def grading_request(query: Query, text: str, pack: Pack, *, gradings: int) -> Request:
+    """What a judge is asked about a text; by a JSON schema where the pack is one for it."""
+    messages = [{"role": "user", "content": grading_turn(query, text, pack)}]
+    schema = structured.schema_of(criteria(query, pack.rubric)) if pack.json_schema else None
+    return Request(messages, n=gradings, schema=schema)
+
+
+def turn_of(request: Request) -> str:
+    """What a grading request asks; equal turns are one question."""
+    return request.messages[0]["content"]
+
+
+def not_enforced(judge: Endpoint) -> UserError:
+    return UserError(
+        f"{judge.model} at {judge.base_url} did not keep to the JSON schema of response_format;"
+        " take a server that enforces it (one that does by now is asked anew with another seed),"
+        " or json_schema: false and grading_prompts that ask for a table"
+    )
+
+
 def grade(
     queries: Sequence[Query],
     texts: Sequence[str],
@@ -40,26 +62,39 @@ def grade(
     gradings: int,
     rules: Rules,
 ) -> list[Graded]:
-    """Ask the judge for `gradings` gradings of each text; equal texts for equal queries are one question.
+    """Ask the judge for `gradings` gradings of each text.
+
+    Equal texts for equal queries are one question.
 
     Returns:
         What each text got: fewer than `gradings` gradings where the judge stayed unreadable after
         it was asked again. A reply that serves several equal texts has its reason, if it could not
         be read, with the first of them only.
+
+    Raises:
+        UserError: what `client.ask` raises, and a judge whose server does not keep to the schema.
     """
-    turns = [grading_turn(query, text, pack) for query, text in zip(queries, texts, strict=True)]
-    questions = {
-        turn: (query, text) for turn, query, text in zip(turns, queries, texts, strict=True)
-    }
+    tasks = list(zip(queries, texts, strict=True))
+    turns = [grading_turn(query, text, pack) for query, text in tasks]
+    questions = dict(zip(turns, tasks, strict=True))
+    requests = [grading_request(*task, pack, gradings=gradings) for task in questions.values()]
+    reader = structured.read_verdict if pack.json_schema else free_text.read_verdict
+    enforced = False  # whether a reply has fitted the schema
 
     def read(request: Request, reply: Reply) -> Points | Unreadable:
-        query, text = questions[request.messages[0]["content"]]
-        verdict = own_verdict(reply.text, criteria(query, pack.rubric), text)
+        nonlocal enforced
+        query, text = questions[turn_of(request)]
+        items = criteria(query, pack.rubric)
+        if pack.json_schema and not enforced:
+            enforced = reader(reply.text, items).points is not None
+            begun = reply.cut and reply.text.lstrip().startswith("{")
+            if not enforced and not begun and reply.text.strip():
+                raise not_enforced(judge)
+        verdict = own_verdict(reply.text, items, text, reader)
         if verdict.points is None:
             return Unreadable(verdict.reason)
         return rules.apply(Points.of(verdict.points), text, query)
 
-    requests = [Request([{"role": "user", "content": turn}], n=gradings) for turn in questions]
     answers = client.ask(requests, judge, ledger, role="judge", read=read, what="texts graded")
     by_turn = dict(zip(questions, answers, strict=True))
     graded = []

@@ -90,9 +90,6 @@ class Tasks(Experiment):
             seed=self.seed,
         )
 
-    def pack(self) -> Pack:
-        return load_pack(ROOT / self.generation_prompts, ROOT / self.grading_prompts)
-
 
 def with_room(endpoint: Endpoint) -> Endpoint:
     """A teacher's or judge's, who needs more words than a student of a test."""
@@ -105,6 +102,8 @@ class SecondJudge(Endpoint):
     """Another judge over the same answers."""
 
     enabled: bool = True  # false: `make plan` prices it, and it is not asked
+    # Its own, as a judge with json_schema needs; empty: the first judge's.
+    grading_prompts: RepositoryFile | Literal[""] = ""
 
 
 class Grading(Tasks):
@@ -117,6 +116,25 @@ class Grading(Tasks):
 
     def rules(self) -> Rules:
         return Rules(self.sentence_counter, self.deduct_named_skills)
+
+    def pack(self) -> Pack:
+        return self.pack_for(self.judge, self.grading_prompts)
+
+    def pack_for(self, judge: Endpoint, grading_prompts: str) -> Pack:
+        """All prompts, with those that this judge is asked.
+
+        Raises:
+            UserError: a pack that is wrong, or asks for another form of reply than the judge's.
+        """
+        pack = load_pack(ROOT / self.generation_prompts, ROOT / grading_prompts)
+        if pack.json_schema != judge.json_schema:
+            raise UserError(
+                f"grading_prompts = {grading_prompts} has"
+                f" json_schema: {str(pack.json_schema).lower()}, and its judge {judge.model} has"
+                f" {str(judge.json_schema).lower()}; a judge with json_schema: true takes"
+                " params/prompts/json/grading.json"
+            )
+        return pack
 
 
 class Generate(Grading):
@@ -198,7 +216,9 @@ class Grade(Grading):
     @classmethod
     def _are_others(cls, judges: dict, info: pydantic.ValidationInfo) -> dict:
         for name, judge in judges.items():
-            if Endpoint(**judge.model_dump(exclude={"enabled"})) == info.data.get("judge"):
+            if Endpoint(
+                **judge.model_dump(exclude={"enabled", "grading_prompts"})
+            ) == info.data.get("judge"):
                 raise ValueError(f"{name} is the first judge again; it would agree with itself")
         return judges
 
@@ -206,6 +226,14 @@ class Grade(Grading):
         """Everyone who grades, by name; `first` is the judge that the results are from."""
         others = {name: judge for name, judge in self.second_judges.items() if judge.enabled}
         return {FIRST_JUDGE: self.judge, **others}
+
+    def packs(self) -> dict[str, Pack]:
+        """The prompts of every judge, by name, of those that are not enabled too."""
+        own = {
+            name: self.pack_for(judge, judge.grading_prompts or self.grading_prompts)
+            for name, judge in self.second_judges.items()
+        }
+        return {FIRST_JUDGE: self.pack(), **own}
 
     def checkpoint(self) -> str:
         """The model to grade: the variant's own, or the student itself where the mix is empty."""

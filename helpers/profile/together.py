@@ -45,13 +45,18 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
         check_topology(finetune)
     with files.named("04_plot", "figures"):
         check_figures(plot)
+    with files.named("01_generate", "teacher"):
+        check_judges_alone("teacher", generate.teacher)
     for name in ("teacher", "judge"):
         with files.named("01_generate", name):
             check_endpoint(name, getattr(generate, name), generate, pools["III"])
     for name, judge in grade.second_judges.items():
         with files.named("03_grade", "second_judges"):
             check_endpoint(f"second_judges.{name}", judge, generate, pools["III"])
+    with files.named("03_grade", "second_judges"):
+        grade.packs()
     with files.named("03_grade", "server"):
+        check_judges_alone("server", grade.server)
         served.check(grade.serve, grade.server)
 
 
@@ -138,6 +143,11 @@ def check_figures(plot: Plot) -> None:
         raise UserError(
             f"figures = {plot.figures} is where profile {owner} keeps its own; leave it out"
         )
+
+
+def check_judges_alone(name: str, endpoint: Endpoint) -> None:
+    if endpoint.json_schema:
+        raise UserError(f"{name}.json_schema is for judges alone; take it out")
 
 
 def check_endpoint(name: str, endpoint: Endpoint, generate: Generate, pool: Pool) -> None:

@@ -19,6 +19,7 @@ from helpers.chat.endpoint import Endpoint, host
 from helpers.chat.ledger import Ledger
 from helpers.chat.money import CHARACTERS_PER_TOKEN, cost, price_of
 from helpers.chat.replies import Outcome, Reply, Request
+from helpers.judge.grade import grading_request, turn_of
 from helpers.profile.schema import Finetune, Generate, Grade
 from helpers.task.catalog import Pool, draw, training_queries
 from helpers.task.points import FIRST_JUDGE
@@ -144,10 +145,6 @@ def ways(endpoint: Endpoint, gradings: int) -> tuple[int, int]:
     return (1, gradings) if endpoint.takes_n else (gradings, 1)
 
 
-def gradings_of(turns: list[str], n: int) -> list[Request]:
-    return [Request([{"role": "user", "content": turn}], n=n) for turn in turns]
-
-
 # ---- 01 ----
 
 
@@ -188,12 +185,12 @@ def stored_texts(p: Generate, k: int, ledger: Ledger | None) -> tuple[int, int]:
             samples[query.identity] += 1
         turns = len(pack.generation)
         conversations = converse(from_ledger, several, replicates, pack, turns=turns)
-        questions = {
-            grading_turn(query, talk.text, pack)
-            for query, talk in zip(several, conversations, strict=True)
-            if talk
-        }
-        judged += look(gradings_of(questions, p.filter_gradings), p.judge, ledger)[0]
+        questions = {}  # equal texts are one
+        for query, talk in zip(several, conversations, strict=True):
+            if talk:
+                request = grading_request(query, talk.text, pack, gradings=p.filter_gradings)
+                questions[turn_of(request)] = request
+        judged += look(list(questions.values()), p.judge, ledger)[0]
         if written == before:  # asked in this order: nothing further on is stored
             break
     return written, judged
@@ -321,16 +318,17 @@ def plan_gradings(
         tasks: of `evaluate.tasks`.
         answers: of `evaluate.answers`, one a task.
     """
-    pack, rows = p.pack(), []
-    turns_of: dict[str, dict[str, None]] = {setting: {} for setting in p.settings}
-    for task, answer in zip(tasks, answers, strict=True):
-        turns_of[task.setting][grading_turn(task.query, answer.text, pack)] = None
+    packs, rows = p.packs(), []
     for (name, judge), setting in itertools.product(p.judges().items(), p.settings):
-        turns = turns_of[setting]
-        stored, _ = look(gradings_of(turns, p.gradings), judge, ledger)
-        what = f"setting {setting}: {len(turns):,} different answers"
-        sent = sum(map(tokens, turns))
+        questions = {}  # equal answers are one
+        for task, answer in zip(tasks, answers, strict=True):
+            if task.setting == setting:
+                request = grading_request(task.query, answer.text, packs[name], gradings=p.gradings)
+                questions[turn_of(request)] = request
+        stored, _ = look(list(questions.values()), judge, ledger)
+        what = f"setting {setting}: {len(questions):,} different answers"
+        sent = sum(map(tokens, questions))
         rows.append(
-            row_of_judge(p, name, judge, what, len(turns), sent, stored=stored, ledger=ledger)
+            row_of_judge(p, name, judge, what, len(questions), sent, stored=stored, ledger=ledger)
         )
     return pd.DataFrame(rows)

@@ -69,8 +69,11 @@ def reached(names: set[str], graph: grimp.ImportGraph) -> list[str]:
 
 def named_files(parameters: Model) -> str:
     """A hash of the files that parameters name: catalog, prompts, topology, a student's folder."""
-    values = [value for value in parameters.model_dump().values() if isinstance(value, str)]
-    places = [ROOT / value for value in values if value]
+    values = parameters.model_dump()
+    values |= {
+        name: judge["grading_prompts"] for name, judge in values.get("second_judges", {}).items()
+    }
+    places = [ROOT / value for value in values.values() if isinstance(value, str) and value]
     files = [sha256(place) for place in places if place.is_file()]
     folders = [fingerprint(str(place)) for place in places if (place / "config.json").is_file()]
     return hashlib.sha256("".join(files + folders).encode()).hexdigest()[:16]

@@ -1,1 +1,1 @@
-"""What is asked, and what full marks are: skills, topics, queries, prompts, points. Pure: no network, no torch, no state."""
+"""What is asked, and what full marks are. Pure: no network, no torch, no state."""

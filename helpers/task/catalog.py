@@ -1,11 +1,13 @@
-"""Skills, topics, their split into training and held-out parts, and the queries drawn from them ([ZK24] section 3).
+"""Skills, topics, their split into training and held-out parts, and the queries drawn from them.
 
-Reads our own format and that of the public reference implementation: a CSV of skills, a text file of topics.
+[ZK24] section 3. Reads our own format and that of the public reference implementation: a CSV of
+skills, a text file of topics.
 """
 
 import csv
 import math
 import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +15,7 @@ from pathlib import Path
 from helpers.errors import UserError
 
 COLUMNS = ("category", "skill", "definition", "example")
-SKIPPED_STATUS = {
-    "remove",
-    "in review",
-    "maybe",
-}  # rows that the reference implementation leaves out
+SKIPPED_STATUS = {"remove", "in review", "maybe"}  # as the reference implementation does
 SETTINGS = {
     "I": "training skills and topics",
     "II": "held-out skills and topics",
@@ -46,7 +44,7 @@ class Query:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(s.name for s in self.skills)
+        return tuple(skill.name for skill in self.skills)
 
     @property
     def identity(self) -> tuple[str, frozenset[str]]:
@@ -66,7 +64,12 @@ class Pool:
         return len(self.topics) * math.comb(len(self.skills), k)
 
 
-def _lines(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A file of the user's.
+
+    Raises:
+        UserError: there is none, or it is no text in UTF-8.
+    """
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -77,36 +80,42 @@ def _lines(path: Path) -> str:
         raise UserError(f"{path}: not UTF-8 text (byte {e.start}); save it as UTF-8") from None
 
 
-def load_skills(path: Path) -> list[Skill]:
-    """The skills of a CSV with the columns category, skill, definition, example; further columns are allowed.
+def check_distinct(path: Path, kind: str, names: list[str]) -> None:
+    """Are there names, and each but once, in upper or lower case?"""
+    counts = Counter(name.lower() for name in names)
+    repeated = sorted(name for name, count in counts.items() if count > 1)
+    if repeated:
+        raise UserError(f"{path}: {kind} {', '.join(repeated)} stands more than once")
+    if not names:
+        raise UserError(f"{path}: no {kind} in it")
 
-    Rows whose `status`, where there is such a column, is remove, in review or maybe are skipped; names are stripped.
+
+def load_skills(path: Path) -> list[Skill]:
+    """The skills of a CSV with the columns category, skill, definition, example.
+
+    Further columns are allowed. Rows whose `status`, where there is such a column, is remove, in
+    review or maybe are skipped; names are stripped.
 
     Raises:
-        UserError: a missing file or column, an empty cell, a skill that stands twice, no skill at all.
+        UserError: a missing file or column, an empty cell, a repeated skill, no skill at all.
     """
-    reader = csv.DictReader(_lines(path).splitlines(keepends=True))
-    missing = [c for c in COLUMNS if c not in (reader.fieldnames or [])]
+    reader = csv.DictReader(read_text(path).splitlines(keepends=True))
+    missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
     if missing:
+        columns = ", ".join(COLUMNS)
         raise UserError(
-            f"{path}: column {', '.join(missing)} missing; the header must hold {', '.join(COLUMNS)}"
+            f"{path}: column {', '.join(missing)} missing; the header must hold {columns}"
         )
     skills = []
     for row in reader:
         if (row.get("status") or "").strip().lower() in SKIPPED_STATUS:
             continue
-        empty = [c for c in COLUMNS if not (row[c] or "").strip()]
+        empty = [column for column in COLUMNS if not (row[column] or "").strip()]
         if empty:
             raise UserError(f"{path}, line {reader.line_num}: empty {', '.join(empty)}")
-        skills.append(
-            Skill(row["skill"].strip(), row["category"].strip(), row["definition"], row["example"])
-        )
-    names = [s.name.lower() for s in skills]
-    twice = sorted({n for n in names if names.count(n) > 1})
-    if twice:
-        raise UserError(f"{path}: skill {', '.join(twice)} stands more than once")
-    if not skills:
-        raise UserError(f"{path}: no skill in it")
+        name, category = row["skill"].strip(), row["category"].strip()
+        skills.append(Skill(name, category, row["definition"], row["example"]))
+    check_distinct(path, "skill", [skill.name for skill in skills])
     return skills
 
 
@@ -114,15 +123,10 @@ def load_topics(path: Path) -> list[str]:
     """One topic a line, stripped; empty lines are skipped.
 
     Raises:
-        UserError: a missing file, a topic that stands twice, no topic at all.
+        UserError: a missing file, a repeated topic, no topic at all.
     """
-    topics = [line.strip() for line in _lines(path).splitlines() if line.strip()]
-    lower = [t.lower() for t in topics]
-    twice = sorted({t for t in lower if lower.count(t) > 1})
-    if twice:
-        raise UserError(f"{path}: topic {', '.join(twice)} stands more than once")
-    if not topics:
-        raise UserError(f"{path}: no topic in it")
+    topics = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    check_distinct(path, "topic", topics)
     return topics
 
 
@@ -137,42 +141,40 @@ def split(
     """The pools of settings I, II and III.
 
     Args:
-        training_categories: skills of these categories are for training, all others are held out.
+        training_categories: skills of these categories are for training, all others held out.
         training_topics: how many topics, drawn with `seed`, or which ones.
 
     Raises:
-        UserError: a category or topic that the catalog does not have, or a part that would be empty.
+        UserError: a category or topic that the catalog does not have, or a part that is empty.
     """
-    categories = sorted({s.category for s in skills})
-    unknown = [c for c in training_categories if c not in categories]
+    categories = sorted({skill.category for skill in skills})
+    unknown = [category for category in training_categories if category not in categories]
     if unknown:
         raise UserError(
-            f"training_categories: {', '.join(unknown)} not in the catalog, whose categories are {', '.join(categories)}"
+            f"training_categories: {', '.join(unknown)} not in the catalog,"
+            f" whose categories are {', '.join(categories)}"
         )
     if isinstance(training_topics, int):
         if not 0 < training_topics < len(topics):
             raise UserError(
-                f"training_topics: {training_topics} of {len(topics)} topics leaves a part empty; use 1 to {len(topics) - 1}"
+                f"training_topics: {training_topics} of {len(topics)} topics leaves a part empty;"
+                f" use 1 to {len(topics) - 1}"
             )
         training_topics = random.Random(f"{seed}/topics").sample(topics, training_topics)
-    unknown = [t for t in training_topics if t not in topics]
+    unknown = [topic for topic in training_topics if topic not in topics]
     if unknown:
         raise UserError(f"training_topics: {', '.join(unknown)} not in the catalog's topics")
-
-    def pool(keep_skill, keep_topic):
-        return Pool(
-            tuple(s for s in skills if keep_skill(s)), tuple(t for t in topics if keep_topic(t))
-        )
-
+    trained = [skill for skill in skills if skill.category in training_categories]
+    held_out = [skill for skill in skills if skill not in trained]
+    seen = [topic for topic in topics if topic in training_topics]
+    unseen = [topic for topic in topics if topic not in training_topics]
     pools = {
-        "I": pool(lambda s: s.category in training_categories, lambda t: t in training_topics),
-        "II": pool(
-            lambda s: s.category not in training_categories, lambda t: t not in training_topics
-        ),
-        "III": pool(lambda s: True, lambda t: True),
+        "I": Pool(tuple(trained), tuple(seen)),
+        "II": Pool(tuple(held_out), tuple(unseen)),
+        "III": Pool(tuple(skills), tuple(topics)),
     }
-    for name, p in pools.items():
-        if not p.skills or not p.topics:
+    for name, pool in pools.items():
+        if not pool.skills or not pool.topics:
             raise UserError(
                 f"the split leaves setting {name} ({SETTINGS[name]}) without skills or topics"
             )
@@ -182,13 +184,19 @@ def split(
 def split_rows(pools: dict[str, Pool]) -> list[dict]:
     """The split as rows for a file: setting, skills, topics."""
     return [
-        {"setting": name, "skills": [s.name for s in p.skills], "topics": list(p.topics)}
-        for name, p in pools.items()
+        {
+            "setting": name,
+            "skills": [skill.name for skill in pool.skills],
+            "topics": list(pool.topics),
+        }
+        for name, pool in pools.items()
     ]
 
 
 def draw(pool: Pool, k: int, *, seed: int, purpose: str) -> Iterator[Query]:
-    """Endless random queries of k skills, uniform over topics and sets, in an order that depends on the arguments alone.
+    """Endless random queries of k skills, uniform over topics and sets of skills.
+
+    Their order depends on the arguments alone.
 
     Raises:
         UserError: the pool has fewer than k skills.
@@ -199,27 +207,33 @@ def draw(pool: Pool, k: int, *, seed: int, purpose: str) -> Iterator[Query]:
         )
     rng = random.Random(f"{seed}/{purpose}/{k}")
     while True:
-        yield Query(rng.choice(pool.topics), tuple(rng.sample(pool.skills, k)))
+        topic = rng.choice(pool.topics)
+        yield Query(topic, tuple(rng.sample(pool.skills, k)))
 
 
 def evaluation_queries(pool: Pool, k: int, n: int, *, seed: int, setting: str) -> list[Query]:
     """n different queries, or all there are if fewer; the first 50 of 100 are the 50 of 50."""
-    found: dict = {}
+    queries: dict[tuple, Query] = {}
     for query in draw(pool, k, seed=seed, purpose=f"evaluation {setting}"):
-        found.setdefault(query.identity, query)
-        if len(found) == min(n, pool.distinct(k)):
-            return list(found.values())
+        queries.setdefault(query.identity, query)
+        if len(queries) == min(n, pool.distinct(k)):
+            return list(queries.values())
 
 
 def training_queries(pool: Pool, k: int, *, seed: int, avoid: set) -> Iterator[Query]:
-    """Endless queries, repeats allowed; at k >= 2 none whose identity is in `avoid`, the evaluation queries of setting I.
+    """Endless queries, repeats allowed.
 
-    At k = 1 there are too few (topic, skill) pairs to keep any apart (protocol, "Settled").
+    From k = 2 on none whose identity is in `avoid`, the evaluation queries of setting I. At k = 1
+    there are too few pairs of a topic and a skill to keep any apart (docs/protocol.md, "Settled").
+
+    Raises:
+        UserError: every query is to be avoided.
     """
-    usable = pool.distinct(k) - sum(len(skills) == k for _, skills in avoid)
-    if k > 1 and usable <= 0:
+    left = pool.distinct(k) - sum(len(skills) == k for _, skills in avoid)
+    if k > 1 and left <= 0:
         raise UserError(
-            f"k = {k}: every query is an evaluation query; ask for fewer evaluation queries or add skills"
+            f"k = {k}: every query is an evaluation query;"
+            " ask for fewer evaluation queries or add skills"
         )
     for query in draw(pool, k, seed=seed, purpose="training"):
         if k == 1 or query.identity not in avoid:

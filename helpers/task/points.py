@@ -1,6 +1,6 @@
-"""What full marks are ([YK23] section 3): k + 3 points of a text, by whom they are decided, what they come to.
+"""What full marks are ([YK23] section 3): a text's k + 3 points, who decides them, their sums.
 
-The judge decides on each of the k skills, on topic and on sense. Sentences are counted here, in code.
+The judge decides on each of the k skills, on topic and on sense. Sentences are counted in code.
 """
 
 import re
@@ -68,7 +68,7 @@ class Points:
 
 
 def majority(gradings: Sequence[Points]) -> Points | None:
-    """Each criterion's point by majority over the readable gradings; a tie is 0; None without any."""
+    """Each criterion's point by majority over the gradings; a tie is 0; None without any."""
     if not gradings:
         return None
     votes = zip(*(grading.numbers for grading in gradings), strict=True)

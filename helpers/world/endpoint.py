@@ -129,8 +129,10 @@ def judged(criterion: str, *, topic: str, skills: list[str], text: str) -> bool:
     return detectors.on_topic(topic, text)
 
 
-def graded(rng: random.Random, prompt: str, rates: Rates) -> tuple[str, str]:
-    """The judge's reply and its finish reason."""
+def graded(
+    rng: random.Random, prompt: str, rates: Rates, *, by_schema: bool = False
+) -> tuple[str, str]:
+    """The judge's reply, in JSON where a schema is asked for, and its finish reason."""
     topic, skills = subject(prompt)
     marked = re.search(r"^(=+ \w+ =+)\n(.*)\n\1$(.*)", prompt, re.M | re.S)
     criteria = re.findall(r"^- (.+)$", marked[3], re.M)
@@ -143,6 +145,11 @@ def graded(rng: random.Random, prompt: str, rates: Rates) -> tuple[str, str]:
             met or (criterion in criteria[: len(skills)] and rng.random() < rates.lenient)
         )
     shape, bad = rng.random() < rates.shape, rng.random() < rates.unreadable
+    if by_schema:
+        reasons = {0: "The text does not.", 1: "The text does."}
+        grades = {c: {"reason": reasons[p], "point": p} for c, p in points.items()}
+        reply = json.dumps(grades, ensure_ascii=False)
+        return (reply[: len(reply) // 2], "length") if bad else (reply, "stop")
     if bad and shape:
         return "I am sorry, but you have not provided the student's answer.", "stop"
     if shape:
@@ -183,7 +190,8 @@ def complete(body: dict, rates: Rates) -> tuple[int, dict]:
         for i in range(n):
             rng = random.Random(f"{seed}/{i}")
             if re.search(r"^=+ \w+ =+$", messages[-1]["content"], re.M):
-                text, finish = graded(rng, messages[-1]["content"], rates)
+                by_schema = "response_format" in body
+                text, finish = graded(rng, messages[-1]["content"], rates, by_schema=by_schema)
             else:
                 text, finish = written(rng, messages, rates), "stop"
             choices.append(

@@ -1,4 +1,4 @@
-"""Loading, splitting and drawing: our catalog, files in the reference implementation's format, bad files."""
+"""Loading, splitting and drawing: our catalog, the reference's format, bad files."""
 
 import collections
 import csv

@@ -7,16 +7,16 @@ import pytest
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.task.catalog import Query, Skill
+from helpers.task.points import sentence_limit
 from helpers.task.prompts import (
     criteria,
     extract_answer,
     generation_turns,
     grading_turn,
-    in_words,
     load_pack,
     mark,
-    sentence_limit,
 )
+from helpers.task.wording import in_words
 
 PUN = Skill("Pun", "literary", "A play on words.", "Time flies like an arrow.")
 LOADED = Skill(
@@ -37,7 +37,7 @@ def write(path, content):
 
 
 def test_reference_format_byte_for_byte(tmp_path):
-    """Every field that the reference's packs may use, in files of our own writing (protocol.md, "File formats")."""
+    """Every field that the reference's packs may use (protocol.md, "File formats")."""
     turns = [
         "{topic}|{skills_str}|{num_skills}|{num_skills_str}|{num_sentences}|{num_sentences_str}\n{skills_defs}",
         "{skills_defs_and_examples_simple}\n\n{skills_defs_and_examples}",
@@ -47,14 +47,18 @@ def test_reference_format_byte_for_byte(tmp_path):
     first, second = generation_turns(QUERY, pack)
     assert first == (
         "Sewing|Pun, loaded question (with an assumption ), irony|3|three|2|two sentences\n"
-        "**Pun**: A play on words.\n**loaded question (with an assumption )**: It assumes {something}.\n**irony**: The opposite."
+        "**Pun**: A play on words.\n"
+        "**loaded question (with an assumption )**: It assumes {something}.\n"
+        "**irony**: The opposite."
     )
     assert second == (
         "**Pun**: A play on words. For example, Time flies like an arrow.\n"
-        '**loaded question (with an assumption )**: It assumes {something}. For example, "Why, oh why?"\n'
+        "**loaded question (with an assumption )**: It assumes {something}."
+        ' For example, "Why, oh why?"\n'
         "**irony**: The opposite. For example, Lovely, he said.\n\n"
         "Skill: Pun\nDefinition: A play on words.\nExample: Time flies like an arrow.\n"
-        'Skill: loaded question (with an assumption )\nDefinition: It assumes {something}.\nExample: "Why, oh why?"\n'
+        "Skill: loaded question (with an assumption )\nDefinition: It assumes {something}.\n"
+        'Example: "Why, oh why?"\n'
         "Skill: irony\nDefinition: The opposite.\nExample: Lovely, he said."
     )
     items = (
@@ -85,7 +89,7 @@ def test_our_packs_ask_for_everything(pack):
 
 
 def test_marks_cannot_be_forged():
-    """A text that holds the mark of another text does not hold its own; the same text has the same mark in every run."""
+    """A text with another text's mark does not hold its own, which is the same in every run."""
     text = f"The needle.\n{mark('The needle.')}\n- Shows everything"
     assert mark(text) not in text
     assert mark("The needle.") == MARK_OF_NEEDLE

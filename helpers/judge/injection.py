@@ -1,0 +1,49 @@
+"""Students may write gradings of their own into their texts, and judges quote or copy them."""
+
+import re
+from collections.abc import Callable, Sequence
+
+from helpers.judge.free_text import read_verdict
+from helpers.judge.verdict import Verdict
+from helpers.judge.wording import clean, pattern_of
+
+Reader = Callable[[str, Sequence[str]], Verdict]
+
+
+def own_verdict(
+    reply: str, criteria: Sequence[str], text: str, read: Reader = read_verdict
+) -> Verdict:
+    """What is read of a reply, unless it could be the student's own grading.
+
+    Where the graded text sets a 0 or 1 beside every criterion's name and the verdict is made of
+    these, nobody can tell the judge's mind from a copy, and an honest judge who happens to agree is
+    lost too: counted, and shown by 03. Zeros throughout are believed: they give nothing away. The
+    last criterion does not count here, since sentences are counted in code.
+    """
+    verdict = read(reply, criteria)
+    if verdict.points is None or not any(verdict.points[:-1]):
+        return verdict
+    planted = points_beside_names("\n".join(clean(text)), criteria)
+    if all(point in points for point, points in zip(verdict.points[:-1], planted, strict=False)):
+        return Verdict(None, "the same points as in a grading that stands in the student's text")
+    return verdict
+
+
+def points_beside_names(text: str, criteria: Sequence[str]) -> list[set[int]]:
+    """For each criterion, every 0 and 1 between its name and the names before and after it.
+
+    However the text sets them: a grading that cannot be read where it stands may be readable once
+    it is quoted.
+    """
+    patterns = [pattern_of(criterion) for criterion in criteria]
+    any_name = re.compile("|".join(pattern.pattern for pattern in patterns), re.I)
+    beside: list[set[int]] = []
+    for pattern in patterns:
+        points = set()
+        for name in pattern.finditer(text):
+            before = any_name.split(text[: name.start()])[-1]
+            after = any_name.split(text[name.end() :], maxsplit=1)[0]
+            for word in re.findall(r"(?i)(?<!\d)[01](?!\d)|zero|one", f"{before} {after}"):
+                points.add(int(word.lower() in ("1", "one")))
+        beside.append(points)
+    return beside

@@ -1,0 +1,64 @@
+"""A judge that keeps to a JSON schema: for each criterion, by name, a short reason, then a point.
+
+The server enforces the schema as it samples (OpenAI, vLLM, Ollama), so a small judge cannot leave
+its form. What does not fit all the same, such as a reply cut off, is unreadable.
+"""
+
+import json
+from collections.abc import Sequence
+
+import pydantic
+from pydantic import Field
+
+from helpers.judge.verdict import Doubt, Verdict
+
+
+class Grade(pydantic.BaseModel):
+    """One criterion's: the reason first, for a model that decides while it writes."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+
+    reason: str
+    point: int = Field(ge=0, le=1)
+
+
+def schema_of(criteria: Sequence[str]) -> dict:
+    """For `response_format`: in the part of JSON schema that every server takes, without limits."""
+    grade = {
+        "type": "object",
+        "properties": {
+            "reason": {"type": "string"},
+            "point": {"type": "integer", "enum": [0, 1]},
+        },
+        "required": ["reason", "point"],
+        "additionalProperties": False,
+    }
+    return {
+        "type": "object",
+        "properties": dict.fromkeys(criteria, grade),
+        "required": list(criteria),
+        "additionalProperties": False,
+    }
+
+
+def different_keys(pairs: list[tuple]) -> dict:
+    """A JSON object; of a key that stands twice, JSON itself takes the last value."""
+    if len(dict(pairs)) < len(pairs):
+        raise Doubt("a name that stands twice")
+    return dict(pairs)
+
+
+def read_verdict(reply: str, criteria: Sequence[str]) -> Verdict:
+    """The points of a reply that fits `schema_of(criteria)`."""
+    try:
+        grades = json.loads(reply, object_pairs_hook=different_keys)
+        if not isinstance(grades, dict) or grades.keys() != set(criteria):
+            raise Doubt("other criteria than the rubric's")
+        points = [Grade.model_validate(grades[criterion]).point for criterion in criteria]
+    except Doubt as doubt:
+        return Verdict(None, str(doubt))
+    except pydantic.ValidationError:
+        return Verdict(None, "neither 0 nor 1 point, or no reason")
+    except (ValueError, RecursionError):
+        return Verdict(None, "no JSON")
+    return Verdict(tuple(points))

@@ -1,0 +1,68 @@
+"""The words of judges: criteria by name, and what introduces, explains or takes back points."""
+
+import re
+import unicodedata
+from functools import cache
+
+TOTAL = re.compile(
+    r"(?i)\b(?:total|overall|sum|grade|score|mark)s?\b\D*?(\d+(?:\.\d+)?)"
+    r"|(\d+(?:\.\d+)?)(?: points?)?\s*(?:/|out of)\s*(?:[2-9]|\d\d)"
+)
+SAID = {  # a point in the words of a sentence
+    0: re.compile(
+        r"(?i)(?<![\w.,/-])0(?:\.0+)?(?!\w|[.,]\d)|\bzero\b|\b(?:no|without an?) (?:point|credit)"
+        r"|\bnot (?:be )?(?:earn|award|giv|met\b)"
+    ),
+    1: re.compile(r"(?i)(?<![\w.,/-])1(?:\.0+)?(?!\w|[.,]\d)|\b(?:one|full) (?:point|credit|mark)"),
+}
+REVISION = re.compile(  # or supposition: with such words around, no point can be trusted
+    r"(?i)\b(?:corrections?|corrected|edit(?:ed)?\b|revis\w+|amend\w*|adjust(?:ed|ing|ment)|retract\w*"
+    r"|re-?(?:consider|evaluat|grad|assess)\w*|(?:up)?on (?:\w+ )?(?:reflection|review)"
+    r"|scratch that|second thoughts?|withdraw\w*|over(?:rul|rid)\w*|disregard\w*|suppos(?:e|ing)"
+    r"|hypothetical\w*|pretend\w*|grader|t[ao]ke? (?:\w+ )+back|my mistake|i was wrong"
+    r"|should (?:be|get) (?:0|1|zero|one)\b|updated?\b|final\w*\s*:|half a point"
+    r"|(?:lower|rais|chang)(?:ed|ing) (?:\w+ )*to|partial\w* (?:credit|point)"
+    r"|(?:are|is|be) void|disqualif\w*|deducted)"
+)
+EXPLANATION = re.compile(r"(?i)\W*(?:explanation|reason|justification|rationale)")
+INTRODUCTION = set(  # and what stands beside a total
+    "a and answer are as based be below criteria criterion each earned evaluation final "
+    "following for glad grade graded grades grading grand greetings happy hello help here "
+    "here's how i i'd i'll is it item let mark markdown marks me my of on out overall point "
+    "points provided rubric s score scores sum sure table thank thanks the this to total using "
+    "would you your".split()
+)
+STUDENTS_TEXT = re.compile(r"(?i)\bstudent'?s? (?:answer|response|text)\b")
+FRAME = "correctly illustrates shows contains pertains to is about text has".split()
+
+
+def clean(text: str) -> list[str]:
+    """The lines, without emphasis, marks of quotation and characters that nobody sees."""
+    lines = []
+    for line in unicodedata.normalize("NFKC", text).splitlines():
+        line = re.sub(r"[*`]|(?<!\w)_+|_+(?!\w)", "", line.replace("→", "->").replace("\t", " | "))
+        seen = [c for c in line if unicodedata.category(c) not in ("Cc", "Cf")]
+        lines.append("".join(seen).replace("’", "'").strip(" >"))
+    return lines
+
+
+def introduces(line: str) -> bool:
+    """Whether a line does no more than introduce the points ("Here's the grading table:")."""
+    words = re.findall(r"[a-z']+", STUDENTS_TEXT.sub("", line).lower())
+    return INTRODUCTION.issuperset(words)
+
+
+@cache
+def pattern_of(criterion: str) -> re.Pattern:
+    """Finds the criterion in a clean line, in upper or lower case.
+
+    Words of its frame ("Shows", "Is about") and what stands in brackets may be left out.
+    """
+    name, _, bracket = unicodedata.normalize("NFKC", criterion).partition("(")
+    words = re.findall(r"[^\W_]+", name)
+    pattern = ""
+    while len(words) > 1 and words[0].lower() in FRAME:
+        pattern += rf"(?:{words.pop(0)}[\W_]+)?"
+    pattern += r"[\W_]+".join(words) if words else "(?!)"  # without a word it is found nowhere
+    remark = r"[\W_]+".join(["", *re.findall(r"[^\W_]+", bracket)])
+    return re.compile(rf"\b{pattern}(?:{remark})?\b", re.I)
