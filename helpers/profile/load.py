@@ -15,7 +15,7 @@ import yaml
 
 from helpers import paths
 from helpers.chat.endpoint import Endpoint, host
-from helpers.chat.money import price_of
+from helpers.chat.money import check_price
 from helpers.errors import UserError, command
 from helpers.files import sha256
 from helpers.paths import ROOT
@@ -228,10 +228,11 @@ def check_together(folder: Path, variants: Variants, notebooks: dict[str, Model]
             host(endpoint.base_url).check(endpoint.model, skills, topics)
         except UserError as error:
             raise UserError(f"{shared}: teacher, judge or a second judge: {error}") from None
-        if generate.budget is not None and price_of(endpoint) is None:
-            raise UserError(
-                f"{shared}: budget = {generate.budget}, and params/prices.yaml has no price for model {endpoint.model}"
-            )
+    for endpoint in (generate.teacher, generate.judge, *grade.second_judges.values(), grade.server):
+        try:
+            check_price(endpoint, generate.budget)
+        except UserError as error:
+            raise UserError(f"{shared}: {error}") from None
     try:
         served.check(grade.serve, grade.server)
     except UserError as error:

@@ -263,6 +263,8 @@ def checked(model: type, values: dict, *, where) -> Model:
             raise UserError(
                 f"{where(key)}: {name} is the name of an environment variable (letters, digits, _), never a key"
             ) from None
+        if name.endswith("base_url"):  # perhaps with a key in it
+            raise UserError(f"{where(key)}: {name}: {message}") from None
         raise UserError(f"{where(key)}: {name} = {error['input']!r} is wrong: {message}") from None
 
 

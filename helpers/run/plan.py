@@ -15,7 +15,7 @@ from helpers import corpus, paths
 from helpers.chat.conversation import Conversation, converse
 from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Ledger
-from helpers.chat.money import CHARACTERS_PER_TOKEN, cost, price_of
+from helpers.chat.money import CHARACTERS_PER_TOKEN, FREE, cost, price_of
 from helpers.chat.replies import Outcome, Reply, Request
 from helpers.errors import command
 from helpers.profile.load import load_profile
@@ -70,7 +70,7 @@ def minutes(
         return "a day a batch at most"
     price = price_of(endpoint)
     measured = ledger and ledger.seconds(endpoint.base_url, endpoint.model)
-    seconds = (measured, measured) if measured else (0, 0) if price == (0, 0) else REPLY_SECONDS
+    seconds = (measured, measured) if measured else (0, 0) if price == FREE else REPLY_SECONDS
     counted = [
         s + r * choices * endpoint.max_tokens for s, r in zip(sent, requests, strict=True)
     ]  # as rate limits count

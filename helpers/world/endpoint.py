@@ -247,6 +247,7 @@ class World:
     """
 
     url = "http://world/v1"
+    free = True
     needs_key = False
 
     def __init__(self, address: str):
