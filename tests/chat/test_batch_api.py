@@ -1,4 +1,4 @@
-"""The Batch API: the same contract, keys and replies as one by one; killed anywhere, nothing is sent or paid twice."""
+"""The Batch API: the same contract, keys and replies as one by one; nothing is paid twice."""
 
 import os
 import signal
@@ -11,10 +11,11 @@ import pytest
 from helpers.chat import batch_api, endpoint, limits, money
 from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Ledger
+from helpers.chat.replies import Request
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from tests.faults import asking
-from tests.faults.asking import ask, one_sentence, questions, states, texts
+from tests.faults.asking import ask, one_sentence, states, texts
 from tests.faults.batches import BatchServer
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -22,6 +23,13 @@ pytestmark = pytest.mark.usefixtures("quick")
 
 def at(server, **settings):
     return asking.at(server, **{"batch_api": True, **settings})
+
+
+def questions(count, **settings):
+    """Not ASCII alone."""
+    return [
+        Request([{"role": "user", "content": f"question {i} ü"}], **settings) for i in range(count)
+    ]
 
 
 def say(body, i):
@@ -247,7 +255,10 @@ class Killed(BaseException):
 
 
 def dying(monkeypatch, call, after):
-    """The client dies at its `call`-th call, before it is sent or after its reply has come; returns the calls so far."""
+    """The client dies at its `call`-th call, before it is sent or after its reply has come.
+
+    Returns the calls so far.
+    """
     made = []
 
     class Client(openai.DefaultAioHttpClient):
@@ -260,7 +271,7 @@ def dying(monkeypatch, call, after):
                 raise Killed
             return response
 
-    monkeypatch.setattr(endpoint, "http_client", lambda base_url: Client())
+    monkeypatch.setattr(endpoint.Network, "http_client", lambda self: Client())
     return made
 
 
@@ -296,9 +307,10 @@ from helpers.chat.replies import Request
 from helpers.chat.ledger import Ledger
 batch_api.POLL = 0.05
 where = Endpoint(base_url=sys.argv[1], model="m", key_env="TEST_KEY", batch_api=True)
-some = [Request([{"role": "user", "content": f"question {i} ü"}]) for i in range(int(sys.argv[3]), int(sys.argv[4]))]
-replies = ask(some, where, Ledger(Path(sys.argv[2])))
-assert all(len(r) == 1 for r in replies)
+first, last = int(sys.argv[3]), int(sys.argv[4])
+some = [Request([{"role": "user", "content": f"question {i} ü"}]) for i in range(first, last)]
+outcomes = ask(some, where, Ledger(Path(sys.argv[2])), role="judge")
+assert all(outcome.first for outcome in outcomes)
 """
 
 
@@ -359,7 +371,7 @@ def test_a_run_without_batches_collects_them_and_pays_nothing_twice(ledger, monk
         server.hook = lambda call: None
         with pytest.raises(
             UserError,
-            match="holds some of these requests and has not ended; with batch_api: true a run waits",
+            match="holds some of these requests and has not ended; with batch_api: true",
         ) as failure:
             ask(questions(12), at(server, batch_api=False), ledger)
         one_sentence(failure)
@@ -382,7 +394,9 @@ def test_a_batch_costs_half(ledger, priced):
 
 
 def test_a_budget_is_reserved_for_the_whole_batch(tmp_path, priced):
-    most = money.most({"messages": questions(1)[0].messages, "max_tokens": 1024}, (0.5e-6, 1.0e-6))
+    most = money.most(
+        {"messages": questions(1)[0].messages, "max_tokens": 1024}, money.Price(0.5, 1.0)
+    )
     budget, spent = 3.5 * most, []
     ledger = Ledger(tmp_path / "ledger.sqlite", budget=budget)
     with BatchServer(say=say) as server:

@@ -1,26 +1,35 @@
-"""The chat client under fire: a real client against a server on loopback whose faults are seeded."""
+"""The chat client under fire: a real client against a server on loopback with seeded faults."""
 
 import asyncio
 import json
 import os
 import random
 import signal
+import sqlite3
+import subprocess
+import sys
+import threading
 import time
 
 import pytest
 
+from helpers.chat import client, limits
 from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Ledger
+from helpers.chat.replies import Outcome
 from helpers.errors import UserError
+from helpers.paths import ROOT
 from tests.faults.asking import (
+    SECRET,
     ask,
     at,
     nowhere_in,
+    one_sentence,
     questions,
     states,
     texts,
 )
-from tests.faults.server import Server
+from tests.faults.server import Server, said
 
 
 def number(body):
@@ -49,8 +58,9 @@ def test_ten_percent_faults_lose_nothing(ledger, quick):
         assert sum(states(ledger).values()) == server.received
         assert (
             states(ledger)["replied"]
-            == server.billed - server.happened["drop_after"] - server.happened["truncated"]
+            == server.billed - server.paid_and_lost() + server.happened["empty"]
         )
+        assert states(ledger)["no answer"] == server.happened["broken"] + server.happened["list"]
         asked = server.received
         again = ask(many, where, Ledger(ledger.path))
         assert again == replies
@@ -68,7 +78,7 @@ def test_order_of_replies_is_the_order_of_requests(ledger):
 
 
 def test_what_was_on_its_way_when_the_run_ended_is_stored(ledger):
-    """401 at once for some, while others take half a second: they were paid, so they are waited for; nothing more is sent."""
+    """401 at once for some, while others take half a second: paid, so they are waited for."""
     with Server({"401": 0.2}, seed=5, latency=0.5) as server:
         with pytest.raises(UserError, match="was refused"):
             ask(questions(200), at(server, concurrency=16), ledger)
@@ -162,14 +172,165 @@ def test_a_used_up_budget_gives_fewer_replies(ledger):
             assert server.received == 2 * 5
 
 
-@pytest.mark.parametrize("fault", ["empty", "broken", "list"])
-def test_replies_without_text(ledger, fault):
-    with Server({fault: 1}) as server:
+def test_empty_texts_are_answers_and_use_up_re_asks(ledger):
+    with Server({"empty": 1}) as server:
         assert ask(questions(2), at(server), ledger) == [[], []]
         assert states(ledger) == {"replied": 6}, "what was paid is kept as it came"
         server.faults = {}
         assert [len(r) for r in ask(questions(2), at(server), ledger, re_asks=3)] == [1, 1]
         assert server.received == 8
+
+
+NO_ANSWERS = {
+    "an error": b'{"error": {"message": "overloaded"}}',
+    "nothing": b"",
+    "half of it": b'{"choices": [{"message": {"content": "a',
+    "a list": b"[1]",
+    "no choices": b'{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}',
+    "no message": b'{"choices": [{"message": null}]}',
+    "no UTF-8": b'{"choices": [{"message": {"content": "\xff"}}]}',
+    "deeply nested": b"[" * 200_000 + b"]" * 200_000,
+}
+
+
+@pytest.mark.parametrize("kind", NO_ANSWERS)
+def test_a_200_without_an_answer_is_a_failure_and_its_bytes_are_kept(ledger, quick, priced, kind):
+    with Server(raw=lambda body: NO_ANSWERS[kind]) as server:
+        with pytest.raises(UserError, match="HTTP 200 without an answer") as failure:
+            ask(questions(1), at(server), ledger)
+        one_sentence(failure)
+        assert states(ledger) == {"no answer": limits.TRANSPORT_TRIES}
+        kept = ledger.db.execute("select raw from attempt").fetchall()
+        assert kept == [(NO_ANSWERS[kind],)] * limits.TRANSPORT_TRIES
+        if kind == "no choices":
+            assert ledger.spent() == pytest.approx(6 * (3 * 1.0 + 2 * 2.0) / 1e6)
+        else:
+            assert ledger.spent() > 6 * 1024 * 2.0 / 1e6, "it may have cost all that was reserved"
+        server.raw = None
+        assert texts(ask(questions(1), at(server), ledger)) == [[said(server.bodies[0], 0)]]
+        assert server.received == limits.TRANSPORT_TRIES + 1, "no re-ask was used up"
+
+
+def answered(usage):
+    """A reply with an answer and with what a server says of its tokens."""
+    return b'{"choices": [{"message": {"content": "a text"}}], "usage": %s}' % usage
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [b'{"prompt_tokens": 9223372036854775808, "completion_tokens": 1}', b"[" * 20 + b"]" * 20],
+)
+def test_a_paid_reply_is_stored_whatever_stands_in_it(ledger, priced, usage):
+    with Server(raw=lambda body: answered(usage)) as server:
+        for _ in range(2):
+            assert texts(ask(questions(3), at(server), ledger)) == [["a text"]] * 3
+        assert server.received == 3
+        assert ledger.spent() > 3 * 1024 * 2.0 / 1e6, "the reserve stays"
+
+
+def test_a_key_that_a_server_repeats_is_stored_nowhere(ledger):
+    repeated = json.dumps({"choices": [{"message": {"content": f"your key is {SECRET}"}}]}).encode()
+    with Server(raw=lambda body: repeated, headers={"x-request-id": f"r-{SECRET}"}) as server:
+        assert texts(ask(questions(1), at(server), ledger)) == [["your key is [key]"]]
+    nowhere_in(ledger)
+
+
+# ---- several processes ----
+
+ASKING = """
+import sys
+from pathlib import Path
+from helpers.chat.ledger import Ledger
+from tests.faults.asking import Endpoint, ask, questions
+address, path, count, per_minute = sys.argv[1:]
+where = Endpoint(
+    base_url=address,
+    model="m",
+    key_env="TEST_KEY",
+    concurrency=8,
+    requests_per_minute=float(per_minute) or None,
+)
+print("ready", flush=True)
+sys.stdin.readline()
+assert all(ask(questions(int(count)), where, Ledger(Path(path))))
+"""
+
+
+def processes(number, server, ledger, count, *, per_minute=0.0):
+    """Processes that ask the same questions at the same moment."""
+    command = [sys.executable, "-c", ASKING, server.url, str(ledger.path), str(count)]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    children = [
+        subprocess.Popen(
+            [*command, str(per_minute)],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            text=True,
+            **pipes,
+        )
+        for _ in range(number)
+    ]
+    for child in children:
+        assert child.stdout.readline() == "ready\n", child.stderr.read()
+    for child in children:
+        child.stdin.write("\n")
+        child.stdin.flush()
+    return children
+
+
+def finish(children):
+    for child in children:
+        _, errors = child.communicate(timeout=60)
+        assert child.returncode == 0, errors
+
+
+def test_processes_with_the_same_questions_pay_once(ledger):
+    with Server(latency=0.02) as server:
+        finish(processes(3, server, ledger, 100))
+        assert server.received == 100
+    assert states(ledger) == {"replied": 100}
+    assert list(ledger.clients.iterdir()) == []
+
+
+def test_what_a_killed_process_was_asking_is_taken_over(ledger):
+    with Server(latency=30) as server:
+        (child,) = processes(1, server, ledger, 5)
+        while server.received < 5:
+            time.sleep(0.01)
+        server.latency = 0
+        child.kill()
+        child.communicate()
+        assert states(ledger) == {"sent": 5}
+        assert [len(r) for r in ask(questions(5), at(server), ledger)] == [1] * 5
+        assert server.received == 10
+    assert states(ledger) == {"replied": 5, "lost": 5}
+
+
+def test_processes_keep_to_a_rate_together(ledger):
+    """Two that may ask 40 a second each, against a limit of 50 with room for 10 at once."""
+    with Server(rate=50, burst=10) as server:
+        finish(processes(2, server, ledger, 60, per_minute=40 * 60))
+        assert server.happened["429"] == 0
+        assert server.received == 60
+
+
+def test_replies_outlast_a_write_lock_that_is_held_elsewhere(ledger, monkeypatch):
+    """Held for longer than a new request waits: what came is stored before more is sent."""
+    monkeypatch.setattr(client, "WAIT", 0.3)
+    with Server(latency=0.2) as server:
+        holder = sqlite3.connect(ledger.path, isolation_level=None, check_same_thread=False)
+
+        def hold(body, i):
+            if server.billed == 8:  # as many as are in flight
+                holder.execute("begin immediate")
+                threading.Timer(1.5, holder.execute, ["rollback"]).start()
+            return "text"
+
+        server.say = hold
+        assert [len(r) for r in ask(questions(24), at(server, concurrency=8), ledger)] == [1] * 24
+        holder.close()
+        assert server.received == 24
+    assert states(ledger) == {"replied": 24}
 
 
 def test_a_new_parser_reads_old_replies_and_asks_nothing(ledger):
@@ -198,11 +359,10 @@ def test_what_is_stored_needs_no_key_no_network_and_no_price(ledger, monkeypatch
         questions(3),
     )
     for request in some:
-        found, missing = outcome(request, away, ledger)
-        assert (found, len(missing)) == ([], 1)
+        (missing,) = Outcome(request, away).look(ledger)
         whole = json.dumps({"choices": [{"message": {"content": "stored"}}]}).encode()
-        who = {"endpoint": away.base_url, "model": "m", "stage": "judge", "replicate": 0}
-        ledger.replied(ledger.begin(missing[0].key, body=missing[0].body, **who), whole)
+        who = {"endpoint": away.base_url, "model": "m", "role": "judge", "replicate": 0}
+        ledger.replied(ledger.begin(missing.key, body=missing.body, **who), whole)
     assert texts(ask(some, away, Ledger(ledger.path, budget=0.0))) == [["stored"]] * 3
     with pytest.raises(UserError, match="environment variable TEST_KEY"):
         ask(questions(4), away, ledger)

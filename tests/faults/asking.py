@@ -15,7 +15,7 @@ def at(server, **settings):
 
 def questions(count, **settings):
     return [
-        Request([{"role": "user", "content": f"question {i} ü"}], **settings) for i in range(count)
+        Request([{"role": "user", "content": f"question {i}"}], **settings) for i in range(count)
     ]
 
 
