@@ -126,20 +126,21 @@ class Ledger:
         self.db = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            was_used = path.exists() and self.clients.exists()
             # One connection serves a notebook's thread and the client's; never both at once.
             self.db = sqlite3.connect(
                 path, timeout=WAIT, isolation_level=None, check_same_thread=False
             )
-            self._prepare()
+            self._prepare(was_used)
         except (*DAMAGED, OSError) as e:
             if self.db:
                 self.db.close()  # and with it the files that SQLite lays beside ours
             raise UserError(
-                f"{path}: cannot be used as a ledger ({e}); mend it or move it away,"
+                f"{path}: cannot be used as a ledger ({words(e)}); mend it or move it away,"
                 " nothing was asked"
             ) from None
 
-    def _prepare(self) -> None:
+    def _prepare(self, was_used: bool) -> None:
         """Create the tables in an empty file; a file that is not ours is only looked at."""
 
         def value(query: str) -> int:
@@ -158,7 +159,7 @@ class Ledger:
         size = self.path.stat().st_size
         if size % value("pragma page_size") and not in_log:
             raise sqlite3.DatabaseError("its last page is torn")
-        if not tables and self.clients.exists():
+        if not tables and was_used:
             raise sqlite3.DatabaseError(
                 f"it is empty, and {self.clients.name} beside it says that it was used;"
                 " without that folder it would begin anew"
@@ -190,7 +191,7 @@ class Ledger:
         except DAMAGED as e:
             kind = Held if is_busy(e) else UserError
             raise kind(
-                f"{self.path}: cannot be written ({e}); replies stored so far are safe,"
+                f"{self.path}: cannot be written ({words(e)}); replies stored so far are safe,"
                 " run again to go on"
             ) from None
 
@@ -201,7 +202,7 @@ class Ledger:
             raise self._unreadable(e) from None
 
     def _unreadable(self, why: Exception) -> UserError:
-        return UserError(f"{self.path}: cannot be read ({why}); mend it or move it away")
+        return UserError(f"{self.path}: cannot be read ({words(why)}); mend it or move it away")
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -542,6 +543,11 @@ class Ledger:
             "select b.batch, b.model, b.state, count(*) from batch b join attempt a"
             " on a.batch = b.id group by b.id"
         )
+
+
+def words(error: Exception) -> str:
+    """In one line: SQLite quotes the tables' definitions."""
+    return " ".join(str(error).split())
 
 
 def is_busy(error: Exception) -> bool:

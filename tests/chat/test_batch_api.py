@@ -15,7 +15,7 @@ from helpers.chat.replies import Request
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from tests.faults import asking
-from tests.faults.asking import ask, one_sentence, states, texts
+from tests.faults.asking import ask, nowhere_in, one_sentence, states, texts
 from tests.faults.batches import BatchServer
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -191,6 +191,26 @@ def test_a_refused_line_ends_the_run_and_the_others_are_stored(ledger, fault, sa
     one_sentence(failure)
 
 
+def test_a_line_that_cannot_be_read_is_kept_and_asked_again(ledger, priced):
+    """A line torn or nested too deeply to read may have been paid: its bytes stay."""
+    with BatchServer(say=say) as server:
+
+        def tear(call):
+            if call == "GET batch" and len(server.lines) == 1:
+                name = next(iter(server.batches.values()))["output_file_id"]
+                torn, *others = server.files[name].splitlines(keepends=True)
+                server.files[name] = torn[:-20] + b"\n" + b"".join(others)
+
+        server.hook = tear
+        replies = ask(questions(5), at(server), ledger)
+        assert [len(usable) for usable in replies] == [1] * 5
+        assert [len(x) for x in server.lines] == [5, 1]
+    assert states(ledger) == {"replied": 5, "no answer": 1}
+    (raw,) = ledger.db.execute("select raw from attempt where state = 'no answer'").fetchone()
+    assert raw.startswith(b'{"custom_id": ')
+    assert ledger.spent() > 1024 * 1.0 / 1e6, "it may have cost all that was reserved"
+
+
 # ---- calls that fail ----
 
 
@@ -220,8 +240,7 @@ def test_refused_calls_end_with_a_sentence_without_the_key(ledger, priced, call,
         assert all(len(some) == 1 for some in ask(questions(6), at(server), ledger))
         assert len(server.batches) == 1
         assert server.billed == 6
-    for file in ledger.path.parent.iterdir():
-        assert b"MARKED" not in file.read_bytes()
+    nowhere_in(ledger)
 
 
 def test_an_endpoint_without_batches_says_so(ledger):
@@ -302,6 +321,7 @@ ASKING = """
 import sys
 from pathlib import Path
 from helpers.chat import batch_api
+from helpers.chat.client import ask
 from helpers.chat.endpoint import Endpoint
 from helpers.chat.replies import Request
 from helpers.chat.ledger import Ledger
