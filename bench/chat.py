@@ -60,25 +60,20 @@ def ours(address: str, count: int, at_once: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         ledger, seen = Ledger(Path(folder) / "ledger.sqlite"), []
 
-        def usable(request, reply):
+        def read(request, reply):
             seen.append(memory() if len(seen) in (count // 4, count - 1) else 0.0)
-            return bool(reply.text)
+            return reply
 
-        some = questions(count)
+        requests = questions(count)
+        endpoint = Endpoint(base_url=address, model="m", concurrency=at_once)
         start = time.perf_counter()
-        replies = ask(
-            some,
-            Endpoint(base_url=address, model="m", concurrency=at_once),
-            ledger,
-            stage="bench",
-            usable=usable,
-        )
+        outcomes = ask(requests, endpoint, ledger, role="bench", read=read)
         seconds = time.perf_counter() - start
         assert ledger.summary().query("state == 'replied'").attempts.sum() == count
     quarter, end = (x for x in seen if x)
     return {
         "seconds": seconds,
-        "usable": sum(map(len, replies)),
+        "usable": sum(len(outcome.usable) for outcome in outcomes),
         "mb_at_a_quarter": quarter,
         "mb_at_the_end": end,
     }
@@ -112,7 +107,7 @@ def plain(address: str, count: int, at_once: int, http=None) -> dict:
 def embedded(count: int) -> dict:
     """Judge requests to the embedded world, on one core."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    p = load.load("mini")["01_generate"]
+    p = load.load_profile("mini")["01_generate"]
     pack, queries = p.pack(), draw(p.pools()["I"], 3, seed=0, purpose="bench")
     some = [
         Request(
@@ -128,7 +123,7 @@ def embedded(count: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(Path(folder) / "ledger.sqlite")
         start, worked = time.perf_counter(), time.process_time()
-        ask(some, p.judge, ledger, stage="judge")
+        ask(some, p.judge, ledger, role="judge")
         seconds, worked = time.perf_counter() - start, time.process_time() - worked
         asked = int(ledger.summary().attempts.sum())
     return {"seconds": seconds, "requests": asked, "processor_seconds": worked}

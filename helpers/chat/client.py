@@ -30,6 +30,7 @@ from helpers.progress import Progress
 # Seconds between looks at what only others can change: the budget, another process's request, the
 # ledger's write lock.
 LOOK = 0.2
+FOREVER = float("inf")
 STALL = 0.05  # seconds that a write may hold up all requests; others hold the lock for milliseconds
 
 
@@ -48,7 +49,7 @@ class Run:
     price: money.Price | None = None
     spent: float = 0.0  # US dollars, by this `ask`
     in_flight: int = 0
-    unstored: int = 0  # replies that wait for the ledger's write lock
+    unwritten: int = 0  # what waits for the ledger's write lock
     # Set: what is in flight is finished, nothing more is sent.
     ending: asyncio.Event = field(default_factory=asyncio.Event)
     locks: defaultdict = field(default_factory=lambda: defaultdict(asyncio.Lock))
@@ -77,29 +78,27 @@ class Run:
         if self.ending.is_set():
             raise Ended
 
-    async def write(self, work: Callable[[], Any], patience: float = float("inf")) -> Any:
+    async def write(self, work: Callable[[], Any], patience: float = FOREVER) -> Any:
         """What a write to the ledger gives, as soon as no other process holds the ledger.
+
+        What has come waits without end, and nothing is sent before it is stored.
 
         Raises:
             UserError: it cannot be written, or others held it for `patience` seconds.
         """
         start = time.monotonic()
-        while True:
-            try:
-                return work()
-            except Held:
-                if time.monotonic() - start > patience:
-                    raise
-                self.note(", waiting for a process that holds the ledger")
-            await asyncio.sleep(LOOK)
-
-    async def store(self, work: Callable[[], None]) -> None:
-        """Write what has come, however long it takes; nothing is sent before that is done."""
-        self.unstored += 1
+        self.unwritten += patience == FOREVER
         try:
-            await self.write(work)
+            while True:
+                try:
+                    return work()
+                except Held:
+                    if time.monotonic() - start > patience:
+                        raise
+                    self.note(", waiting for a process that holds the ledger")
+                await asyncio.sleep(LOOK)
         finally:
-            self.unstored -= 1
+            self.unwritten -= patience == FOREVER
 
     async def wait_for_turn(self, unit: str, amount: float, per_minute: float | None) -> None:
         """Keep to a rate limit, in the order of asking, with all processes of the ledger."""
@@ -155,7 +154,7 @@ async def begin(run: Run, call: Call) -> int | None:
     row |= {"replicate": call.replicate, "body": call.body}
     row |= {"dollars": money.most(call.body, run.price)}
     while True:
-        while run.unstored:
+        while run.unwritten:
             await run.pause(LOOK)
         if run.ending.is_set():
             raise Ended
@@ -200,13 +199,13 @@ async def post(run: Run, call: Call, attempt: int) -> Exception | None:
         # not every endpoint's parameters.
         response = await run.api.post("/chat/completions", body=call.body, cast_to=httpx2.Response)
     except FAILURES as error:
-        await run.store(partial(ledger.failed, attempt, name_of(error), is_billed=is_billed(error)))
+        await run.write(partial(ledger.failed, attempt, name_of(error), is_billed=is_billed(error)))
         return error
     raw = without_key(response.content, run.endpoint)
     request_id = redacted(response.headers.get("x-request-id", ""), run.endpoint)
-    await run.store(partial(ledger.replied, attempt, raw, request_id=request_id or None))
+    await run.write(partial(ledger.replied, attempt, raw, request_id=request_id or None))
     reading = run.read(raw, run.price)
-    await run.store(partial(ledger.settled, attempt, reading))
+    await run.write(partial(ledger.settled, attempt, reading))
     if reading.is_answer:
         return None
     return NoAnswer(redacted(raw[:300].decode(errors="replace"), run.endpoint) or "nothing")

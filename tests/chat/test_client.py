@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 
 import pytest
 
@@ -233,6 +234,20 @@ def test_a_key_that_a_server_repeats_is_stored_nowhere(ledger):
     with Server(raw=lambda body: repeated, headers={"x-request-id": f"r-{SECRET}"}) as server:
         assert texts(ask(questions(1), at(server), ledger)) == [["your key is [key]"]]
     nowhere_in(ledger)
+
+
+def test_a_request_costs_five_statements(ledger):
+    """Is there a reply? Begin; its bytes; what was read of them; is there a reply now?"""
+    statements = {}  # each once: triggers show theirs again
+    with Server() as server:
+        ask(questions(1), at(server), ledger)
+        ledger.db.set_trace_callback(lambda text: statements.setdefault(text))
+        ask(questions(11), at(server, concurrency=1), ledger)
+    kinds = Counter(text.split()[0] for text in statements)
+    # Once an `ask`: are batches open, and how long writes wait, before and after.
+    assert kinds["pragma"] == 2
+    assert (kinds["insert"], kinds["update"]) == (10, 20)
+    assert kinds["select"] == 11 + 1, "each key's is the same text before and after"
 
 
 # ---- several processes ----
