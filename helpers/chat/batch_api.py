@@ -301,9 +301,11 @@ async def fill(run, wanted: list[Call]) -> None:
         waiting = keys & set(ledger.pending(**place))
         dollars = money.most(missing[0].body, run.price)
         is_stored = any(ledger.reply(key) is not None for key in keys)
-        if not waiting and not is_stored and not ledger.has_room(dollars):
-            raise run.no_room(dollars)
-        failures.update(waiting or keys)
+        if not waiting and not is_stored:
+            if not ledger.has_room(dollars):
+                raise run.no_room(dollars)
+            await run.pause(POLL)  # another process asks all of them one by one just now
+        failures.update(waiting)
         while still := waiting & set(pending := ledger.pending(**place)):
             batches = {pending[key] for key in still}
             run.note(f", waiting for {len(still):,} requests in {len(batches)} batches")

@@ -100,10 +100,8 @@ class Run:
         finally:
             self.unwritten -= patience == FOREVER
 
-    async def wait_for_turn(self, unit: str, amount: float, per_minute: float | None) -> None:
+    async def wait_for_turn(self, unit: str, amount: float, per_minute: float) -> None:
         """Keep to a rate limit, in the order of asking, with all processes of the ledger."""
-        if per_minute is None:
-            return
         place = (self.endpoint.base_url, self.endpoint.model, unit)
         turn = partial(self.ledger.turn, place, amount, rate=per_minute / 60, at_once=AT_ONCE)
         async with self.locks[unit]:
@@ -148,8 +146,11 @@ async def begin(run: Run, call: Call) -> int | None:
         Ended: another request met an error that no second try can mend.
     """
     ledger, endpoint = run.ledger, run.endpoint
-    await run.wait_for_turn("requests", 1, endpoint.requests_per_minute)
-    await run.wait_for_turn("tokens", money.likely_tokens(call.body), endpoint.tokens_per_minute)
+    if endpoint.requests_per_minute:
+        await run.wait_for_turn("requests", 1, endpoint.requests_per_minute)
+    if endpoint.tokens_per_minute:
+        tokens = money.likely_tokens(call.body)
+        await run.wait_for_turn("tokens", tokens, endpoint.tokens_per_minute)
     row = {"endpoint": endpoint.base_url, "model": endpoint.model, "role": run.role}
     row |= {"replicate": call.replicate, "body": call.body}
     row |= {"dollars": money.most(call.body, run.price)}
@@ -169,6 +170,8 @@ async def begin(run: Run, call: Call) -> int | None:
             continue
         if not claim and not ledger.has_room(row["dollars"]) and not run.in_flight:
             raise run.no_room(row["dollars"])
+        if claim:
+            run.note(", waiting for another process that asks the same")
         await run.pause(LOOK)
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from helpers.chat import endpoint
 from helpers.chat.endpoint import Endpoint
+from helpers.chat.replies import Request
 from helpers.errors import UserError
 from helpers.profile import schema
 from tests.faults.asking import (
@@ -100,6 +101,19 @@ def test_settings_reach_the_wire(ledger):
                 "messages": questions(1)[0].messages,
                 **expected,
             }
+
+
+def test_the_embedded_endpoint_takes_lists_of_content_parts(ledger):
+    parts = [
+        {"type": "text", "text": "Topic: sewing\n"},
+        {"type": "text", "text": "Show: metaphor"},
+    ]
+    where = Endpoint(base_url="world:", model="teacher")
+    assert ask([Request([{"role": "user", "content": parts}])], where, ledger)[0]
+    for content in (None, [], ["text"], 7):
+        with pytest.raises(UserError, match="HTTP 400") as failure:
+            ask([Request([{"role": "user", "content": content}])], where, ledger)
+        one_sentence(failure)
 
 
 def test_settings_that_the_request_has_already(monkeypatch):

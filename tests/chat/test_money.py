@@ -15,6 +15,7 @@ from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Usage, request_body
 from helpers.errors import UserError
 from helpers.paths import ROOT
+from helpers.student.served import Server as Student
 from tests.faults.asking import (
     ask,
     at,
@@ -243,3 +244,14 @@ def test_nothing_that_a_server_says_lowers_the_sum(tmp_path, priced):
             ledger = Ledger(tmp_path / f"{i}.sqlite")
             ask(questions(1), at(server), ledger)
             assert ledger.spent() > 1024 * 2.0 / 1e6
+
+
+def test_only_what_runs_here_is_free_by_default():
+    assert money.is_free(Endpoint(base_url="world:", model="teacher"))
+    assert not money.is_free(Endpoint(base_url="http://127.0.0.1:4000/v1", model="m")), "a proxy?"
+    assert money.is_free(Student())
+    assert money.is_free(Student(base_url="http://127.0.0.1:8000/v1"))
+    assert not money.is_free(Student(base_url="https://api.example.com/v1"))
+    assert not money.is_free(Student(base_url="http://127.0.0.1:4000/v1", free=False))
+    with pytest.raises(UserError, match="no price for model"):
+        money.check_price(Student(base_url="https://api.example.com/v1"), 5.0)
