@@ -301,7 +301,7 @@ def finish(children):
 
 def test_processes_with_the_same_questions_pay_once(ledger):
     with Server(latency=0.02) as server:
-        finish(processes(3, server, ledger, 100))
+        finish(processes(2, server, ledger, 100))
         assert server.received == 100
     assert states(ledger) == {"replied": 100}
     assert list(ledger.clients.iterdir()) == []

@@ -257,7 +257,7 @@ def test_a_flipped_byte_is_a_sentence_or_does_no_harm(tmp_path):
     whole = ledger.path.read_bytes()
     rng = random.Random(0)
     sentences = []
-    for _ in range(300):
+    for _ in range(150):
         damaged = bytearray(whole)
         place = rng.choice([i for i in (rng.randrange(len(whole)) for _ in range(50)) if whole[i]])
         damaged[place] ^= 1 << rng.randrange(8)
@@ -275,7 +275,7 @@ def test_a_flipped_byte_is_a_sentence_or_does_no_harm(tmp_path):
             ledger.db.close()
             for beside in tmp_path.glob("*-wal"):
                 beside.unlink()
-    assert len(sentences) > 10
+    assert len(sentences) > 5
     assert not [sentence for sentence in sentences if "\n" in sentence]
 
 
