@@ -1,7 +1,7 @@
 """How fast the chat client is, beside the ideal and beside peers: `make bench-chat`.
 
-The server is the tests' one, in a process of its own; so is every client. All of it in one run on one machine, in turns,
-medians of `ROUNDS`. Prints a table and writes runs/bench/chat.json.
+The server is the tests' one, in a process of its own; so is every client. All of it in one run on
+one machine, in turns, medians of `ROUNDS`. Prints a table and writes runs/bench/chat.json.
 """
 
 import asyncio
@@ -270,7 +270,8 @@ def main() -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(table, indent=2) + "\n")
     print(
-        f"{REQUESTS} requests, {AT_ONCE} at once, {LATENCY} s each: the ideal is {IDEAL:.1f} s. Medians of {ROUNDS}."
+        f"{REQUESTS} requests, {AT_ONCE} at once, {LATENCY} s each: the ideal is {IDEAL:.1f} s."
+        f" Medians of {ROUNDS}."
     )
     print(f"  {'ours, every reply stored':30} {table['ratio_to_ideal']:6.2f} x ideal")
     for label, peer in table["peers"].items():
@@ -279,16 +280,19 @@ def main() -> None:
         print("  inspect_ai                     not there: .venv-bench could not be made")
     limit, mass = table["rate_limit"], table["many"]
     print(
-        f"{RATE} a second with bursts of {BURST}: {limit['ratio_to_ideal']:.2f} x ideal ({RATE_IDEAL:.1f} s), {limit['lost']} lost."
+        f"{RATE} a second with bursts of {BURST}: {limit['ratio_to_ideal']:.2f} x ideal"
+        f" ({RATE_IDEAL:.1f} s), {limit['lost']} lost."
     )
     print(
-        f"{MANY:,} requests at {MANY_LATENCY * 1000:.0f} ms: {mass['per_second']:,} a second;"
+        f"{MANY:,} requests at {MANY_LATENCY * 1000:.0f} ms:"
+        f" {mass['per_second']:,} a second;"
         f" {mass['mb_at_a_quarter']:.0f} MB after a quarter, {mass['mb_at_the_end']:.0f} MB at the end."
     )
     one, pure = table["embedded"].values()
     print(f"Embedded judge: {one:,} a second on one core ({pure:,} a processor second).")
     print(
-        f"In {target.relative_to(paths.ROOT)}; load before and after: {load[0]:.1f}, {os.getloadavg()[0]:.1f}."
+        f"In {target.relative_to(paths.ROOT)}; load before and after: {load[0]:.1f},"
+        f" {os.getloadavg()[0]:.1f}."
     )
 
 
