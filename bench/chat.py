@@ -286,7 +286,8 @@ def main() -> None:
     print(
         f"{MANY:,} requests at {MANY_LATENCY * 1000:.0f} ms:"
         f" {mass['per_second']:,} a second;"
-        f" {mass['mb_at_a_quarter']:.0f} MB after a quarter, {mass['mb_at_the_end']:.0f} MB at the end."
+        f" {mass['mb_at_a_quarter']:.0f} MB after a quarter,"
+        f" {mass['mb_at_the_end']:.0f} MB at the end."
     )
     one, pure = table["embedded"].values()
     print(f"Embedded judge: {one:,} a second on one core ({pure:,} a processor second).")
