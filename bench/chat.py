@@ -1,7 +1,7 @@
 """How fast the chat client is, beside the ideal and beside peers: `make bench-chat`.
 
-The server is the tests' one, in a process of its own; so is every client. All of it in one run on one machine, in turns,
-medians of `ROUNDS`. Prints a table and writes runs/bench/chat.json.
+The server is the tests' one, in a process of its own; so is every client. All of it in one run on
+one machine, in turns, medians of `ROUNDS`. Prints a table and writes runs/bench/chat.json.
 """
 
 import asyncio
@@ -60,25 +60,20 @@ def ours(address: str, count: int, at_once: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         ledger, seen = Ledger(Path(folder) / "ledger.sqlite"), []
 
-        def usable(request, reply):
+        def read(request, reply):
             seen.append(memory() if len(seen) in (count // 4, count - 1) else 0.0)
-            return bool(reply.text)
+            return reply
 
-        some = questions(count)
+        requests = questions(count)
+        endpoint = Endpoint(base_url=address, model="m", concurrency=at_once)
         start = time.perf_counter()
-        replies = ask(
-            some,
-            Endpoint(base_url=address, model="m", concurrency=at_once),
-            ledger,
-            stage="bench",
-            usable=usable,
-        )
+        outcomes = ask(requests, endpoint, ledger, role="bench", read=read)
         seconds = time.perf_counter() - start
         assert ledger.summary().query("state == 'replied'").attempts.sum() == count
     quarter, end = (x for x in seen if x)
     return {
         "seconds": seconds,
-        "usable": sum(map(len, replies)),
+        "usable": sum(len(outcome.usable) for outcome in outcomes),
         "mb_at_a_quarter": quarter,
         "mb_at_the_end": end,
     }
@@ -112,7 +107,7 @@ def plain(address: str, count: int, at_once: int, http=None) -> dict:
 def embedded(count: int) -> dict:
     """Judge requests to the embedded world, on one core."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    p = load.load("mini")["01_generate"]
+    p = load.load_profile("mini")["01_generate"]
     pack, queries = p.pack(), draw(p.pools()["I"], 3, seed=0, purpose="bench")
     some = [
         Request(
@@ -128,7 +123,7 @@ def embedded(count: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(Path(folder) / "ledger.sqlite")
         start, worked = time.perf_counter(), time.process_time()
-        ask(some, p.judge, ledger, stage="judge")
+        ask(some, p.judge, ledger, role="judge")
         seconds, worked = time.perf_counter() - start, time.process_time() - worked
         asked = int(ledger.summary().attempts.sum())
     return {"seconds": seconds, "requests": asked, "processor_seconds": worked}
@@ -275,7 +270,8 @@ def main() -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(table, indent=2) + "\n")
     print(
-        f"{REQUESTS} requests, {AT_ONCE} at once, {LATENCY} s each: the ideal is {IDEAL:.1f} s. Medians of {ROUNDS}."
+        f"{REQUESTS} requests, {AT_ONCE} at once, {LATENCY} s each: the ideal is {IDEAL:.1f} s."
+        f" Medians of {ROUNDS}."
     )
     print(f"  {'ours, every reply stored':30} {table['ratio_to_ideal']:6.2f} x ideal")
     for label, peer in table["peers"].items():
@@ -284,16 +280,20 @@ def main() -> None:
         print("  inspect_ai                     not there: .venv-bench could not be made")
     limit, mass = table["rate_limit"], table["many"]
     print(
-        f"{RATE} a second with bursts of {BURST}: {limit['ratio_to_ideal']:.2f} x ideal ({RATE_IDEAL:.1f} s), {limit['lost']} lost."
+        f"{RATE} a second with bursts of {BURST}: {limit['ratio_to_ideal']:.2f} x ideal"
+        f" ({RATE_IDEAL:.1f} s), {limit['lost']} lost."
     )
     print(
-        f"{MANY:,} requests at {MANY_LATENCY * 1000:.0f} ms: {mass['per_second']:,} a second;"
-        f" {mass['mb_at_a_quarter']:.0f} MB after a quarter, {mass['mb_at_the_end']:.0f} MB at the end."
+        f"{MANY:,} requests at {MANY_LATENCY * 1000:.0f} ms:"
+        f" {mass['per_second']:,} a second;"
+        f" {mass['mb_at_a_quarter']:.0f} MB after a quarter,"
+        f" {mass['mb_at_the_end']:.0f} MB at the end."
     )
     one, pure = table["embedded"].values()
     print(f"Embedded judge: {one:,} a second on one core ({pure:,} a processor second).")
     print(
-        f"In {target.relative_to(paths.ROOT)}; load before and after: {load[0]:.1f}, {os.getloadavg()[0]:.1f}."
+        f"In {target.relative_to(paths.ROOT)}; load before and after: {load[0]:.1f},"
+        f" {os.getloadavg()[0]:.1f}."
     )
 
 

@@ -1,1 +1,4 @@
-"""Asking a model behind an address: one client, one store of every paid reply, limits and money. Nothing here knows what is asked."""
+"""Asking a model behind an address: one client, one store of every paid reply, limits and money.
+
+Nothing here knows what is asked.
+"""

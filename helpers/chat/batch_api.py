@@ -1,23 +1,26 @@
-"""Asks by the provider's Batch API: half the price, within a day, over the same ledger and with the same keys.
+"""Asks by the provider's Batch API: half the price, within a day, over the same ledger and keys.
 
-A batch stands in the ledger, with its requests and what they may cost, before it is uploaded and created, and carries
-our name in its metadata: killed between any two calls, the next run goes on with it, or finds it at the provider.
+A batch stands in the ledger, with its requests and what they may cost, before it is uploaded and
+created, and carries our name in its metadata: killed between any two calls, the next run goes on
+with it, or finds it at the provider.
 """
 
 import contextlib
 import fcntl
 import json
+import re
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import openai
 
 from helpers.chat import money
-from helpers.chat.endpoint import Endpoint, redacted
-from helpers.chat.ledger import Asked, Batch
+from helpers.chat.endpoint import Endpoint, redacted, without_key
+from helpers.chat.ledger import Batch, Call
 from helpers.chat.limits import FAILURES, Patience, is_billed, refused
+from helpers.chat.replies import contents
 from helpers.errors import UserError
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000  # of one batch, by the provider's rules
@@ -27,15 +30,20 @@ ADDRESS = "/v1/chat/completions"
 NAME = "skill_composition"  # of our name in a batch's metadata
 FAILED = (*FAILURES, json.JSONDecodeError)  # the SDK reads these replies itself
 ENDED = ("completed", "failed", "expired", "cancelled")
+KEY = re.compile(rb'"custom_id"\s*:\s*"(\w+)"')  # of a line that may be torn
 
 
-def still_running(held: Batch, endpoint: Endpoint) -> UserError:
+def still_running(name: str, endpoint: Endpoint) -> UserError:
     """Why a request that a batch holds is not asked outside of it."""
-    name = held.batch or "that was just being sent"
     return UserError(
-        f"{endpoint.base_url}: the batch {name} holds some of these requests and has not ended; with batch_api: true a run waits for it,"
-        " or cancel it at the provider and run again"
+        f"{endpoint.base_url}: a batch ({NAME} = {name} in its metadata) holds some of these"
+        " requests and has not ended; with batch_api: true a run waits for it, or cancel it at the"
+        " provider and run again"
     )
+
+
+def place_of(run) -> dict[str, str]:
+    return {"endpoint": run.endpoint.base_url, "model": run.endpoint.model}
 
 
 async def calling(run, call: Callable[[], Awaitable]) -> Any:
@@ -54,9 +62,9 @@ async def calling(run, call: Callable[[], Awaitable]) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def alone(run):
-    """One of the ledger's processes at a time; the system lets go of the lock when a process ends, however it ends."""
-    path = run.ledger.path.with_name(run.ledger.path.name + "-batches.lock")
+async def alone(run) -> AsyncIterator[None]:
+    """One of the ledger's processes at a time; the system unlocks when a process ends."""
+    path = run.ledger.path.with_name(f"{run.ledger.path.name}-batches.lock")
     try:
         file = open(path, "w")  # noqa: SIM115
     except OSError as e:
@@ -71,45 +79,68 @@ async def alone(run):
         yield
 
 
-def line(asked_key: str, body: dict) -> bytes:
+def line(key: str, body: dict) -> bytes:
     """One request of a batch's file."""
-    request = {"custom_id": asked_key, "method": "POST", "url": ADDRESS, "body": body}
+    request = {"custom_id": key, "method": "POST", "url": ADDRESS, "body": body}
     return json.dumps(request, ensure_ascii=False).encode(errors="replace") + b"\n"
 
 
-def chunks(asked: list[Asked]) -> Iterator[list[Asked]]:
+def chunks(calls: list[Call]) -> Iterator[list[Call]]:
     """Within the provider's limits."""
-    some, size = [], 0
-    for a in asked:
-        length = len(line(a.key, a.body))
-        if some and (len(some) == MOST_REQUESTS or size + length > MOST_BYTES):
-            yield some
-            some, size = [], 0
-        some.append(a)
+    chunk, size = [], 0
+    for call in calls:
+        length = len(line(call.key, call.body))
+        if chunk and (len(chunk) == MOST_REQUESTS or size + length > MOST_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(call)
         size += length
-    yield some
+    yield chunk
 
 
 async def find(run, held: Batch) -> str | None:
     """The provider's name of a batch that we may have created before we were killed."""
 
     async def search():
-        async for there in run.api.batches.list(limit=100):  # the newest first
-            if (there.metadata or {}).get(NAME) == held.name:
-                return there.id
-            if there.created_at < held.created - 86400:
+        async for batch in run.api.batches.list(limit=100):  # the newest first
+            if (batch.metadata or {}).get(NAME) == held.name:
+                return batch.id
+            if batch.created_at < held.created - 86400:
                 break
         return None
 
     return await calling(run, search)
 
 
-def given_up(run, held: Batch) -> None:
+def give_up(run, held: Batch) -> None:
     """A batch that the provider does not have costs nothing; its requests may be asked anew."""
-    keys = [k for k, _ in run.ledger.requests_of(held.id)]
-    run.ledger.end_batch(
-        held.id, "not created", unbilled=dict.fromkeys(keys, "batch not created"), rest=""
-    )
+    unbilled = dict.fromkeys(run.ledger.requests_of(held.id), "batch not created")
+    run.ledger.end_batch(held.id, "not created", unbilled=unbilled, rest="")
+
+
+async def upload(run, held: Batch) -> str:
+    """The provider's name of the uploaded requests.
+
+    Raises:
+        UserError: it was refused, or the provider cannot be reached.
+    """
+    content = b"".join(line(*request) for request in run.ledger.requests_of(held.id).items())
+    file = (f"{held.name}.jsonl", content)
+
+    async def post():
+        try:
+            return await run.api.files.create(file=file, purpose="batch")
+        except openai.NotFoundError:
+            raise UserError(
+                f"{run.endpoint.base_url} has no Batch API (HTTP 404):"
+                f" set batch_api: false of this {run.role}"
+            ) from None
+
+    try:
+        return (await calling(run, post)).id
+    except UserError:
+        give_up(run, held)
+        raise
 
 
 async def create(run, held: Batch) -> None:
@@ -118,84 +149,78 @@ async def create(run, held: Batch) -> None:
     Raises:
         UserError: it was refused, or the provider cannot be reached.
     """
-    file, ledger = held.file, run.ledger
+    file = held.file
+    may_exist = file is not None  # created, and we were killed before its name came
     if file is None:
-        content = b"".join(line(k, body) for k, body in ledger.requests_of(held.id))
-
-        async def upload():
-            try:
-                return await run.api.files.create(
-                    file=(f"{held.name}.jsonl", content), purpose="batch"
-                )
-            except openai.NotFoundError:
-                raise UserError(
-                    f"{run.endpoint.base_url} has no Batch API (HTTP 404): set batch_api: false of this {run.role}"
-                ) from None
-
-        try:
-            file = (await calling(run, upload)).id
-        except UserError:
-            given_up(run, held)
-            raise
-        ledger.sent_batch(held.id, file=file)
-    settings = {
-        "input_file_id": file,
-        "endpoint": ADDRESS,
-        "completion_window": "24h",
-        "metadata": {NAME: held.name},
-    }
-    patience, perhaps = (
-        Patience(run.endpoint, run.role),
-        held.file is not None,
-    )  # created, and we were killed before its name came
+        file = await upload(run, held)
+        run.ledger.sent_batch(held.id, file=file)
+    patience = Patience(run.endpoint, run.role)
     while True:
-        name = await find(run, held) if perhaps else None
-        try:
-            name = name or (await run.api.batches.create(**settings)).id
+        name = await find(run, held) if may_exist else None
+        if name is not None:
             break
+        try:
+            batch = await run.api.batches.create(
+                input_file_id=file,
+                endpoint=ADDRESS,
+                completion_window="24h",
+                metadata={NAME: held.name},
+            )
         except FAILED as error:
-            perhaps = is_billed(error)
+            may_exist = is_billed(error)
             try:
                 wait = patience.after(error)
             except UserError:
-                if not perhaps:
-                    given_up(run, held)
+                if not may_exist:
+                    give_up(run, held)
                 raise
+        else:
+            name = batch.id
+            break
         await run.pause(wait)
-    ledger.sent_batch(held.id, name=name)
+    run.ledger.sent_batch(held.id, name=name)
 
 
-async def submit(run, wanted: list[Asked]) -> None:
-    """Send what no open batch holds, as far as the budget has room; first go on with what a killed process left on its way."""
-    who = {"endpoint": run.endpoint.base_url, "model": run.endpoint.model}
+async def submit(run, wanted: list[Call]) -> None:
+    """Send what no open batch holds, as far as the budget has room.
+
+    Before that go on with what a killed process left.
+    """
+    place = place_of(run)
     async with alone(run):
-        for held in run.ledger.open_batches(**who):
+        for held in run.ledger.open_batches(**place):
             if held.batch is None:
                 await create(run, held)
-        there = run.ledger.pending(**who)
-        for some in chunks([a for a in wanted if a.key not in there]):
-            asked = ((a, money.most(a.body, run.price)) for a in some)
-            held = run.ledger.begin_batch(uuid.uuid4().hex, asked, **who, role=run.role)
+        pending = run.ledger.pending(**place)
+        for chunk in chunks([call for call in wanted if call.key not in pending]):
+            priced = [(call, money.most(call.body, run.price)) for call in chunk]
+            held = run.ledger.begin_batch(uuid.uuid4().hex, priced, **place, role=run.role)
             if held is None:
                 return
             await create(run, held)
 
 
-async def lines_of(run, file: str | None) -> list[dict]:
-    """The lines of one of a batch's files; there may be no file, and a line may be torn."""
-    content = (await calling(run, lambda: run.api.files.content(file))).content if file else b""
-    lines = []
-    for text in content.splitlines():
-        with contextlib.suppress(ValueError):
-            lines.append(json.loads(text))
-    return [x for x in lines if isinstance(x, dict) and isinstance(x.get("custom_id"), str)]
+async def lines_of(run, file: str | None) -> dict[str, tuple[bytes, dict]]:
+    """The lines of one of a batch's files, by their requests' keys: their bytes, and their JSON.
+
+    There may be no file; the JSON is empty where a line is torn.
+    """
+    if file is None:
+        return {}
+    content = (await calling(run, lambda: run.api.files.content(file))).content
+    lines = {}
+    for text in without_key(content, run.endpoint).splitlines():
+        if key := KEY.search(text):
+            lines[key[1].decode()] = (text, contents(text))
+    return lines
 
 
 async def look(run, held: Batch) -> None:
     """Store what a batch has brought, if it has ended.
 
     Raises:
-        UserError: the batch was found invalid, or a request in it was refused; all its replies are stored before.
+        UserError: the batch was found invalid, or a request in it was refused; all its replies are
+            stored before.
     """
 
     async def retrieve():
@@ -204,104 +229,106 @@ async def look(run, held: Batch) -> None:
         except openai.NotFoundError:
             return None
 
-    there = await calling(run, retrieve)
-    if there is None:
+    batch = await calling(run, retrieve)
+    if batch is None:
         run.ledger.end_batch(held.id, "not found", rest="batch not found")
         return
-    if there.status not in ENDED:
+    if batch.status not in ENDED:
         return
-    price, replies, unbilled, refusals = money.price_of(run.endpoint, batch=True), [], {}, []
-    for x in [
-        x for file in (there.output_file_id, there.error_file_id) for x in await lines_of(run, file)
-    ]:
-        response = x.get("response") or {}
+    price = money.price_of(run.endpoint, batch=True)
+    lines = await lines_of(run, batch.error_file_id) | await lines_of(run, batch.output_file_id)
+    replies, unbilled, refusals = [], {}, []
+    for key, (text, content) in lines.items():
+        response = content.get("response")
+        response = response if isinstance(response, dict) else {}
         status, body = response.get("status_code"), response.get("body")
-        if status == 200:
-            raw = json.dumps(body, ensure_ascii=False).encode(errors="replace")
-            noted = run.paid(raw, price)
-            replies.append(
-                (x["custom_id"], raw, response.get("request_id"), noted["usage"], noted["dollars"])
-            )
+        if status == 200 or not content:  # a torn line is kept as it came; it may be billed
+            raw = text
+            if content:
+                raw = json.dumps(body, ensure_ascii=False).encode(errors="replace")
+            request_id = redacted(str(response.get("request_id") or ""), run.endpoint)
+            replies.append((key, raw, request_id or None, run.read(raw, price)))
             continue
-        error = x.get("error") or (body.get("error") if isinstance(body, dict) else None) or {}
-        error = error if isinstance(error, dict) else {"message": str(error)}
-        code, said = error.get("code"), str(error.get("message") or "")
-        unbilled[x["custom_id"]] = (
-            f"batch: HTTP {status}" if status else f"batch: {code or 'no reply'}"
-        )
-        refusals.append(refused(status, code, said, run.endpoint, run.role))
-    stopped = there.status != "completed"
-    if stopped:  # what it did not get to costs nothing
-        answered = {k for k, *_ in replies}
-        unbilled |= {
-            k: f"batch {there.status}"
-            for k, _ in run.ledger.requests_of(held.id)
-            if k not in answered | set(unbilled)
-        }
-    run.ledger.end_batch(
-        held.id, there.status, replies, unbilled=unbilled, rest="no line in the batch's files"
-    )
-    if there.status == "failed":
-        errors = (there.errors and there.errors.data) or []
-        said = redacted(
-            "; ".join(dict.fromkeys(e.message or e.code or "" for e in errors))
-            or "no reason given",
-            run.endpoint,
-        )
-        code = next((e.code for e in errors if e.code), None)
-        what = f"{run.endpoint.base_url}, model {run.endpoint.model}: the batch {held.batch} was refused and cost nothing: {said}"
-        raise refused(None, code, said, run.endpoint, run.role) or UserError(what)
+        error = content.get("error") or (isinstance(body, dict) and body.get("error")) or {}
+        if not isinstance(error, dict):
+            error = {"message": str(error)}
+        code, message = error.get("code"), str(error.get("message") or "")
+        unbilled[key] = f"batch: HTTP {status}" if status else f"batch: {code or 'no reply'}"
+        refusals.append(refused(status, code, message, run.endpoint, run.role))
+    if batch.status != "completed":  # what it did not get to costs nothing
+        for key in run.ledger.requests_of(held.id):
+            if key not in lines:
+                unbilled[key] = f"batch {batch.status}"
+    rest = "no line in the batch's files"
+    run.ledger.end_batch(held.id, batch.status, replies, unbilled=unbilled, rest=rest)
+    if batch.status == "failed":
+        raise why_failed(run, batch)
     for sentence in refusals:
         if sentence:
             raise sentence
 
 
-async def fill(run, wanted: list[Asked]) -> None:
+def why_failed(run, batch) -> UserError:
+    """The sentence for a batch that the provider found invalid."""
+    errors = (batch.errors and batch.errors.data) or []
+    reasons = dict.fromkeys(error.message or error.code or "" for error in errors)
+    words = redacted("; ".join(reasons) or "no reason given", run.endpoint)
+    code = next((error.code for error in errors if error.code), None)
+    return refused(None, code, words, run.endpoint, run.role) or UserError(
+        f"{run.endpoint.base_url}, model {run.endpoint.model}: the batch {batch.id} was refused and"
+        f" cost nothing: {words}"
+    )
+
+
+async def fill(run, wanted: list[Call]) -> None:
     """Send batches until the ledger has a reply to each request.
 
     Raises:
         UserError: a refusal, a spent budget, or a request that `TRIES` batches brought no reply to.
     """
-    who, failures = {"endpoint": run.endpoint.base_url, "model": run.endpoint.model}, Counter()
-    while missing := [a for a in wanted if run.ledger.reply(a.key) is None]:
-        if (most := max(failures[a.key] for a in missing)) >= TRIES:
-            lost = sum(failures[a.key] == most for a in missing)
+    ledger, place, failures = run.ledger, place_of(run), Counter()
+    while missing := [call for call in wanted if ledger.reply(call.key) is None]:
+        most = max(failures[call.key] for call in missing)
+        if most >= TRIES:
+            lost = sum(failures[call.key] == most for call in missing)
             raise UserError(
-                f"{run.endpoint.base_url}, model {run.endpoint.model}: {most} batches in a row brought no reply to {lost:,} of"
-                f" {len(wanted):,} requests; replies so far are stored, run again to go on"
+                f"{run.endpoint.base_url}, model {run.endpoint.model}: {most} batches in a row"
+                f" brought no reply to {lost:,} of {len(wanted):,} requests; replies so far are"
+                " stored, run again to go on"
             )
         await submit(run, missing)
-        there = run.ledger.pending(**who)
-        waiting = {a.key for a in missing} & set(there)
-        if (
-            not waiting
-            and run.ledger.budget is not None
-            and all(run.ledger.reply(a.key) is None for a in missing)
-        ):
-            raise run.no_room(money.most(missing[0].body, run.price))
-        failures.update(waiting or [a.key for a in missing])
-        while still := waiting & set(there):
-            run.note(
-                f", waiting for {len(still):,} requests in {len({there[k].id for k in still})} batches"
-            )
-            for held in run.ledger.open_batches(**who):
+        keys = {call.key for call in missing}
+        waiting = keys & set(ledger.pending(**place))
+        dollars = money.most(missing[0].body, run.price)
+        is_stored = any(ledger.reply(key) is not None for key in keys)
+        if not waiting and not is_stored:
+            if not ledger.has_room(dollars):
+                raise run.no_room(dollars)
+            await run.pause(POLL)  # another process asks all of them one by one just now
+        failures.update(waiting)
+        while still := waiting & set(pending := ledger.pending(**place)):
+            batches = {pending[key] for key in still}
+            run.note(f", waiting for {len(still):,} requests in {len(batches)} batches")
+            for held in ledger.open_batches(**place):
                 if held.batch is not None:
                     await look(run, held)
-            there = run.ledger.pending(**who)
-            if waiting & set(there):
+            if waiting & set(ledger.pending(**place)):
                 await run.pause(POLL)
 
 
-async def collect_ended(run) -> dict[str, Batch]:
-    """For a run without batches: store what earlier ones have brought by now; returns which requests the open ones hold, by key."""
-    who = {"endpoint": run.endpoint.base_url, "model": run.endpoint.model}
-    if not run.ledger.open_batches(**who):
-        return {}
+async def collect_ended(run) -> None:
+    """For a run without batches: store what earlier ones have brought by now."""
+    ledger, place = run.ledger, place_of(run)
+    if not ledger.open_batches(**place):
+        return
     async with alone(run):
-        for held in run.ledger.open_batches(**who):
-            if held.batch is None:
-                name = await find(run, held) if held.file else None
-                given_up(run, held) if name is None else run.ledger.sent_batch(held.id, name=name)
-    for held in run.ledger.open_batches(**who):
+        for held in ledger.open_batches(**place):
+            if held.batch is not None:
+                continue
+            name = await find(run, held) if held.file else None
+            if name is None:
+                give_up(run, held)
+            else:
+                ledger.sent_batch(held.id, name=name)
+    for held in ledger.open_batches(**place):
         await look(run, held)
-    return run.ledger.pending(**who)

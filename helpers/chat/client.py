@@ -1,32 +1,37 @@
-"""The chat client: sends requests to an OpenAI-compatible endpoint and stores every reply in the ledger.
+"""The chat client: sends requests to an OpenAI-compatible endpoint and stores every reply.
 
-Teacher, judge and served students all go through `ask`. The SDK's own retries are off, since they lose paid replies
-and give up on rate limits; ours are three: rate limits by time, transport failures by count (`limits.py`), and replies
-that were paid for but cannot be used by count (`replies.Outcome`).
+Teacher, judge and served students all go through `ask`. The SDK's own retries are off, since they
+lose paid replies and give up on rate limits; ours are three: rate limits by time, transport
+failures by count (`limits.py`), and replies that were paid for but cannot be used by count
+(`replies.Outcome`).
 """
 
 import asyncio
 import contextlib
+import time
 from collections import defaultdict
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import httpx2
 import openai
 
 from helpers.chat import batch_api, money
-from helpers.chat.endpoint import Endpoint, client
-from helpers.chat.ledger import Asked, Ledger
-from helpers.chat.limits import FAILURES, Pace, Patience, is_billed
-from helpers.chat.replies import Outcome, Read, Request, usage_of, with_text
+from helpers.chat.endpoint import Endpoint, client, redacted, without_key
+from helpers.chat.ledger import WAIT, Call, Held, Ledger, Reading
+from helpers.chat.limits import AT_ONCE, FAILURES, NoAnswer, Patience, is_billed, name_of
+from helpers.chat.replies import Outcome, Read, Request, choices, contents, usage_of, with_text
 from helpers.errors import UserError
 from helpers.progress import Progress
 
-FULL_BUDGET_WAIT = (
-    0.2  # seconds until the budget is asked again, while requests in flight may turn out cheaper
-)
+# Seconds between looks at what only others can change: the budget, another process's request, the
+# ledger's write lock.
+LOOK = 0.2
+FOREVER = float("inf")
+STALL = 0.05  # seconds that a write may hold up all requests; others hold the lock for milliseconds
 
 
 class Ended(Exception):
@@ -44,18 +49,12 @@ class Run:
     price: money.Price | None = None
     spent: float = 0.0  # US dollars, by this `ask`
     in_flight: int = 0
-    ending: asyncio.Event = field(
-        default_factory=asyncio.Event
-    )  # what is in flight is finished, nothing more is sent
+    unwritten: int = 0  # what waits for the ledger's write lock
+    # Set: what is in flight is finished, nothing more is sent.
+    ending: asyncio.Event = field(default_factory=asyncio.Event)
     locks: defaultdict = field(default_factory=lambda: defaultdict(asyncio.Lock))
-    in_batches: dict | None = None  # by key, the batches that hold requests; None before `connect`
-    api: openai.AsyncOpenAI | None = None
-
-    def __post_init__(self):
-        self.requests, self.tokens = (
-            Pace(self.endpoint.requests_per_minute),
-            Pace(self.endpoint.tokens_per_minute),
-        )
+    api: openai.AsyncOpenAI | None = None  # None before `connect`
+    open: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
 
     async def connect(self) -> None:
         """Before anything is sent, and only then: what is stored needs neither key nor price.
@@ -64,13 +63,14 @@ class Run:
             UserError: no key, or a budget and no price.
         """
         async with self.locks["connect"]:
-            if self.in_batches is not None:
+            if self.api is not None:
                 return
             money.check_budget(self.ledger, self.endpoint)
             self.price = money.price_of(self.endpoint)
-            self.api = self.api or client(self.endpoint)
-            # What batches hold is not asked, and paid, again outside of them.
-            self.in_batches = {} if self.endpoint.batch_api else await batch_api.collect_ended(self)
+            self.api = await self.open.enter_async_context(client(self.endpoint))
+            if not self.endpoint.batch_api:
+                await batch_api.collect_ended(self)
+                self.open.enter_context(self.ledger.claiming(STALL))
 
     async def pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -78,93 +78,149 @@ class Run:
         if self.ending.is_set():
             raise Ended
 
-    def paid(self, raw: bytes, price: money.Price | None) -> dict:
+    async def write(self, work: Callable[[], Any], patience: float = FOREVER) -> Any:
+        """What a write to the ledger gives, as soon as no other process holds the ledger.
+
+        What has come waits without end, and nothing is sent before it is stored.
+
+        Raises:
+            UserError: it cannot be written, or others held it for `patience` seconds.
+        """
+        start = time.monotonic()
+        self.unwritten += patience == FOREVER
+        try:
+            while True:
+                try:
+                    return work()
+                except Held:
+                    if time.monotonic() - start > patience:
+                        raise
+                    self.note(", waiting for a process that holds the ledger")
+                await asyncio.sleep(LOOK)
+        finally:
+            self.unwritten -= patience == FOREVER
+
+    async def wait_for_turn(self, unit: str, amount: float, per_minute: float) -> None:
+        """Keep to a rate limit, in the order of asking, with all processes of the ledger."""
+        place = (self.endpoint.base_url, self.endpoint.model, unit)
+        turn = partial(self.ledger.turn, place, amount, rate=per_minute / 60, at_once=AT_ONCE)
+        async with self.locks[unit]:
+            while wait := await self.write(turn):
+                await self.pause(wait)
+
+    def read(self, raw: bytes, price: money.Price | None) -> Reading:
         """What the ledger notes of a reply; counts its cost."""
-        usage = usage_of(raw)
+        content = contents(raw)
+        usage = usage_of(content)
         dollars = money.paid(usage, price)
         self.spent += dollars or 0
         self.note(", price unknown" if price is None else "")
-        return {"usage": usage, "dollars": dollars}
+        tokens = (usage.prompt, usage.completion) if usage else (None, None)
+        return Reading(bool(choices(content)), *tokens, dollars)
 
     def note(self, more: str = "") -> None:
-        """What the progress line ends with: the running cost, unless everything is free, and more."""
+        """What the progress line ends with: the cost so far, unless all is free, and more."""
         note = (f", {self.spent:,.2f} US dollars" if self.spent else "") + more
         if note != self.progress.note:
             self.progress.note = note
             self.progress.advance(0)
 
-    def no_room(self, dollars: float) -> UserError:
+    def no_room(self, dollars: float | None) -> UserError:
         spent = f"{self.ledger.spent():,.2f} are spent or reserved for requests without a reply"
+        model = self.endpoint.model
         return UserError(
-            f"budget = {self.ledger.budget} US dollars: {spent}, and the next request to {self.endpoint.model} may cost {dollars:,.4f};"
-            f" replies so far are stored, raise budget or lower {self.role}.max_tokens and run again to go on"
+            f"budget = {self.ledger.budget} US dollars: {spent}, and the next request to {model}"
+            f" may cost {dollars or 0:,.4f}; replies so far are stored, raise budget or lower"
+            f" {self.role}.max_tokens and run again to go on"
         )
 
 
-async def send(run: Run, asked: Asked) -> None:
-    """Ask until a reply is stored.
+async def begin(run: Run, call: Call) -> int | None:
+    """The number of a new attempt, as soon as limits, budget and other processes allow it.
+
+    Returns:
+        None where a reply has come meanwhile.
+
+    Raises:
+        UserError: the budget is used up, or an open batch holds the request.
+        Ended: another request met an error that no second try can mend.
+    """
+    ledger, endpoint = run.ledger, run.endpoint
+    if endpoint.requests_per_minute:
+        await run.wait_for_turn("requests", 1, endpoint.requests_per_minute)
+    if endpoint.tokens_per_minute:
+        tokens = money.likely_tokens(call.body)
+        await run.wait_for_turn("tokens", tokens, endpoint.tokens_per_minute)
+    row = {"endpoint": endpoint.base_url, "model": endpoint.model, "role": run.role}
+    row |= {"replicate": call.replicate, "body": call.body}
+    row |= {"dollars": money.most(call.body, run.price)}
+    while True:
+        while run.unwritten:
+            await run.pause(LOOK)
+        if run.ending.is_set():
+            raise Ended
+        attempt = await run.write(partial(ledger.begin, call.key, **row), WAIT)
+        if attempt is not None or ledger.reply(call.key) is not None:
+            return attempt
+        claim = ledger.claim(call.key)
+        if claim and claim.batch:
+            raise batch_api.still_running(claim.batch, endpoint)
+        if claim and not claim.is_live:  # its process is gone; what was reserved stays reserved
+            await run.write(partial(ledger.failed, claim.attempt, "lost"), WAIT)
+            continue
+        if not claim and not ledger.has_room(row["dollars"]) and not run.in_flight:
+            raise run.no_room(row["dollars"])
+        if claim:
+            run.note(", waiting for another process that asks the same")
+        await run.pause(LOOK)
+
+
+async def send(run: Run, call: Call) -> None:
+    """Ask until an answer is stored.
 
     Raises:
         UserError: an error that no second try can mend, or a budget is used up.
         Ended: another request met such an error before this one was sent, or sent again.
     """
-    patience, ledger, dollars = (
-        Patience(run.endpoint, run.role),
-        run.ledger,
-        money.most(asked.body, run.price),
-    )
-    likely = money.likely_tokens(asked.body)
-    who = {
-        "endpoint": run.endpoint.base_url,
-        "model": run.endpoint.model,
-        "role": run.role,
-        "replicate": asked.replicate,
-    }
-    while True:
-        await run.requests.take()
-        await run.tokens.take(likely)
-        if run.ending.is_set():
-            raise Ended
-        while (attempt := ledger.begin(asked.key, **who, body=asked.body, dollars=dollars)) is None:
-            if not run.in_flight:
-                raise run.no_room(dollars or 0)
-            await run.pause(FULL_BUDGET_WAIT)
+    patience = Patience(run.endpoint, run.role)
+    while (attempt := await begin(run, call)) is not None:
         run.in_flight += 1
         try:
-            # The body as it stands in the ledger; the SDK's typed method costs a third more, and knows not every endpoint's parameters.
-            raw = await run.api.post("/chat/completions", body=asked.body, cast_to=httpx2.Response)
-        except FAILURES as error:
-            why = (
-                f"HTTP {error.status_code}"
-                if isinstance(error, openai.APIStatusError)
-                else type(error).__name__
-            )
-            ledger.failed(attempt, why, billed=is_billed(error))
-            wait = patience.after(error)
-        else:
-            ledger.replied(
-                attempt,
-                raw.content,
-                request_id=raw.headers.get("x-request-id"),
-                **run.paid(raw.content, run.price),
-            )
-            return
+            failure = await post(run, call, attempt)
         finally:
             run.in_flight -= 1
-        await run.pause(wait)
+        if failure is None:
+            return
+        await run.pause(patience.after(failure))
+
+
+async def post(run: Run, call: Call, attempt: int) -> Exception | None:
+    """Send one request once and store what comes; returns why it brought no answer."""
+    ledger = run.ledger
+    try:
+        # The body as it stands in the ledger; the SDK's typed method costs a third more, and knows
+        # not every endpoint's parameters.
+        response = await run.api.post("/chat/completions", body=call.body, cast_to=httpx2.Response)
+    except FAILURES as error:
+        await run.write(partial(ledger.failed, attempt, name_of(error), is_billed=is_billed(error)))
+        return error
+    raw = without_key(response.content, run.endpoint)
+    request_id = redacted(response.headers.get("x-request-id", ""), run.endpoint)
+    await run.write(partial(ledger.replied, attempt, raw, request_id=request_id or None))
+    reading = run.read(raw, run.price)
+    await run.write(partial(ledger.settled, attempt, reading))
+    if reading.is_answer:
+        return None
+    return NoAnswer(redacted(raw[:300].decode(errors="replace"), run.endpoint) or "nothing")
 
 
 async def answer(run: Run, outcome: Outcome) -> None:
-    """Ask for what the ledger does not hold of one request's replies, until nothing is left to ask."""
+    """Ask for what the ledger does not hold of one request's replies, until nothing is left."""
     while missing := outcome.look(run.ledger):
-        for asked in missing:
-            async with run.locks[asked.key]:  # the same may be on its way for another request
-                await run.connect()
-                if run.ledger.reply(asked.key) is not None:
-                    continue
-                if holder := run.in_batches.get(asked.key):
-                    raise batch_api.still_running(holder, run.endpoint)
-                await send(run, asked)
+        await run.connect()
+        for call in missing:
+            async with run.locks[call.key]:  # the same may be on its way for another request
+                await send(run, call)
 
 
 async def by_workers(run: Run, outcomes: Sequence[Outcome]) -> None:
@@ -172,7 +228,8 @@ async def by_workers(run: Run, outcomes: Sequence[Outcome]) -> None:
 
     The first failure stops it, once what is in flight has come and is stored.
     """
-    waiting, failures = iter(outcomes), []
+    waiting = iter(outcomes)
+    failures = []
 
     async def worker():
         for outcome in waiting:
@@ -194,15 +251,15 @@ async def by_workers(run: Run, outcomes: Sequence[Outcome]) -> None:
 
 
 async def by_batches(run: Run, outcomes: Sequence[Outcome]) -> None:
-    """Batch after batch of what is missing; the second asks again for what the first left unreadable."""
+    """Batch after batch of what is missing; the second asks for what the first left unreadable."""
     open_outcomes = list(outcomes)
     while open_outcomes:
         missing = {}
         still_open = []
         for outcome in open_outcomes:
-            if requests := outcome.look(run.ledger):
+            if calls := outcome.look(run.ledger):
                 still_open.append(outcome)
-                missing |= {asked.key: asked for asked in requests}
+                missing |= {call.key: call for call in calls}
         run.progress.advance(len(open_outcomes) - len(still_open))
         open_outcomes = still_open
         if missing:
@@ -211,12 +268,19 @@ async def by_batches(run: Run, outcomes: Sequence[Outcome]) -> None:
 
 
 def in_thread(work: Coroutine) -> Any:
-    """Run to the end in a thread, since a notebook's kernel has an event loop of its own; an interrupt cancels the work."""
+    """Run to the end in a thread, since a notebook's kernel has an event loop of its own.
+
+    An interrupt cancels the work.
+    """
     loop = asyncio.new_event_loop()
 
     def run():
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
             return runner.run(work)
+
+    def cancel():
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
 
     with ThreadPoolExecutor(1) as thread:
         result = thread.submit(run)
@@ -224,9 +288,7 @@ def in_thread(work: Coroutine) -> Any:
             return result.result()
         except BaseException:
             with contextlib.suppress(RuntimeError):  # it had ended
-                loop.call_soon_threadsafe(
-                    lambda: [task.cancel() for task in asyncio.all_tasks(loop)]
-                )
+                loop.call_soon_threadsafe(cancel)
             raise
 
 
@@ -240,7 +302,7 @@ def ask(
     re_asks: int = 2,
     what: str = "",
 ) -> list[Outcome]:
-    """Ask all requests, at most `endpoint.concurrency` at once; what the ledger holds is not asked again.
+    """Ask all requests that the ledger has no reply to, at most `endpoint.concurrency` at once.
 
     Args:
         role: who is asked (teacher, judge, student), for the ledger.
@@ -256,15 +318,13 @@ def ask(
             before it, and those that were on their way, are stored.
     """
     outcomes = [Outcome(request, endpoint, read, re_asks) for request in requests]
+    ask_by = by_batches if endpoint.batch_api else by_workers
 
     async def ask_all() -> None:
         with Progress(what or role, len(requests)) as progress:
             run = Run(endpoint, ledger, role, progress)
-            try:
-                await (by_batches if endpoint.batch_api else by_workers)(run, outcomes)
-            finally:
-                if run.api is not None:
-                    await run.api.close()
+            async with run.open:
+                await ask_by(run, outcomes)
 
     in_thread(ask_all())
     return outcomes

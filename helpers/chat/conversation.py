@@ -1,4 +1,4 @@
-"""A conversation of several turns with whoever answers: a teacher, or a student here or behind a server."""
+"""A conversation of several turns with whoever answers: a teacher or a student."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

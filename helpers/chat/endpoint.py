@@ -1,5 +1,9 @@
-"""Where a model answers: an endpoint's settings, its client, its key (from the environment only, and into no message)."""
+"""Where a model answers: an endpoint's settings, its client, and its key.
 
+The key comes from the environment only, and goes into no message.
+"""
+
+import json
 import os
 import re
 from typing import Literal
@@ -11,26 +15,22 @@ from pydantic import JsonValue, PositiveFloat
 
 from helpers.errors import UserError
 
-OWN = {
-    "model",
-    "messages",
-    "n",
-    "seed",
-    "temperature",
-    "top_p",
-    "max_tokens",
-    "max_completion_tokens",
-    "stream",
-    "response_format",
-}  # not for `extra_body`
+# The endpoint's own settings make these; not for `extra_body`.
+OWN = set(
+    "model messages n seed temperature top_p max_tokens max_completion_tokens stream"
+    " response_format".split()
+)
+ADDRESS = r"https?://([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?(/[!-~]*)?"
+SHORTEST_KEY = 8  # a shorter one, "none" or "ollama", may be a word of a reply
 
 
 class Endpoint(pydantic.BaseModel):
     """Where a model answers and what the endpoint understands.
 
-    A reasoning model takes `temperature: null`, `max_tokens_field: max_completion_tokens` and often neither n nor seed;
-    Ollama takes no n. What else a model needs goes into `extra_body`, for example `{reasoning_effort: low}`, or
-    `{top_k: -1}` for vLLM, which else takes it from the model's own files.
+    A reasoning model takes `temperature: null`, `max_tokens_field: max_completion_tokens` and often
+    neither n nor seed; Ollama takes no n. What else a model needs goes into `extra_body`, for
+    example `{reasoning_effort: low}`, or `{top_k: -1}` for vLLM, which else takes it from the
+    model's own files.
     """
 
     model_config = pydantic.ConfigDict(
@@ -43,58 +43,79 @@ class Endpoint(pydantic.BaseModel):
     key_env: str = pydantic.Field(
         default="OPENAI_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
     )
-    # None: the model takes none.
-    temperature: float | None = pydantic.Field(default=0.7, ge=0, le=10)
+    temperature: float | None = pydantic.Field(default=0.7, ge=0, le=10)  # None: it takes none
     max_tokens: int = pydantic.Field(default=1024, ge=1, le=2**20)
-    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = (
-        "max_tokens"  # newer models have the second
-    )
+    # Newer models have the second.
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     takes_n: bool = True  # several choices in one request
     takes_seed: bool = True
     top_p: float | None = pydantic.Field(default=None, gt=0, le=1)  # None: not sent
     # A judge whose server enforces response_format with a JSON schema.
     json_schema: bool = False
-    # Tells runs apart, as the replicate's number tells samples apart.
-    seed: int = pydantic.Field(default=0, ge=0, lt=2**63)
-    weights: str = ""  # what a student is, where that is known: its replies are stored under this, not under address and name
-    free: bool = False  # costs nothing: a machine of your own; else the price file must know the model where there is a budget
+    seed: int = pydantic.Field(default=0, ge=0, lt=2**63)  # tells runs apart
+    # What a student is, where that is known: its replies are stored under this, not under address
+    # and name.
+    weights: str = ""
+    # Costs nothing: a machine of your own; else the price file must know the model where there is a
+    # budget.
+    free: bool = False
     extra_body: dict[str, JsonValue] = {}  # further parameters of the request, sent as they are
     concurrency: int = pydantic.Field(default=16, ge=1, le=10_000)
-    requests_per_minute: PositiveFloat | None = (
-        None  # each process keeps to them for itself; None: no limit but concurrency
-    )
-    tokens_per_minute: PositiveFloat | None = (
-        None  # counted as providers do: the prompt, estimated, and n x max_tokens
-    )
+    # Kept by all processes of a ledger together; None: no limit but concurrency.
+    requests_per_minute: PositiveFloat | None = None
+    # Counted as providers do: the prompt, estimated, and n x max_tokens.
+    tokens_per_minute: PositiveFloat | None = None
     timeout: float = pydantic.Field(default=600.0, gt=0, le=86_400)  # seconds
     batch_api: bool = False  # by the provider's Batch API: half the price, within a day
 
+    @pydantic.field_validator("base_url")
+    @classmethod
+    def _is_an_address(cls, address: str) -> str:
+        """Nothing secret may stand in it: it goes to ledger, manifest, notebooks and messages."""
+        is_open = address == cls.model_fields["base_url"].default  # of a server that is started
+        if address.startswith("world:") or is_open:
+            return address
+        if re.search(r"[@?#]", address):
+            raise ValueError(
+                "an address has no user, password, query or fragment;"
+                " a key belongs into the environment variable that key_env names"
+            )
+        if not re.fullmatch(ADDRESS, address):
+            raise ValueError(f"{address!r} is neither http(s)://... nor world:")
+        return address
+
+    @pydantic.field_validator("key_env")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        """Sixteen letters and digits without a break are a key, unless there is such a variable."""
+        looks_like_a_key = re.search("[A-Za-z0-9]{16}", name) and not re.fullmatch("[A-Z_]+", name)
+        if looks_like_a_key and name not in os.environ:
+            raise ValueError("this looks like a key")
+        return name
+
     @pydantic.field_validator("extra_body")
     @classmethod
-    def _has_own_names(cls, extra: dict) -> dict:
+    def _is_sent_as_it_is(cls, extra: dict) -> dict:
+        json.dumps(extra, allow_nan=False)
         if taken := sorted(OWN & set(extra)):
             raise ValueError(
-                f"{', '.join(taken)} may not stand in extra_body; the endpoint's own settings make the request's {taken[0]}"
+                f"{', '.join(taken)} may not stand in extra_body;"
+                f" the endpoint's own settings make the request's {taken[0]}"
             )
         return extra
 
 
 class Network:
-    """An HTTP address; `helpers.world.endpoint.World` is its like for the embedded world.
+    """An HTTP address; `helpers.world.endpoint.World` is its like for the embedded world."""
 
-    Raises:
-        UserError: it is neither HTTP nor the embedded world.
-    """
+    free = False
 
     reply_seconds = (5.0, 20.0)  # from fast to slow, until the ledger has replies to measure
 
     def __init__(self, base_url: str):
-        if not base_url.startswith(("http://", "https://")):
-            raise UserError(f"base_url = {base_url!r} is neither http(s)://... nor world:")
         self.provider = self.url = base_url
-        self.needs_key = not re.match(
-            r"https?://(localhost|127\.0\.0\.1|\[::1\])([:/]|$)", base_url
-        )
+        loopback = r"https?://(localhost|127\.0\.0\.1|\[::1\])([:/]|$)"
+        self.needs_key = not re.match(loopback, base_url)
 
     def check(self, model: str, skills: list[str], topics: list[str]) -> None:
         """A model behind the network is asked anything."""
@@ -107,8 +128,8 @@ def host(base_url: str):
     """Who answers at an address: the one place that tells the embedded world from the network.
 
     Returns:
-        An object with `provider` (what replies are stored under), `url`, `needs_key`,
-        `check(model, skills, topics)` and `http_client()`.
+        An object with `provider` (what replies are stored under), `url`, `free` (nobody is paid),
+        `needs_key`, `check(model, skills, topics)` and `http_client()`.
     """
     if base_url.startswith("world:"):
         from helpers.world.endpoint import World  # loaded only where it is asked
@@ -126,25 +147,33 @@ def client(endpoint: Endpoint) -> openai.AsyncOpenAI:
     """A client without retries of its own.
 
     Raises:
-        UserError: the key's environment variable is not set (the world and loopback need none), or holds no key.
+        UserError: the key's environment variable is not set (the world and loopback need none), or
+            holds no key.
     """
-    there = host(endpoint.base_url)
-    secret = secret_of(endpoint) or ("" if there.needs_key and not endpoint.free else "none")
-    if not secret:
+    place = host(endpoint.base_url)
+    secret = secret_of(endpoint)
+    if not secret and place.needs_key and not endpoint.free:
         raise UserError(
             f"{endpoint.base_url} needs a key: set the environment variable {endpoint.key_env}"
         )
-    if not re.fullmatch("[!-~]+", secret):
+    if not re.fullmatch("[!-~]*", secret):
         raise UserError(
-            f"the environment variable {endpoint.key_env} holds a space or a character that no key has; set it anew"
+            f"the environment variable {endpoint.key_env} holds a space or a character that no key"
+            " has; set it anew"
         )
     return openai.AsyncOpenAI(
-        base_url=there.url,
-        api_key=secret,
+        base_url=place.url,
+        api_key=secret or "none",
         max_retries=0,
         timeout=endpoint.timeout,
-        http_client=there.http_client(),
+        http_client=place.http_client(),
     )
+
+
+def without_key(reply: bytes, endpoint: Endpoint) -> bytes:
+    """A reply's bytes as they may be stored: some servers repeat the key."""
+    secret = secret_of(endpoint).encode()
+    return reply.replace(secret, b"[key]") if len(secret) >= SHORTEST_KEY else reply
 
 
 def redacted(message: str, endpoint: Endpoint) -> str:

@@ -1,6 +1,5 @@
-"""What holds requests back: an endpoint's rate limits, and its failures, some of which no second try can mend."""
+"""An endpoint's failures, some of which no second try can mend, and how long to wait."""
 
-import asyncio
 import random
 import time
 
@@ -15,31 +14,22 @@ RATE_LIMIT_SECONDS = 1800  # how long one request may be put off before the run 
 FIRST_WAIT = 1.0  # seconds before the second try at most, doubling up to LONGEST_WAIT
 LONGEST_WAIT = 30
 LEAST_WAIT = 0.05  # seconds before a try that was put off, for endpoints that say 0
-AT_ONCE = 0.1  # seconds' worth of requests that may go out together: late wake-ups are made up for, bursts are not made
+AT_ONCE = 0.1  # seconds' worth of requests that may go out together
 
 # The SDK lets some of aiohttp's pass, and a reply's broken JSON.
 FAILURES = (openai.APIStatusError, openai.APIConnectionError, aiohttp.ClientError)
 
 
-class Pace:
-    """At most `per_minute` a minute, in the order of asking; None for no limit. (aiolimiter lets small amounts overtake large ones.)"""
-
-    def __init__(self, per_minute: float | None):
-        self.rate, self.free = per_minute and per_minute / 60, 0.0
-
-    async def take(self, amount: float = 1) -> None:
-        if self.rate:
-            now = time.monotonic()
-            self.free = max(self.free, now - AT_ONCE)  # when all before this one are paid off
-            wait, self.free = self.free - now, self.free + amount / self.rate
-            await asyncio.sleep(max(0.0, wait))
+class NoAnswer(Exception):
+    """HTTP 200, and no chat completion in it: an error, half of something, or nothing."""
 
 
 def refused(
-    status: int | None, code: str | None, said: str, endpoint: Endpoint, role: str
+    status: int | None, code: str | None, message: str, endpoint: Endpoint, role: str
 ) -> UserError | None:
     """The sentence for an error that no second try can mend, or None."""
-    name, said = f"{endpoint.base_url}, model {endpoint.model}", redacted(said, endpoint)
+    name = f"{endpoint.base_url}, model {endpoint.model}"
+    words = redacted(message, endpoint)
     if code in ("insufficient_quota", "billing_hard_limit_reached"):
         return UserError(
             f"{name}: the account's quota is used up; replies so far are stored, run again to go on"
@@ -47,48 +37,61 @@ def refused(
     if status in (401, 403):
         return UserError(f"{name}: the key in {endpoint.key_env} was refused (HTTP {status})")
     if status == 404 or code == "model_not_found":
-        where = (
-            "server.model in params/<profile>/03_grade.yaml"
-            if role == "student"
-            else f"{role}.model (or {role}.base_url) in params/<profile>/shared.yaml"
+        where = f"{role}.model (or {role}.base_url) in params/<profile>/shared.yaml"
+        if role == "student":
+            where = "server.model in params/<profile>/03_grade.yaml"
+        if role == "judge":
+            where += ", or second_judges.<name>.model in 03_grade.yaml,"
+        return UserError(
+            f"{name}: not found (HTTP {status}); {where} has to name one that the provider still"
+            f" has: {words}"
         )
-        more = ", or second_judges.<name>.model in 03_grade.yaml," if role == "judge" else ""
-        has = f"{where}{more} has to name one that the provider still has"
-        return UserError(f"{name}: not found (HTTP {status}); {has}: {said}")
     if status is not None and 400 <= status < 500 and status not in (408, 409, 429):
-        return UserError(f"{name}: the request was refused (HTTP {status}): {said}")
+        return UserError(f"{name}: the request was refused (HTTP {status}): {words}")
     return None
 
 
 def words_of(error: openai.APIStatusError) -> str:
-    said = (
-        error.body.get("message", error.body.get("detail"))
-        if isinstance(error.body, dict)
-        else error.body
-    )
-    return str(said or error.message)
+    body = error.body
+    if isinstance(body, dict):
+        body = body.get("message", body.get("detail"))
+    return str(body or error.message)
+
+
+def name_of(error: Exception) -> str:
+    """A failure in few words, for the ledger and the user."""
+    if isinstance(error, openai.APIStatusError):
+        return f"HTTP {error.status_code}"
+    if isinstance(error, NoAnswer):
+        return f"HTTP 200 without an answer: {error}"
+    return type(error).__name__
 
 
 def was_never_sent(error: BaseException | None) -> bool:
-    """Was there no connection at all? The SDK calls this a time-out, as it does a connection that broke after the request."""
+    """Was there no connection at all?
+
+    The SDK calls this a time-out, as it does a connection that broke after the request.
+    """
     while error is not None and not isinstance(error, aiohttp.ClientConnectorError):
         error = error.__cause__ or error.__context__
     return error is not None
 
 
 def is_billed(error: Exception) -> bool:
-    """May the provider bill a request that failed so? Not what it refused or never got; a time-out or a server's error may be."""
-    if was_never_sent(error):
-        return False
-    return not (
-        isinstance(error, openai.APIStatusError)
-        and error.status_code < 500
-        and error.status_code != 408
-    )
+    """May the provider bill a request that failed so?
+
+    Not what it refused or never got; a time-out or a server's error may be.
+    """
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code >= 500 or error.status_code == 408
+    return not was_never_sent(error)
 
 
 def put_off(error: openai.APIStatusError) -> float:
-    """Seconds to wait after a rate limit: what the endpoint says, and up to half as much again, so that not all return at once."""
+    """Seconds to wait after a rate limit: what the endpoint says.
+
+    And up to half as much again, so that not all return at once.
+    """
     headers = error.response.headers
     try:
         wait = float(headers.get("retry-after-ms", "nan")) / 1000
@@ -99,15 +102,13 @@ def put_off(error: openai.APIStatusError) -> float:
 
 
 class Patience:
-    """How long and how often one request may fail: rate limits by time, transport failures by count."""
+    """How long and how often one request may fail: rate limits by time, others by count."""
 
     def __init__(self, endpoint: Endpoint, role: str):
-        self.endpoint, self.role, self.limited, self.failures = (
-            endpoint,
-            role,
-            None,
-            0,
-        )  # limited: when first
+        self.endpoint = endpoint
+        self.role = role
+        self.limited_since: float | None = None
+        self.failures = 0
 
     def after(self, error: Exception) -> float:
         """Seconds to wait before the next try.
@@ -115,26 +116,27 @@ class Patience:
         Raises:
             UserError: no second try can mend the error, or patience is at its end.
         """
-        failure = type(error).__name__
         if isinstance(error, openai.APIStatusError):
-            failure = f"HTTP {error.status_code}"
-            if sentence := refused(
-                error.status_code, error.code, words_of(error), self.endpoint, self.role
-            ):
+            status, words = error.status_code, words_of(error)
+            if sentence := refused(status, error.code, words, self.endpoint, self.role):
                 raise sentence from None
-            if error.status_code == 429:
-                wait, self.limited = put_off(error), self.limited or time.monotonic()
-                if time.monotonic() - self.limited + wait > RATE_LIMIT_SECONDS:
-                    why = f"rate limited for over {RATE_LIMIT_SECONDS // 60} minutes; replies so far are stored, run again to go on"
-                    raise UserError(f"{self.endpoint.base_url}: {why}") from None
-                return wait
+            if status == 429:
+                return self._after_limit(put_off(error))
         self.failures += 1
         if self.failures == TRANSPORT_TRIES:
-            failure = (
-                "nobody answers there: is the server running, is the address right?"
-                if was_never_sent(error)
-                else failure
-            )
-            why = f"{self.failures} failures in a row ({failure}); replies so far are stored, run again to go on"
-            raise UserError(f"{self.endpoint.base_url}: {why}") from None
+            failure = name_of(error)
+            if was_never_sent(error):
+                failure = "nobody answers there: is the server running, is the address right?"
+            raise self._ended(f"{self.failures} failures in a row ({failure})") from None
         return min(LONGEST_WAIT, FIRST_WAIT * 2 ** (self.failures - 1)) * random.random()
+
+    def _after_limit(self, wait: float) -> float:
+        now = time.monotonic()
+        self.limited_since = self.limited_since or now
+        if now - self.limited_since + wait > RATE_LIMIT_SECONDS:
+            raise self._ended(f"rate limited for over {RATE_LIMIT_SECONDS // 60} minutes") from None
+        return wait
+
+    def _ended(self, why: str) -> UserError:
+        where = self.endpoint.base_url
+        return UserError(f"{where}: {why}; replies so far are stored, run again to go on")

@@ -1,82 +1,147 @@
-"""What requests cost: the dated price file, the most that a request can cost, and what its reply did cost."""
+"""What requests cost: the dated price file, the most that one can cost, and what its reply did."""
 
 import json
+from typing import Annotated, NamedTuple
 
+import pydantic
 import yaml
 
-from helpers.chat.endpoint import Endpoint
+from helpers.chat.endpoint import Endpoint, host
 from helpers.chat.ledger import Ledger
+from helpers.chat.replies import Usage
 from helpers.errors import UserError
 from helpers.paths import ROOT
 
 BATCH_SHARE = 0.5  # of the price, by the Batch API
+CACHE_WRITE_SHARE = 1.25  # of the input price, where the price file does not say more
 CHARACTERS_PER_TOKEN = 4  # English text, a rule of thumb
 UNBILLED = {f"HTTP {status}" for status in range(400, 500)} - {"HTTP 408"}  # states of attempts
 
-Price = tuple[float, float]  # US dollars per input and per output token
+# What may stand in `extra_body` under a budget: all else (service_tier, tools, plugins, other
+# models to fall back on) may cost what no line of the price file says.
+OF_NO_COST = set(
+    "reasoning_effort reasoning thinking think verbosity response_format stop logit_bias user"
+    " frequency_penalty presence_penalty repetition_penalty top_k min_p chat_template_kwargs"
+    " metadata store safety_identifier prompt_cache_key logprobs top_logprobs".split()
+)
+
+Dollars = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False, strict=True)]
 
 
-def prices() -> dict[str, list[float]]:
-    """US dollars per million input and output tokens, by model.
+class Price(NamedTuple):
+    """US dollars per million tokens; None for a cache's: nothing is said of them."""
+
+    input: Dollars
+    output: Dollars
+    cache_read: Dollars | None = None
+    cache_write: Dollars | None = None
+
+    @property
+    def read(self) -> float:
+        return self.input if self.cache_read is None else self.cache_read
+
+    @property
+    def write(self) -> float:
+        return self.input * CACHE_WRITE_SHARE if self.cache_write is None else self.cache_write
+
+
+FREE = Price(0.0, 0.0)
+PRICES = pydantic.TypeAdapter(dict[str, Price])
+
+
+def prices() -> dict[str, Price]:
+    """The price file, by model.
 
     Raises:
-        UserError: the file holds something else.
+        UserError: it holds something else.
     """
     path = ROOT / "params/prices.yaml"
     try:
-        table = yaml.safe_load(path.read_text())
-        good = all(
-            len(p) == 2 and all(isinstance(x, int | float) and x >= 0 for x in p)
-            for p in table.values()
-        )
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as e:
+        return PRICES.validate_python(yaml.safe_load(path.read_text()))
+    except pydantic.ValidationError:
         raise UserError(
-            f"{path.relative_to(ROOT)}: cannot be read ({' '.join(str(e).split())})"
+            f"{path.relative_to(ROOT)}: each line is a model with dollars per million tokens, as"
+            " [input, output] or {input: .., output: .., cache_read: .., cache_write: ..}"
         ) from None
-    if not good:
-        raise UserError(
-            f"{path.relative_to(ROOT)}: each line is a model with two numbers, dollars per million input and output tokens"
-        )
-    return table
+    except (OSError, ValueError, yaml.YAMLError) as e:
+        why = " ".join(str(e).split())
+        raise UserError(f"{path.relative_to(ROOT)}: cannot be read ({why})") from None
 
 
 def price_of(endpoint: Endpoint, *, batch: bool | None = None) -> Price | None:
-    """The price that an endpoint's requests have, in a batch or not (as the endpoint says); None if it is unknown."""
-    if endpoint.free:
-        return (0.0, 0.0)
+    """The price of an endpoint's requests, in a batch or not (as it says); None if unknown."""
+    if is_free(endpoint):
+        return FREE
     listed = prices().get(endpoint.model)
-    share = BATCH_SHARE if (endpoint.batch_api if batch is None else batch) else 1.0
-    return listed and (listed[0] * share / 1e6, listed[1] * share / 1e6)
+    if listed is None or not (endpoint.batch_api if batch is None else batch):
+        return listed
+    return Price(*(price and price * BATCH_SHARE for price in listed))
+
+
+def is_free(endpoint: Endpoint) -> bool:
+    return endpoint.free or host(endpoint.base_url).free
 
 
 def most_tokens(body: dict) -> tuple[int, int]:
-    """The most input and output tokens of a request: a token is at least a byte of the messages' JSON; n x max_tokens."""
-    prompt = len(json.dumps(body["messages"], ensure_ascii=False).encode(errors="replace"))
-    return prompt, body.get("n", 1) * (
-        body.get("max_completion_tokens") or body.get("max_tokens") or 0
-    )
+    """The most input and output tokens of a request.
+
+    A token is at least a byte of its JSON; n x max_tokens.
+    """
+    prompt = len(json.dumps(body, ensure_ascii=False).encode(errors="replace"))
+    answer = body.get("max_completion_tokens") or body.get("max_tokens") or 0
+    return prompt, body.get("n", 1) * answer
 
 
 def likely_tokens(body: dict) -> float:
-    """What rate limits count: the prompt, estimated from its characters, and all output tokens that may come."""
+    """What rate limits count: the prompt, by its characters, and all output that may come."""
     prompt, answer = most_tokens(body)
     return prompt / CHARACTERS_PER_TOKEN + answer
 
 
-def cost(tokens: tuple[int, int], price: Price) -> float:
-    return tokens[0] * price[0] + tokens[1] * price[1]
+def cost(tokens: tuple[float, float], price: Price) -> float:
+    """US dollars of (input, output) tokens, without a cache."""
+    return (tokens[0] * price.input + tokens[1] * price.output) / 1e6
 
 
 def most(body: dict, price: Price | None) -> float | None:
-    """The most dollars that a request can cost."""
-    return price and cost(most_tokens(body), price)
-
-
-def paid(usage: dict[str, int], price: Price | None) -> float | None:
-    """What a reply cost by its token counts, cached input tokens at the full price; None if it has none, or no price is known."""
-    if price is None or not {"prompt_tokens", "completion_tokens"} <= set(usage):
+    """The most dollars that a request can cost, all of its prompt at the dearest input price."""
+    if price is None:
         return None
-    return cost((usage["prompt_tokens"], usage["completion_tokens"]), price)
+    dearest = max(price.input, price.read, price.write)
+    return cost(most_tokens(body), price._replace(input=dearest))
+
+
+def paid(usage: Usage | None, price: Price | None) -> float | None:
+    """What a reply cost by its token counts; None if it has none, or no price is known."""
+    if usage is None or price is None:
+        return None
+    plain = usage.prompt - usage.cache_read - usage.cache_write
+    cached = usage.cache_read * price.read + usage.cache_write * price.write
+    return cost((plain, usage.completion), price) + cached / 1e6
+
+
+def check_price(endpoint: Endpoint, budget: float | None) -> None:
+    """Under a budget, is all that an endpoint may bill in the price file?
+
+    Raises:
+        UserError: its model is not, or `extra_body` holds what may cost more.
+    """
+    if budget is None or is_free(endpoint):
+        return
+    if endpoint.model not in prices():
+        raise no_price(budget, endpoint.model)
+    if dear := sorted(set(endpoint.extra_body) - OF_NO_COST):
+        raise UserError(
+            f"budget = {budget}, and {', '.join(dear)} in extra_body of {endpoint.model}"
+            " may cost what params/prices.yaml cannot say; take it out, or set budget: null"
+        )
+
+
+def no_price(budget: float, model: str) -> UserError:
+    return UserError(
+        f"budget = {budget}, and params/prices.yaml has no price for model {model};"
+        " write it there, say free: true of an endpoint of your own, or set budget: null"
+    )
 
 
 def check_budget(ledger: Ledger, endpoint: Endpoint) -> None:
@@ -85,21 +150,17 @@ def check_budget(ledger: Ledger, endpoint: Endpoint) -> None:
     What was asked while a price was unknown is priced now.
 
     Raises:
-        UserError: the price of the endpoint's model, or of one that was asked before, is unknown.
+        UserError: as `check_price`, or the price of a model that was asked before is unknown.
     """
+    check_price(endpoint, ledger.budget)
     if ledger.budget is None:
         return
-    known, late = prices(), []
-    unpriced = ledger.unpriced()
-    for model in [*([] if endpoint.free else [endpoint.model]), *(row[1] for row in unpriced)]:
+    known = prices()
+    late = []
+    for number, model, state, body, prompt, answer in ledger.unpriced():
         if model not in known:
-            raise UserError(
-                f"budget = {ledger.budget}, and params/prices.yaml has no price for model {model};"
-                " write it there, say free: true of an endpoint of your own, or set budget: null"
-            )
-    for number, model, state, body, prompt, answer in unpriced:
-        price = (known[model][0] / 1e6, known[model][1] / 1e6)
+            raise no_price(ledger.budget, model)
         tokens = most_tokens(json.loads(body)) if None in (prompt, answer) else (prompt, answer)
-        late.append((0.0 if state in UNBILLED else cost(tokens, price), number))
+        late.append((0.0 if state in UNBILLED else cost(tokens, known[model]), number))
     if late:
         ledger.price(late)

@@ -9,12 +9,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from helpers.chat.endpoint import Endpoint, host
-from helpers.chat.ledger import Asked, Ledger, key
+from helpers.chat.ledger import Call, Ledger, key
+
+MOST_TOKENS = 2**53  # a count beyond it is nonsense
 
 
 @dataclass(frozen=True)
 class Request:
-    """Messages, how many replies are wanted, and the first replicate's number: the same question asked anew."""
+    """Messages, how many replies are wanted, and the first one's number as a replicate.
+
+    A replicate is the same question asked anew.
+    """
 
     messages: list[dict]
     n: int = 1
@@ -28,6 +33,16 @@ class Reply:
     cut: bool  # stopped at the token limit
 
 
+@dataclass(frozen=True)
+class Usage:
+    """The tokens that a reply says it took; those of a cache are part of the prompt's."""
+
+    prompt: int
+    completion: int
+    cache_read: int = 0
+    cache_write: int = 0
+
+
 def request_body(request: Request, endpoint: Endpoint, replicate: int, n: int) -> dict:
     """What is sent. The seed tells replicates apart where the endpoint takes one."""
     body = {
@@ -35,19 +50,15 @@ def request_body(request: Request, endpoint: Endpoint, replicate: int, n: int) -
         "messages": request.messages,
         endpoint.max_tokens_field: endpoint.max_tokens,
     }
-    seed = endpoint.seed * 1_000_003 + replicate if endpoint.takes_seed else None
     optional = {
         "temperature": endpoint.temperature,
         "top_p": endpoint.top_p,
-        "seed": seed,
+        "seed": endpoint.seed * 1_000_003 + replicate if endpoint.takes_seed else None,
         "n": n if n > 1 else None,
         "response_format": response_format(request.schema),
     }
-    return {
-        **body,
-        **{name: value for name, value in optional.items() if value is not None},
-        **endpoint.extra_body,
-    }
+    given = {name: value for name, value in optional.items() if value is not None}
+    return body | given | endpoint.extra_body
 
 
 def response_format(schema: dict | None) -> dict | None:
@@ -67,33 +78,74 @@ def identity(endpoint: Endpoint, body: dict, replicate: int) -> str:
     return key(host(endpoint.base_url).provider, body, replicate)
 
 
-def parse(raw: bytes) -> list[Reply]:
-    """The choices of a stored reply; none if its JSON is broken. A choice without text counts as empty text."""
+# ---- what stored bytes say: none of this may fail, whatever a server sent ----
+
+
+def contents(raw: bytes) -> dict:
+    """A reply's JSON object; an empty one where it is something else."""
     try:
-        choices = json.loads(raw)["choices"]
+        content = json.loads(raw)
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def choices(content: dict) -> list[Reply]:
+    """The choices of a reply; none where they are not what a chat completion's are.
+
+    A choice without text counts as empty text.
+    """
+    try:
         return [
-            Reply(clean(c["message"].get("content")), c.get("finish_reason") == "length")
-            for c in choices
+            Reply(clean(choice["message"].get("content")), choice.get("finish_reason") == "length")
+            for choice in content["choices"]
         ]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError):
         return []
 
 
-def clean(content) -> str:
-    """A choice's text; half of a surrogate pair, as some send at the token limit, could not be sent on."""
-    return content.encode(errors="replace").decode() if isinstance(content, str) else ""
+def parse(raw: bytes) -> list[Reply]:
+    return choices(contents(raw))
 
 
-def usage_of(raw: bytes) -> dict[str, int]:
-    """The token counts of a reply, as far as it has any."""
-    try:
-        return {
-            name: count
-            for name, count in json.loads(raw)["usage"].items()
-            if isinstance(count, int)
-        }
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return {}
+def clean(text: Any) -> str:
+    """A choice's text; half a surrogate pair, as some send when cut, could not be sent on."""
+    return text.encode(errors="replace").decode() if isinstance(text, str) else ""
+
+
+def usage_of(content: dict) -> Usage | None:
+    """The tokens of a reply, where it says otherwise in two places the larger number.
+
+    A total above prompt and completion holds tokens of thought. A cache's tokens are part of the
+    prompt's as OpenAI tells them (in the details), beside them as Anthropic does.
+
+    Returns:
+        None without counts, or where one of them is no number of tokens.
+    """
+    usage = content.get("usage")
+    if not isinstance(usage, dict):
+        return None
+    details = usage.get("prompt_tokens_details")
+    details = details if isinstance(details, dict) else {}
+    counts = [
+        usage.get("prompt_tokens"),
+        usage.get("completion_tokens"),
+        usage.get("total_tokens") or 0,
+        details.get("cached_tokens") or 0,
+        usage.get("cache_read_input_tokens") or 0,
+        details.get("cache_write_tokens") or details.get("cache_creation_tokens") or 0,
+        usage.get("cache_creation_input_tokens") or 0,
+    ]
+    if not all(type(count) is int and 0 <= count < MOST_TOKENS for count in counts):
+        return None
+    prompt, completion, total, read, read_beside, written, written_beside = counts
+    if prompt == 0:  # a server that does not count
+        return None
+    completion = max(completion, total - prompt)
+    prompt += max(0, read_beside - read) + max(0, written_beside - written)
+    written = min(prompt, max(written, written_beside))
+    read = min(prompt - written, max(read, read_beside))
+    return Usage(prompt, completion, read, written)
 
 
 @dataclass(frozen=True)
@@ -133,7 +185,7 @@ class Outcome:
         """What was read of the earliest usable reply; None without one."""
         return self.usable[0] if self.usable else None
 
-    def look(self, ledger: Ledger) -> list[Asked]:
+    def look(self, ledger: Ledger) -> list[Call]:
         """Read what has come since the last look, each reply once.
 
         Returns:
@@ -143,28 +195,28 @@ class Outcome:
         while len(self.usable) < self.request.n and self.asked < most:
             several = self.asked == 0 and self.endpoint.takes_n
             n = self.request.n if several else 1
-            following = self._request(self.asked, n)
+            following = self._call(self.asked, n)
             raw = ledger.reply(following.key)
             if raw is None and n > 1:
                 return [following]
             if raw is None:
                 # Each brings one reply at most, so all of these will be needed.
                 needed = min(self.request.n - len(self.usable), most - self.asked)
-                later = [self._request(self.asked + i, 1) for i in range(1, needed)]
-                return [following, *(a for a in later if ledger.reply(a.key) is None)]
+                later = [self._call(self.asked + i, 1) for i in range(1, needed)]
+                return [following, *(call for call in later if ledger.reply(call.key) is None)]
             self.asked += n
             for reply in parse(raw):
                 self._take(reply)
         return []
 
     def _take(self, reply: Reply) -> None:
-        found = self.read(self.request, reply)
-        if isinstance(found, Unreadable):
-            self.unreadable.append(found.reason)
+        result = self.read(self.request, reply)
+        if isinstance(result, Unreadable):
+            self.unreadable.append(result.reason)
         elif len(self.usable) < self.request.n:  # some endpoints send more than they were asked
-            self.usable.append(found)
+            self.usable.append(result)
 
-    def _request(self, offset: int, n: int) -> Asked:
+    def _call(self, offset: int, n: int) -> Call:
         replicate = self.request.replicate + offset
         body = request_body(self.request, self.endpoint, replicate, n)
-        return Asked(identity(self.endpoint, body, replicate), replicate, body)
+        return Call(identity(self.endpoint, body, replicate), replicate, body)

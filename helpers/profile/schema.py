@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field
 
 from helpers import paths
 from helpers.chat.endpoint import Endpoint
+from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.profile.kinds import (
     Budget,

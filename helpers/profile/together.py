@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from helpers.chat.endpoint import Endpoint, host
-from helpers.chat.money import price_of
+from helpers.chat.money import check_price
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.profile.reading import Files, names, read_yaml
@@ -57,6 +57,7 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
         grade.packs()
     with files.named("03_grade", "server"):
         check_judges_alone("server", grade.server)
+        check_price(grade.server, generate.budget)
         served.check(grade.serve, grade.server)
 
 
@@ -157,8 +158,4 @@ def check_endpoint(name: str, endpoint: Endpoint, generate: Generate, pool: Pool
         host(endpoint.base_url).check(endpoint.model, skills, list(pool.topics))
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
-    if generate.budget is not None and price_of(endpoint) is None:
-        raise UserError(
-            f"budget = {generate.budget}, and params/prices.yaml has no price for"
-            f" model {endpoint.model}"
-        )
+    check_price(endpoint, generate.budget)

@@ -6,7 +6,7 @@ import yaml
 from helpers import paths
 from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Ledger
-from helpers.chat.money import CHARACTERS_PER_TOKEN, price_of
+from helpers.chat.money import CHARACTERS_PER_TOKEN, is_free
 from helpers.errors import command
 from helpers.profile.load import load_profile
 from helpers.profile.schema import Generate, Model
@@ -52,7 +52,7 @@ def totals(table: pd.DataFrame) -> str:
 def budget(p: Generate, endpoints: list[Endpoint]) -> str:
     if p.budget is not None:
         return f"The budget for everything is {p.budget:,.2f} US dollars."
-    if all(price_of(endpoint) == (0, 0) for endpoint in endpoints):
+    if all(map(is_free, endpoints)):
         return "All that is asked is free."
     return "There is no budget: spending is not limited."
 

@@ -43,9 +43,7 @@ def endpoints(ahead: list[Model]) -> Iterator[Finding]:
         else:
             yield f"key of {endpoint.base_url}", False, f"{key} none; export it"
         if price := price_of(endpoint):
-            words = (
-                f"{1e6 * price[0]:,.2f} US dollars per million tokens in, {1e6 * price[1]:,.2f} out"
-            )
+            words = f"{price.input:,.2f} US dollars per million tokens in, {price.output:,.2f} out"
         else:
             words = "params/prices.yaml has none: write it there, as the provider's page says"
         yield f"price of {endpoint.model}", bool(price), words

@@ -18,10 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import openai
+import pydantic
 from pydantic import Field, PositiveFloat
 
 from helpers.chat import client
-from helpers.chat.endpoint import Endpoint, redacted, secret_of
+from helpers.chat.endpoint import Endpoint, host, redacted, secret_of
 from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Reply, Request, identity, parse, request_body
 from helpers.errors import UserError
@@ -42,8 +43,16 @@ class Server(Endpoint):
     # Not the teacher's; a server of your own needs none.
     key_env: str = Field(default="STUDENT_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")
     takes_n: bool = False
-    free: bool = True
     start_seconds: PositiveFloat = 1800.0  # until a server that is started must answer
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _free_at_home(cls, values):
+        """This machine's servers cost nothing unless `free` says so; another may be a paid API."""
+        if not isinstance(values, dict):
+            return values
+        address = str(values.get("base_url") or "")
+        return {"free": not address or not host(address).needs_key, **values}
 
 
 SET_ELSEWHERE = (

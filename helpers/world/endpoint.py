@@ -172,6 +172,16 @@ def graded(
     return reply, "stop"
 
 
+def text_of(message: dict) -> str:
+    """A message's text, which may come as a list of parts."""
+    content = message.get("content") if isinstance(message, dict) else None
+    if isinstance(content, list) and all(isinstance(part, dict) for part in content):
+        content = "".join(str(part.get("text", "")) for part in content)
+    if not isinstance(content, str):
+        raise Refusal("a message needs a content of text")
+    return content
+
+
 def complete(body: dict, rates: Rates) -> tuple[int, dict]:
     """HTTP status and JSON of the reply to a chat completion request."""
     messages, n = body.get("messages"), body.get("n", 1)
@@ -187,6 +197,7 @@ def complete(body: dict, rates: Rates) -> tuple[int, dict]:
     seed = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     choices, tokens = [], 0
     try:
+        messages = [{**message, "content": text_of(message)} for message in messages]
         for i in range(n):
             rng = random.Random(f"{seed}/{i}")
             if re.search(r"^=+ \w+ =+$", messages[-1]["content"], re.M):
@@ -255,6 +266,7 @@ class World:
     """
 
     url = "http://world/v1"
+    free = True
     needs_key = False
     reply_seconds = (0.001, 0.01)
 

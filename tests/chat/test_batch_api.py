@@ -1,52 +1,32 @@
-"""The Batch API: the same contract, keys and replies as one by one; killed anywhere, nothing is sent or paid twice."""
+"""The Batch API: the same contract, keys and replies as one by one; nothing is paid twice."""
 
 import os
 import signal
 import subprocess
 import sys
-import traceback
 
 import openai
 import pytest
 
 from helpers.chat import batch_api, endpoint, limits, money
-from helpers.chat.client import ask
 from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Request
 from helpers.errors import UserError
 from helpers.paths import ROOT
+from tests.faults import asking
+from tests.faults.asking import ask, nowhere_in, one_sentence, states, texts
 from tests.faults.batches import BatchServer
 
-SECRET = "sk-MARKED-0123456789abcdef"
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setenv("TEST_KEY", SECRET)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(batch, "POLL", 0.01)
-    monkeypatch.setattr(limits, "FIRST_WAIT", 0.001)
-
-
-@pytest.fixture
-def ledger(tmp_path):
-    return Ledger(tmp_path / "ledger.sqlite")
-
-
-@pytest.fixture
-def priced(monkeypatch):
-    """Model m: one dollar a million input tokens, two a million output tokens."""
-    monkeypatch.setattr(money, "prices", lambda: {"m": [1.0, 2.0]})
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def at(server, **settings):
-    return Endpoint(
-        **{"base_url": server.url, "model": "m", "key_env": "TEST_KEY", "batch": True, **settings}
-    )
+    return asking.at(server, **{"batch_api": True, **settings})
 
 
 def questions(count, **settings):
+    """Not ASCII alone."""
     return [
         Request([{"role": "user", "content": f"question {i} ü"}], **settings) for i in range(count)
     ]
@@ -57,30 +37,15 @@ def say(body, i):
     return f"{body['messages'][0]['content']}: {body.get('seed')}.{i}"
 
 
-def texts(replies):
-    return [[r.text for r in some] for some in replies]
-
-
-def one_sentence(failure):
-    sentence = str(failure.value)
-    assert "\n" not in sentence
-    assert "MARKED" not in sentence + "".join(traceback.format_exception(failure.value))
-    return sentence
-
-
-def states(ledger):
-    return dict(ledger.db.execute("select state, count(*) from attempt group by state").fetchall())
-
-
 # ---- the same contract ----
 
 
 def test_replies_are_those_of_the_right_requests(ledger):
     with BatchServer(say=say, polls=3) as server:
-        replies = ask(questions(40, n=3), at(server), ledger, stage="judge")
+        replies = ask(questions(40, n=3), at(server), ledger)
         assert texts(replies) == [[f"question {i} ü: 0.{c}" for c in range(3)] for i in range(40)]
         assert [len(x) for x in server.lines] == [40]
-        assert ask(questions(40, n=3), at(server), Ledger(ledger.path), stage="judge") == replies
+        assert ask(questions(40, n=3), at(server), Ledger(ledger.path)) == replies
         assert len(server.batches) == 1
     rows = ledger.summary().set_index("state").loc["replied"]
     assert (rows.requests, rows.prompt_tokens, rows.completion_tokens) == (40, 40 * 7, 40 * 3)
@@ -95,9 +60,9 @@ def test_switching_batches_on_and_off_asks_nothing_again(ledger, takes_n):
         return not reply.text.endswith(("0.1", "1.0"))  # one of the first three
 
     with BatchServer(say=say) as server:
-        settings = {"stage": "judge", "usable": usable}
+        settings = {"usable": usable}
         one_by_one = ask(
-            questions(5, n=3), at(server, batch=False, takes_n=takes_n), ledger, **settings
+            questions(5, n=3), at(server, batch_api=False, takes_n=takes_n), ledger, **settings
         )
         received = server.received
         assert ask(questions(5, n=3), at(server, takes_n=takes_n), ledger, **settings) == one_by_one
@@ -110,7 +75,7 @@ def test_switching_batches_on_and_off_asks_nothing_again(ledger, takes_n):
         )
         received = server.received
         assert (
-            ask(questions(9, n=3), at(server, batch=False, takes_n=takes_n), ledger, **settings)
+            ask(questions(9, n=3), at(server, batch_api=False, takes_n=takes_n), ledger, **settings)
             == by_batch
         )
         assert server.received == received
@@ -123,7 +88,6 @@ def test_re_asks_are_bounded(ledger):
                 questions(3),
                 at(server),
                 ledger,
-                stage="judge",
                 usable=lambda q, r: False,
                 re_asks=2,
             )
@@ -134,16 +98,16 @@ def test_re_asks_are_bounded(ledger):
 
 def test_the_same_request_twice_is_one_line(ledger):
     with BatchServer(say=say) as server:
-        assert len(ask(questions(2) * 3, at(server), ledger, stage="judge")) == 6
+        assert len(ask(questions(2) * 3, at(server), ledger)) == 6
         assert [len(x) for x in server.lines] == [2]
 
 
 def test_chunks_keep_to_the_limits(ledger, monkeypatch):
-    monkeypatch.setattr(batch, "MOST_REQUESTS", 10)
+    monkeypatch.setattr(batch_api, "MOST_REQUESTS", 10)
     with BatchServer(say=say) as server:
-        ask(questions(25), at(server), ledger, stage="judge")
+        ask(questions(25), at(server), ledger)
         assert [len(x) for x in server.lines] == [10, 10, 5]
-    monkeypatch.setattr(batch, "MOST_REQUESTS", 1000)
+    monkeypatch.setattr(batch_api, "MOST_REQUESTS", 1000)
     with BatchServer(say=say) as server:
         length = len(
             batch_api.line(
@@ -157,8 +121,8 @@ def test_chunks_keep_to_the_limits(ledger, monkeypatch):
                 },
             )
         )
-        monkeypatch.setattr(batch, "MOST_BYTES", 4 * length + 2)
-        ask(questions(9), at(server), ledger, stage="judge")
+        monkeypatch.setattr(batch_api, "MOST_BYTES", 4 * length + 2)
+        ask(questions(9), at(server), ledger)
         assert [len(x) for x in server.lines] == [4, 4, 1]
         assert all(
             len(server.files[b["input_file_id"]]) <= 4 * length for b in server.batches.values()
@@ -171,7 +135,7 @@ def test_chunks_keep_to_the_limits(ledger, monkeypatch):
 @pytest.mark.parametrize("fate", ["expired", "cancelled"])
 def test_a_stopped_batch_is_sent_again_without_what_it_brought(ledger, fate):
     with BatchServer(say=say, fates=[fate]) as server:
-        assert texts(ask(questions(21), at(server), ledger, stage="judge")) == [
+        assert texts(ask(questions(21), at(server), ledger)) == [
             [f"question {i} ü: 0.0"] for i in range(21)
         ]
         assert [len(x) for x in server.lines] == [21, 11]
@@ -181,7 +145,7 @@ def test_a_stopped_batch_is_sent_again_without_what_it_brought(ledger, fate):
 
 def test_failed_lines_are_sent_again_alone(ledger):
     with BatchServer({"500": 0.1, "429": 0.05}, seed=1, say=say) as server:
-        assert all(len(some) == 1 for some in ask(questions(50), at(server), ledger, stage="judge"))
+        assert all(len(some) == 1 for some in ask(questions(50), at(server), ledger))
         assert server.billed == 50
         failed = server.happened["500"] + server.happened["429"]
         assert sum(map(len, server.lines)) == 50 + failed
@@ -194,7 +158,7 @@ def test_requests_that_never_come_end_with_a_sentence(ledger):
             UserError,
             match=f"{batch_api.TRIES} batches in a row brought no reply to 4 of 4 requests",
         ) as failure:
-            ask(questions(4), at(server), ledger, stage="judge")
+            ask(questions(4), at(server), ledger)
         assert len(server.batches) == batch_api.TRIES
         assert all(b["output_file_id"] is None for b in server.batches.values())
     one_sentence(failure)
@@ -206,12 +170,10 @@ def test_a_batch_that_is_found_invalid_ends_with_a_sentence(ledger, priced):
             UserError,
             match="was refused and cost nothing: Enqueued token limit reached for this model",
         ) as failure:
-            ask(questions(4), at(server), ledger, stage="judge")
+            ask(questions(4), at(server), ledger)
         assert len(server.batches) == 1
         assert ledger.spent() == 0
-        assert len(ask(questions(4), at(server), ledger, stage="judge")) == 4, (
-            "the next run may try again"
-        )
+        assert len(ask(questions(4), at(server), ledger)) == 4, "the next run may try again"
     one_sentence(failure)
 
 
@@ -222,11 +184,31 @@ def test_a_batch_that_is_found_invalid_ends_with_a_sentence(ledger, priced):
 def test_a_refused_line_ends_the_run_and_the_others_are_stored(ledger, fault, says):
     with BatchServer({fault: 0.3}, seed=2, say=say) as server:
         with pytest.raises(UserError, match=says) as failure:
-            ask(questions(20), at(server), ledger, stage="judge")
+            ask(questions(20), at(server), ledger)
         assert 0 < server.billed < 20
         assert states(ledger)["replied"] == server.billed
         assert len(server.batches) == 1
     one_sentence(failure)
+
+
+def test_a_line_that_cannot_be_read_is_kept_and_asked_again(ledger, priced):
+    """A line torn or nested too deeply to read may have been paid: its bytes stay."""
+    with BatchServer(say=say) as server:
+
+        def tear(call):
+            if call == "GET batch" and len(server.lines) == 1:
+                name = next(iter(server.batches.values()))["output_file_id"]
+                torn, *others = server.files[name].splitlines(keepends=True)
+                server.files[name] = torn[:-20] + b"\n" + b"".join(others)
+
+        server.hook = tear
+        replies = ask(questions(5), at(server), ledger)
+        assert [len(usable) for usable in replies] == [1] * 5
+        assert [len(x) for x in server.lines] == [5, 1]
+    assert states(ledger) == {"replied": 5, "no answer": 1}
+    (raw,) = ledger.db.execute("select raw from attempt where state = 'no answer'").fetchone()
+    assert raw.startswith(b'{"custom_id": ')
+    assert ledger.spent() > 1024 * 1.0 / 1e6, "it may have cost all that was reserved"
 
 
 # ---- calls that fail ----
@@ -235,7 +217,7 @@ def test_a_refused_line_ends_the_run_and_the_others_are_stored(ledger, fault, sa
 @pytest.mark.parametrize("call", ["POST /v1/files", "POST /v1/batches", "GET batch", "GET content"])
 def test_a_call_without_a_reply_is_made_again_and_the_batch_is_not(ledger, call):
     with BatchServer(say=say, broken={call: 2}) as server:
-        assert len(ask(questions(6), at(server), ledger, stage="judge")) == 6
+        assert len(ask(questions(6), at(server), ledger)) == 6
         assert server.billed == 6
         assert len(server.batches) == 1, "created again"
         assert ("GET /v1/batches" in server.calls) == (call == "POST /v1/batches")
@@ -248,29 +230,27 @@ def test_refused_calls_end_with_a_sentence_without_the_key(ledger, priced, call,
         pytest.skip("a batch that is gone: below")
     with BatchServer(say=say, refused={call: status}) as server:
         with pytest.raises(UserError) as failure:
-            ask(questions(6), at(server), ledger, stage="judge")
+            ask(questions(6), at(server), ledger)
         one_sentence(failure)
         assert server.calls.count(call) == (limits.TRANSPORT_TRIES if status == 500 else 1)
         created, server.refused = len(server.batches), {}
         assert (ledger.spent() > 0) == (
             created > 0 or (call == "POST /v1/batches" and status == 500)
         )
-        assert all(len(some) == 1 for some in ask(questions(6), at(server), ledger, stage="judge"))
+        assert all(len(some) == 1 for some in ask(questions(6), at(server), ledger))
         assert len(server.batches) == 1
         assert server.billed == 6
-    for file in ledger.path.parent.iterdir():
-        assert b"MARKED" not in file.read_bytes()
+    nowhere_in(ledger)
 
 
 def test_an_endpoint_without_batches_says_so(ledger):
     with pytest.raises(
-        UserError, match=r"world: has no Batch API .* set batch: false of this judge"
+        UserError, match=r"world: has no Batch API .* set batch_api: false of this judge"
     ) as failure:
         ask(
             questions(2),
-            Endpoint(base_url="world:", model="judge", batch=True),
+            Endpoint(base_url="world:", model="judge", batch_api=True),
             ledger,
-            stage="judge",
         )
     one_sentence(failure)
     assert not ledger.open_batches("world:", "judge")
@@ -282,7 +262,7 @@ def test_a_batch_that_is_gone_is_sent_again(ledger):
             server.batches.clear() if call == "GET batch" and len(server.lines) == 1 else None
         )
         server.polls = 2
-        assert all(len(some) == 1 for some in ask(questions(6), at(server), ledger, stage="judge"))
+        assert all(len(some) == 1 for some in ask(questions(6), at(server), ledger))
         assert [len(x) for x in server.lines] == [6, 6]
 
 
@@ -294,7 +274,10 @@ class Killed(BaseException):
 
 
 def dying(monkeypatch, call, after):
-    """The client dies at its `call`-th call, before it is sent or after its reply has come; returns the calls so far."""
+    """The client dies at its `call`-th call, before it is sent or after its reply has come.
+
+    Returns the calls so far.
+    """
     made = []
 
     class Client(openai.DefaultAioHttpClient):
@@ -307,7 +290,7 @@ def dying(monkeypatch, call, after):
                 raise Killed
             return response
 
-    monkeypatch.setattr(endpoint, "http_client", lambda base_url: Client())
+    monkeypatch.setattr(endpoint.Network, "http_client", lambda self: Client())
     return made
 
 
@@ -320,11 +303,11 @@ def test_killed_between_every_two_calls(tmp_path, monkeypatch, after):
             with monkeypatch.context() as patch:
                 made = dying(patch, call, after)
                 try:
-                    ask(questions(10), at(server), ledger, stage="judge")
+                    ask(questions(10), at(server), ledger)
                     ended = True
                 except Killed:
                     seen.add(made[-1].split("/batch_")[0])
-            replies = ask(questions(10), at(server), Ledger(ledger.path), stage="judge")
+            replies = ask(questions(10), at(server), Ledger(ledger.path))
             assert texts(replies) == [[f"question {i} ü: 0.0"] for i in range(10)]
             assert server.billed == 10, f"killed at {made[-1]}: paid twice"
             assert [len(x) for x in server.lines] == [10, 5], f"killed at {made[-1]}: sent twice"
@@ -343,10 +326,11 @@ from helpers.chat.endpoint import Endpoint
 from helpers.chat.replies import Request
 from helpers.chat.ledger import Ledger
 batch_api.POLL = 0.05
-where = Endpoint(base_url=sys.argv[1], model="m", key_env="TEST_KEY", batch=True)
-some = [Request([{"role": "user", "content": f"question {i} ü"}]) for i in range(int(sys.argv[3]), int(sys.argv[4]))]
-replies = ask(some, where, Ledger(Path(sys.argv[2])), stage="judge")
-assert all(len(r) == 1 for r in replies)
+where = Endpoint(base_url=sys.argv[1], model="m", key_env="TEST_KEY", batch_api=True)
+first, last = int(sys.argv[3]), int(sys.argv[4])
+some = [Request([{"role": "user", "content": f"question {i} ü"}]) for i in range(first, last)]
+outcomes = ask(some, where, Ledger(Path(sys.argv[2])), role="judge")
+assert all(outcome.first for outcome in outcomes)
 """
 
 
@@ -376,7 +360,7 @@ def test_sigkill_when_the_provider_has_done_it_and_we_do_not_know(ledger, call):
         assert child.returncode == -signal.SIGKILL, child.stderr.read()
         child.stderr.close()
         assert states(ledger) == {"sent": 10}, "the intent stands in the ledger"
-        replies = ask(questions(10), at(server), ledger, stage="judge")
+        replies = ask(questions(10), at(server), ledger)
         assert texts(replies) == [[f"question {i} ü: 0.0"] for i in range(10)]
         assert (server.billed, len(server.batches)) == (10, 1)
 
@@ -384,7 +368,7 @@ def test_sigkill_when_the_provider_has_done_it_and_we_do_not_know(ledger, call):
 def test_two_processes_share_batches(ledger):
     """What the one has sent the other waits for."""
     with BatchServer(say=say, polls=20) as server:
-        children = [process(server, ledger.path, *some) for some in ((0, 30), (10, 40), (0, 40))]
+        children = [process(server, ledger.path, *some) for some in ((0, 30), (10, 40))]
         for child in children:
             _, errors = child.communicate(timeout=60)
             assert child.returncode == 0, errors
@@ -398,24 +382,23 @@ def test_two_processes_share_batches(ledger):
 
 def test_a_run_without_batches_collects_them_and_pays_nothing_twice(ledger, monkeypatch):
     with BatchServer(say=say, polls=10**9) as server:
-        monkeypatch.setattr(batch, "POLL", 60)
+        monkeypatch.setattr(batch_api, "POLL", 60)
         server.hook = lambda call: (
             os.kill(os.getpid(), signal.SIGINT) if call == "GET batch" else None
         )
         with pytest.raises(KeyboardInterrupt):
-            ask(questions(10), at(server), ledger, stage="judge")
+            ask(questions(10), at(server), ledger)
         server.hook = lambda call: None
         with pytest.raises(
             UserError,
-            match="holds some of these requests and has not ended; with batch: true a run waits",
+            match="holds some of these requests and has not ended; with batch_api: true",
         ) as failure:
-            ask(questions(12), at(server, batch=False), ledger, stage="judge")
+            ask(questions(12), at(server, batch_api=False), ledger)
         one_sentence(failure)
         received = server.received
         server.polls = 0
         assert all(
-            len(some) == 1
-            for some in ask(questions(12), at(server, batch=False), ledger, stage="judge")
+            len(some) == 1 for some in ask(questions(12), at(server, batch_api=False), ledger)
         )
         assert server.received <= received + 2
         assert server.billed == 12
@@ -426,17 +409,19 @@ def test_a_run_without_batches_collects_them_and_pays_nothing_twice(ledger, monk
 
 def test_a_batch_costs_half(ledger, priced):
     with BatchServer(say=say) as server:
-        ask(questions(10, n=3), at(server), ledger, stage="judge")
+        ask(questions(10, n=3), at(server), ledger)
     assert ledger.spent() == pytest.approx(10 * (7 * 1.0 + 3 * 2.0) / 2 / 1e6)
 
 
 def test_a_budget_is_reserved_for_the_whole_batch(tmp_path, priced):
-    most = money.most({"messages": questions(1)[0].messages, "max_tokens": 1024}, (0.5e-6, 1.0e-6))
+    most = money.most(
+        {"messages": questions(1)[0].messages, "max_tokens": 1024}, money.Price(0.5, 1.0)
+    )
     budget, spent = 3.5 * most, []
     ledger = Ledger(tmp_path / "ledger.sqlite", budget=budget)
     with BatchServer(say=say) as server:
         server.hook = lambda call: spent.append(Ledger(ledger.path).spent())
-        assert all(len(some) == 1 for some in ask(questions(9), at(server), ledger, stage="judge"))
+        assert all(len(some) == 1 for some in ask(questions(9), at(server), ledger))
         assert [len(x) for x in server.lines] == [3, 3, 3], (
             "as many as there was room for, then what became free"
         )
@@ -444,6 +429,6 @@ def test_a_budget_is_reserved_for_the_whole_batch(tmp_path, priced):
         assert ledger.spent() == pytest.approx(9 * (7 * 0.5 + 1.0) / 1e6)
         poor = Ledger(ledger.path, budget=ledger.spent() + most / 2)
         with pytest.raises(UserError, match="budget = ") as failure:
-            ask(questions(12), at(server), poor, stage="judge")
+            ask(questions(12), at(server), poor)
         assert len(server.lines) == 3
     one_sentence(failure)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import resource
 import sqlite3
 import subprocess
@@ -14,11 +15,11 @@ import pytest
 
 from helpers import paths
 from helpers.chat import ledger as module
-from helpers.chat.ledger import Asked, Ledger, key
+from helpers.chat.ledger import Call, Claim, Held, Ledger, Reading, key
 from helpers.errors import UserError
 from helpers.paths import ROOT
 
-WHO = {"endpoint": "http://a", "model": "m", "stage": "judge", "replicate": 0}
+WHO = {"endpoint": "http://a", "model": "m", "role": "judge", "replicate": 0}
 RAW = b'{"choices": [], "odd": "\\u00e9\\ud83d"}\n \xff\x00'
 
 
@@ -34,7 +35,7 @@ def contents(folder):
 
 
 def refused(path):
-    """The sentence with which a file is refused; it must be left as it was, and nothing beside it."""
+    """The sentence with which a file is refused; it is left as it was, and nothing beside it."""
     before = contents(path.parent)
     with pytest.raises(UserError, match="ledger") as refusal:
         Ledger(path)
@@ -74,9 +75,9 @@ def test_reply_comes_back_as_it_was_stored(tmp_path):
     assert ledger.reply("k") is None
     attempt = ledger.begin("k", body={"messages": ["é"]}, **WHO)
     assert ledger.reply("k") is None
-    ledger.replied(
-        attempt, RAW, request_id="r1", usage={"prompt_tokens": 3, "completion_tokens": 5}
-    )
+    ledger.replied(attempt, RAW, request_id="r1")
+    assert ledger.reply("k") == RAW, "before anybody has read it"
+    ledger.settled(attempt, Reading(True, 3, 5))
     ledger.replied(ledger.begin("empty", body={}, **WHO), b"")
     again = Ledger(ledger.path)
     assert (again.reply("k"), again.reply("empty"), again.reply("l")) == (RAW, b"", None)
@@ -88,13 +89,69 @@ def test_reply_comes_back_as_it_was_stored(tmp_path):
 
 
 def test_the_reply_that_was_stored_first_counts(tmp_path):
-    """Two processes may ask the same at once; what the quicker one read must be what later runs read."""
+    """A request that was taken over may be answered twice; what was read first is read for ever."""
     ledger = Ledger(tmp_path / "ledger.sqlite")
-    slow, quick = ledger.begin("k", body={}, **WHO), ledger.begin("k", body={}, **WHO)
-    ledger.replied(quick, b"quick")
+    slow = ledger.begin("k", body={}, **WHO)
+    ledger.failed(slow, "lost")
+    ledger.replied(ledger.begin("k", body={}, **WHO), b"quick")
     assert ledger.reply("k") == b"quick"
     ledger.replied(slow, b"slow")
     assert ledger.reply("k") == b"quick"
+
+
+def test_a_reply_without_an_answer_is_kept_and_not_given(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    attempt = ledger.begin("k", body={}, **WHO, dollars=1.0)
+    ledger.replied(attempt, b"oh")
+    ledger.settled(attempt, Reading(False, dollars=0.25))
+    assert (ledger.reply("k"), ledger.spent()) == (None, 0.25)
+    assert ledger.db.execute("select raw from attempt").fetchone() == (b"oh",)
+    assert ledger.begin("k", body={}, **WHO) is not None, "it may be asked again"
+
+
+def test_a_question_is_claimed_before_it_is_asked(tmp_path):
+    mine, other = Ledger(tmp_path / "ledger.sqlite"), Ledger(tmp_path / "ledger.sqlite")
+    with mine.claiming():
+        attempt = mine.begin("k", body={}, **WHO)
+        assert other.begin("k", body={}, **WHO) is None
+        assert other.claim("k") == Claim(attempt, True, None)
+    assert other.claim("k") == Claim(attempt, False, None), "whoever asked has gone"
+    other.failed(attempt, "lost")
+    assert other.claim("k") is None
+    again = other.begin("k", body={}, **WHO)
+    other.replied(again, b"")
+    assert mine.begin("k", body={}, **WHO) is None, "it has a reply"
+    other.failed(again, "lost")
+    assert other.reply("k") == b"", "a reply is never lost again"
+
+
+def test_a_write_that_others_hold_up_may_be_tried_again(tmp_path):
+    ledger, other = Ledger(tmp_path / "ledger.sqlite"), Ledger(tmp_path / "ledger.sqlite")
+    with ledger.claiming(0.01):
+        other.db.execute("begin immediate")
+        with pytest.raises(Held, match="cannot be written"):
+            ledger.begin("k", body={}, **WHO)
+        other.db.execute("rollback")
+        assert ledger.begin("k", body={}, **WHO) is not None
+
+
+def test_turns_are_shared_and_follow_the_limit_of_now(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(module.time, "time", lambda: now[0])
+    ledger, other = Ledger(tmp_path / "ledger.sqlite"), Ledger(tmp_path / "ledger.sqlite")
+    place = ("http://a", "m", "requests")
+
+    def turn(ledger, place=place, rate=1.0):
+        return ledger.turn(place, 1, rate=rate, at_once=0.1)
+
+    assert turn(ledger) == 0
+    assert turn(other) == pytest.approx(0.9), "a tenth of a second's worth may go at once"
+    assert turn(other, place=("http://a", "l", "requests")) == 0
+    assert turn(other, rate=10.0) == 0, "a limit that was raised counts at once"
+    now[0] = 2000.0
+    assert turn(ledger) == 0
+    now[0] = 1000.0
+    assert 0 < turn(other) <= 1.0, "a clock that was set back holds nobody up"
 
 
 def test_attempts_are_there_before_their_replies(tmp_path):
@@ -113,7 +170,7 @@ def test_a_batch_is_stored_whole(tmp_path):
         [(f"k{i}", {"i": i}, 0, b"%d" % i) for i in range(5)],
         endpoint="local:1",
         model="m",
-        stage="student",
+        role="student",
     )
     assert [Ledger(ledger.path).reply(f"k{i}") for i in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
 
@@ -123,7 +180,7 @@ import sys
 from pathlib import Path
 from helpers.chat.ledger import Ledger
 folder, name = Path(sys.argv[1]), sys.argv[2]
-who = {"endpoint": "e", "model": "m", "stage": "judge", "replicate": 0}
+who = {"endpoint": "e", "model": "m", "role": "judge", "replicate": 0}
 print("ready", flush=True)
 sys.stdin.readline()
 for i in range(30):  # both create the same files at once
@@ -131,7 +188,8 @@ for i in range(30):  # both create the same files at once
     for j in range(10):
         k = f"{name}{j}"
         ledger.replied(ledger.begin(k, body={"j": j}, **who), k.encode())
-    ledger.store([(f"{name}{j}", {}, 0, f"{name}{j}".encode()) for j in range(10, 20)], endpoint="e", model="m", stage="student")
+    rows = [(f"{name}{j}", {}, 0, f"{name}{j}".encode()) for j in range(10, 20)]
+    ledger.store(rows, endpoint="e", model="m", role="student")
 """
 
 
@@ -181,9 +239,44 @@ def test_foreign_files_are_refused_untouched(tmp_path):
     assert "something else" in refused(tmp_path / "empty.db")
 
 
-def test_an_empty_file_becomes_a_ledger(tmp_path):
+def test_an_empty_file_becomes_a_ledger_unless_it_was_one(tmp_path):
     (tmp_path / "ledger.sqlite").touch()
-    assert filled(tmp_path / "ledger.sqlite", 1).reply("k0") == b"x" * 500
+    ledger = filled(tmp_path / "ledger.sqlite", 1)
+    assert ledger.reply("k0") == b"x" * 500
+    ledger.db.close()
+    ledger.path.write_bytes(b"")
+    assert "it is empty, and ledger.sqlite-clients beside it says" in refused(ledger.path)
+    ledger.path.unlink()
+    assert Ledger(ledger.path).reply("k0") is None, "removed on purpose"
+
+
+def test_a_flipped_byte_is_a_sentence_or_does_no_harm(tmp_path):
+    ledger = filled(tmp_path / "ledger.sqlite", 5, size=100)
+    ledger.begin_batch("a", [(Call("b", 0, {"é": 1}), 0.5)], endpoint="e", model="m", role="judge")
+    ledger.db.close()
+    whole = ledger.path.read_bytes()
+    rng = random.Random(0)
+    sentences = []
+    for _ in range(150):
+        damaged = bytearray(whole)
+        place = rng.choice([i for i in (rng.randrange(len(whole)) for _ in range(50)) if whole[i]])
+        damaged[place] ^= 1 << rng.randrange(8)
+        ledger.path.write_bytes(damaged)
+        try:
+            ledger = Ledger(ledger.path)
+            [ledger.reply(f"k{i}") for i in range(5)]
+            ledger.requests_of(1)
+            ledger.claim("b")
+            ledger.summary()
+            ledger.begin("new", body={}, **WHO)
+        except UserError as error:
+            sentences.append(str(error))
+        finally:
+            ledger.db.close()
+            for beside in tmp_path.glob("*-wal"):
+                beside.unlink()
+    assert len(sentences) > 5
+    assert not [sentence for sentence in sentences if "\n" in sentence]
 
 
 def test_a_torn_file_is_refused_untouched(tmp_path):
@@ -280,7 +373,7 @@ def test_a_full_disk_keeps_what_was_stored(tmp_path):
 
 
 def test_a_full_file_system_keeps_what_was_stored(tmp_path):
-    """No file may grow over 200 kB, the write-ahead log neither: the system refuses the write itself."""
+    """No file may grow over 200 kB, the log neither: the system refuses the write itself."""
     ledger = filled(tmp_path / "ledger.sqlite", 20)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
@@ -299,14 +392,14 @@ def test_a_batch_that_does_not_fit_leaves_nothing_half_done(tmp_path):
     full(ledger)
     batch = [(f"b{i}", {}, 0, b"y" * 2000) for i in range(100)]
     with pytest.raises(UserError, match="cannot be written"):
-        ledger.store(batch, endpoint="local:1", model="m", stage="student")
+        ledger.store(batch, endpoint="local:1", model="m", role="student")
     ledger.db.execute("pragma max_page_count = 1000000")
     assert all(ledger.reply(k) is None for k, *_ in batch)
     ledger.replied(ledger.begin("after", body={}, **WHO), b"room again")
     assert Ledger(ledger.path).reply("after") == b"room again", (
         "written outside the failed batch's transaction"
     )
-    ledger.store(batch, endpoint="local:1", model="m", stage="student")
+    ledger.store(batch, endpoint="local:1", model="m", role="student")
     assert Ledger(ledger.path).reply("b99") == b"y" * 2000
 
 
@@ -322,11 +415,13 @@ def test_spent_is_the_sum_of_what_is_paid_and_reserved(tmp_path):
     paid, unknown, refused_, lost = (reserved(ledger, f"k{i}") for i in range(4))
     free = ledger.begin("k4", body={}, **WHO)
     assert ledger.spent() == 4
-    ledger.replied(paid, b"", dollars=0.25)
+    ledger.replied(paid, b"")
+    ledger.settled(paid, Reading(True, dollars=0.25))
     ledger.replied(unknown, b"")  # no usage in it
-    ledger.failed(refused_, "HTTP 429", billed=False)
+    ledger.failed(refused_, "HTTP 429", is_billed=False)
     ledger.failed(lost, "APIConnectionError")
-    ledger.replied(free, b"", usage={"prompt_tokens": 1, "completion_tokens": 1})
+    ledger.replied(free, b"")
+    ledger.settled(free, Reading(True, 1, 1))
     assert Ledger(ledger.path).spent() == 0.25 + 1 + 0 + 1
     assert ledger.db.execute("select sum(dollars) from attempt").fetchone()[0] == 2.25
     assert ledger.unpriced() == [(free, "m", "replied", "{}", 1, 1)]
@@ -337,61 +432,63 @@ def test_spent_is_the_sum_of_what_is_paid_and_reserved(tmp_path):
 
 
 def test_a_budget_has_room_or_not(tmp_path):
-    ledger, other = (
-        Ledger(tmp_path / "ledger.sqlite", budget=2.5),
-        Ledger(tmp_path / "ledger.sqlite", budget=2.5),
-    )
-    first = reserved(ledger)
-    assert reserved(other) is not None
-    assert reserved(ledger) is None
-    assert reserved(ledger, dollars=0.5) is not None, "up to the last cent"
-    other.replied(first, b"", dollars=0.0)
-    assert reserved(ledger) is not None
+    path = tmp_path / "ledger.sqlite"
+    ledger, other = Ledger(path, budget=2.5), Ledger(path, budget=2.5)
+    first = reserved(ledger, "k0")
+    assert reserved(other, "k1") is not None
+    assert reserved(ledger, "k2") is None
+    assert not ledger.has_room(1.0)
+    assert ledger.has_room(0.5)
+    assert reserved(ledger, "k3", dollars=0.5) is not None, "up to the last cent"
+    other.replied(first, b"")
+    other.settled(first, Reading(True, dollars=0.0))
+    assert reserved(ledger, "k4") is not None
     assert ledger.db.execute("select count(*) from attempt").fetchone() == (4,)
-    assert reserved(Ledger(ledger.path), dollars=100.0) is not None, "no budget, no limit"
+    assert reserved(Ledger(path), "k5", dollars=100.0) is not None, "no budget, no limit"
 
 
 def test_a_budget_costs_the_same_however_much_is_stored(tmp_path):
-    """No look at other rows: the statement that begins an attempt does the same work on an empty and on a full ledger."""
+    """No look at other rows: beginning an attempt is the same work on empty and full ledgers."""
     ledger = filled(tmp_path / "ledger.sqlite", 3000, size=10)
     ledger.budget, steps = 1e9, []
 
-    def work():
+    def work(key):
         steps.append(0)
         ledger.db.set_progress_handler(lambda: steps.append(steps.pop() + 1), 1)
-        reserved(ledger)
+        reserved(ledger, key)
         ledger.db.set_progress_handler(None, 1)
         return steps[-1]
 
-    full, empty = work(), None
+    full = work("a")
     ledger.db.execute("delete from attempt")
-    empty = work()
+    empty = work("b")
     assert full <= empty + 50
 
 
 def test_a_batch_takes_what_the_budget_has_room_for(tmp_path):
-    who = {"endpoint": "http://a", "model": "m", "stage": "judge"}
+    who = {"endpoint": "http://a", "model": "m", "role": "judge"}
     ledger = Ledger(tmp_path / "ledger.sqlite", budget=3.0)
-    asked = [(Asked(f"k{i}", 0, {"i": i}), 1.0) for i in range(5)]
-    ledger.replied(reserved(ledger, "k0"), b"", dollars=0.5)
+    asked = [(Call(f"k{i}", 0, {"i": i}), 1.0) for i in range(5)]
+    paid = reserved(ledger, "k0")
+    ledger.replied(paid, b"")
+    ledger.settled(paid, Reading(True, dollars=0.5))
     batch = ledger.begin_batch("a", asked, **who)
-    assert [k for k, _ in ledger.requests_of(batch.id)] == ["k1", "k2"]
+    assert list(ledger.requests_of(batch.id)) == ["k1", "k2"]
     assert ledger.spent() == 2.5
     assert ledger.begin_batch("b", asked, **who) is None
     assert set(ledger.pending("http://a", "m")) == {"k1", "k2"}
     for _ in range(2):  # two processes may come to it
-        usage = {"prompt_tokens": 1, "completion_tokens": 1}
         ledger.end_batch(
             batch.id,
             "completed",
-            [("k1", b"raw", "r", usage, 0.25)],
+            [("k1", b"raw", "r", Reading(True, 1, 1, 0.25))],
             unbilled={"k2": "HTTP 500"},
             rest="",
         )
     assert (ledger.reply("k1"), ledger.reply("k2"), ledger.spent()) == (b"raw", None, 0.75)
     assert ledger.pending("http://a", "m") == {}
     again = ledger.begin_batch("b", asked, **who)
-    assert [k for k, _ in ledger.requests_of(again.id)] == ["k2", "k3"], (
+    assert list(ledger.requests_of(again.id)) == ["k2", "k3"], (
         "neither what has a reply nor what is too dear"
     )
 
@@ -399,7 +496,7 @@ def test_a_batch_takes_what_the_budget_has_room_for(tmp_path):
 # ---- versions, and what is in it ----
 
 
-@pytest.mark.parametrize("version", [0, 99])
+@pytest.mark.parametrize("version", [0, 2, 99])
 def test_a_ledger_of_another_version_is_refused(tmp_path, version):
     ledger = filled(tmp_path / "ledger.sqlite", 1)
     ledger.db.execute(f"pragma user_version = {version}")
@@ -415,13 +512,13 @@ def test_what_is_in_it_is_printed(tmp_path, monkeypatch, capsys):
     ledger = Ledger(tmp_path / "mini.sqlite")
     module.main("mini")
     assert "nothing has been asked yet" in capsys.readouterr().out
-    ledger.replied(
-        reserved(ledger), b"", usage={"prompt_tokens": 1234, "completion_tokens": 5}, dollars=0.75
-    )
+    paid = reserved(ledger)
+    ledger.replied(paid, b"")
+    ledger.settled(paid, Reading(True, 1234, 5, 0.75))
     ledger.failed(reserved(ledger, "l"), "HTTP 500")
     ledger.begin("m", body={}, **WHO | {"model": "cheap"})
     ledger.begin_batch(
-        "a", [(Asked("n", 0, {}), 0.5)], endpoint="http://a", model="m", stage="teacher"
+        "a", [(Call("n", 0, {}), 0.5)], endpoint="http://a", model="m", role="teacher"
     )
     module.main("mini")
     printed = capsys.readouterr().out

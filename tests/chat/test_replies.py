@@ -4,15 +4,10 @@ import json
 
 import pytest
 
-from helpers import world
 from helpers.chat.endpoint import Endpoint
-from helpers.chat.ledger import Ledger, key
-from helpers.chat.replies import Reply, Request, identity, outcome, parse, usage_of
-
-
-@pytest.fixture
-def ledger(tmp_path):
-    return Ledger(tmp_path / "ledger.sqlite")
+from helpers.chat.ledger import key
+from helpers.chat.replies import Outcome, Reply, Request, Usage, identity, parse, usage_of
+from helpers.world import endpoint as world
 
 
 def test_another_world_is_another_provider(monkeypatch):
@@ -45,50 +40,80 @@ def test_parse_reads_what_endpoints_send():
         b'{"choices": null}',
         b'{"choices": [null]}',
         b'{"choices": [{"message": null}]}',
+        b"[" * 200_000 + b"]" * 200_000,
+        b'{"choices": ' + b"9" * 5_000 + b"}",
     ):
         assert parse(odd) == []
 
 
-def test_usage_may_be_anything():
-    for usage in (
+@pytest.mark.parametrize(
+    "usage",
+    [
         None,
         [],
         "7",
         {"prompt_tokens": None},
         {"prompt_tokens": {"a": 1}, "completion_tokens": "7"},
-    ):
-        assert usage_of(json.dumps({"usage": usage}).encode()) == {}
-    assert usage_of(b'{"usage": {"prompt_tokens": 7, "completion_tokens": 2}}') == {
-        "prompt_tokens": 7,
-        "completion_tokens": 2,
-    }
+        {"prompt_tokens": 7},
+        {"prompt_tokens": -7, "completion_tokens": 2},
+        {"prompt_tokens": 0, "completion_tokens": 2},
+        {"prompt_tokens": 7, "completion_tokens": 2**63},
+        {"prompt_tokens": 7, "completion_tokens": True},
+        {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": -9},
+        {"prompt_tokens": 7, "completion_tokens": 2, "cache_read_input_tokens": -1},
+    ],
+)
+def test_usage_that_is_none(usage):
+    assert usage_of({"usage": usage}) is None
 
 
-def reply(ledger, asked, *contents):
-    """Store an answer to what `outcome` wants asked."""
-    raw = json.dumps({"choices": [{"message": {"content": c}} for c in contents]}).encode()
-    who = {"endpoint": "http://a", "model": "m", "stage": "judge", "replicate": asked.replicate}
-    ledger.replied(ledger.begin(asked.key, body=asked.body, **who), raw)
+def test_usage_is_the_most_that_a_reply_says():
+    def read(**more):
+        return usage_of({"usage": {"prompt_tokens": 10, "completion_tokens": 20, **more}})
+
+    assert read(prompt_tokens_details=None, total_tokens=30) == Usage(10, 20)
+    assert read(total_tokens=5030) == Usage(10, 5020), "thoughts beside the completion"
+    assert read(total_tokens=3) == Usage(10, 20)
+    inside = {"cached_tokens": 4, "cache_write_tokens": 5}
+    assert read(prompt_tokens_details=inside) == Usage(10, 20, 4, 5)
+    beside = {"cache_read_input_tokens": 4, "cache_creation_input_tokens": 5}
+    assert read(**beside) == Usage(19, 20, 4, 5)
+    assert read(**beside, prompt_tokens_details=inside) == Usage(10, 20, 4, 5), "said twice"
+    absurd = {"cached_tokens": 400, "cache_write_tokens": 500}
+    assert read(prompt_tokens_details=absurd) == Usage(10, 20, 0, 10), "never more than the prompt"
+
+
+def reply(ledger, call, *texts):
+    """Store an answer to what `Outcome` wants asked."""
+    raw = json.dumps({"choices": [{"message": {"content": text}} for text in texts]}).encode()
+    who = {"endpoint": "http://a", "model": "m", "role": "judge", "replicate": call.replicate}
+    ledger.replied(ledger.begin(call.key, body=call.body, **who), raw)
 
 
 @pytest.mark.parametrize("takes_n", [True, False])
 def test_what_is_asked_next_depends_on_the_ledger_alone(ledger, takes_n):
     where = Endpoint(base_url="http://a", model="m", takes_n=takes_n)
     request = Request([{"role": "user", "content": "q"}], n=3)
-    found, missing = outcome(request, where, ledger)
-    assert (found, len(missing)) == ([], 1 if takes_n else 3)
+
+    def look(**settings):
+        outcome = Outcome(request, where, **settings)
+        return outcome.look(ledger), outcome
+
+    calls, _ = look()
+    assert len(calls) == (1 if takes_n else 3)
     if takes_n:
-        assert missing[0].body["n"] == 3
-        reply(ledger, missing[0], "a", "", "c")
+        assert calls[0].body["n"] == 3
+        reply(ledger, calls[0], "a", "", "c")
     else:
-        for asked, said in zip(missing, ("a", "", "c"), strict=True):
-            assert "n" not in asked.body
-            reply(ledger, asked, said)
-    found, missing = outcome(request, where, ledger)
-    assert [r.text for r in found] == ["a", "c"]
-    assert [a.replicate for a in missing] == [3], "the unusable one is asked again, alone"
-    reply(ledger, missing[0], "")
-    (last,) = outcome(request, where, ledger)[1]
+        for call, text in zip(calls, ("a", "", "c"), strict=True):
+            assert "n" not in call.body
+            reply(ledger, call, text)
+    calls, outcome = look()
+    assert [r.text for r in outcome.usable] == ["a", "c"]
+    assert outcome.unreadable == ["no text"]
+    assert [call.replicate for call in calls] == [3], "the unusable one is asked again, alone"
+    reply(ledger, calls[0], "")
+    (last,), _ = look()
     reply(ledger, last, "")
-    assert outcome(request, where, ledger)[1] == [], "the budget of two re-asks is used up"
-    assert len(outcome(request, where, ledger, re_asks=3)[1]) == 1
+    assert look()[0] == [], "the two re-asks are used up"
+    assert len(look(re_asks=3)[0]) == 1

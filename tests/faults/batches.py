@@ -1,4 +1,4 @@
-"""The Batch API of an OpenAI-compatible server on loopback, with batches that fail as real ones do."""
+"""The Batch API of an OpenAI-compatible server, with batches that fail as real ones do."""
 
 import email
 import itertools
@@ -10,14 +10,16 @@ from tests.faults.server import REFUSALS, Handler, Server
 
 
 class BatchServer(Server):
-    """A `Server` with /v1/files and /v1/batches. A line's fault is drawn as a request's; a batch's is its fate.
+    """A `Server` with /v1/files and /v1/batches.
+
+    A line's fault is drawn as a request's; a batch's is its fate.
 
     Args:
-        fates: how each batch ends, one after the other, then `completed`; `expired` and `cancelled` ones after half of
-            their lines, `failed` ones after none.
+        fates: how each batch ends, one after the other, then `completed`; `expired` and
+            `cancelled` ones after half of their lines, `failed` ones after none.
         polls: looks at a batch until it has ended.
-        broken: calls ("POST /v1/batches") that the server carries out without replying, with how often; `refused`: with a
-            status instead, before anything is done.
+        broken: calls ("POST /v1/batches") that the server carries out without replying, with how
+            often; `refused`: with a status instead, before anything is done.
         hook: told of each call once it is carried out, before the reply.
     """
 

@@ -1,4 +1,7 @@
-"""An OpenAI-compatible server on loopback that fails as real ones do, by a seed; it counts what it received and billed."""
+"""An OpenAI-compatible server on loopback that fails as real ones do, by a seed.
+
+It counts what it received and billed.
+"""
 
 import hashlib
 import json
@@ -40,15 +43,19 @@ def said(body: dict, i: int) -> str:
 
 
 class Server(ThreadingHTTPServer):
-    """`with Server({"500": 0.1}, seed=1) as server:` answers at `server.url` from threads of this process.
+    """`with Server({"500": 0.1}, seed=1) as server:` answers at `server.url`, in this process.
 
     Args:
-        faults: probability of each of FAULTS; what happens is a function of seed, request and how often it came.
+        faults: probability of each of FAULTS; what happens is a function of seed, request and
+            how often it came.
         latency, slow: seconds a reply takes, and one with the fault `slow`.
-        rate, burst: a token bucket, requests a second and tokens it holds; beyond it 429 with Retry-After.
+        rate, burst: a token bucket, requests a second and tokens it holds; beyond it 429 with
+            Retry-After.
         retry_after: what the fault `429` says, in seconds.
         say: the text of choice i of the reply to a body.
         most: choices at most, whatever `n` asks for.
+        raw: the bytes of a reply with HTTP 200, in place of a chat completion.
+        headers: further ones of such a reply.
     """
 
     daemon_threads, request_queue_size = True, 256
@@ -66,6 +73,8 @@ class Server(ThreadingHTTPServer):
         retry_after: str = "0.1",
         say: Callable[[dict, int], str] = said,
         most: int = 128,
+        raw: Callable[[dict], bytes] | None = None,
+        headers: dict[str, str] | None = None,
     ):
         super().__init__(("127.0.0.1", 0), self.handler())
         assert set(faults or {}) <= set(FAULTS), f"unknown faults in {faults}"
@@ -77,6 +86,7 @@ class Server(ThreadingHTTPServer):
             say,
             most,
         )
+        self.raw, self.headers = raw, headers
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
         self.lock, self.tokens, self.filled = threading.Lock(), float(burst), time.monotonic()
         self.received = self.billed = self.busy = 0
@@ -103,7 +113,7 @@ class Server(ThreadingHTTPServer):
         return sum(self.happened[f] for f in PAID_AND_LOST)
 
     def take(self, body: dict) -> tuple[str | None, str]:
-        """Note a request; returns what goes wrong with it, if anything, and the Retry-After of a 429."""
+        """Note a request; returns what goes wrong with it, if anything, and a 429's Retry-After."""
         asked = json.dumps(body, sort_keys=True)
         self.received += 1
         self.bodies.append(body)
@@ -187,14 +197,20 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "drop_after":
             self.close_connection = True
             return None
-        return self.reply(
-            {"list": "[1]", "broken": whole[:-20]}.get(fault, whole), cut=fault == "truncated"
-        )
+        text = {"list": "[1]", "broken": whole[:-20]}.get(fault, whole)
+        if server.raw:
+            text = server.raw(body)
+        return self.reply(text, headers=server.headers, cut=fault == "truncated")
 
     def reply(
-        self, text: str, status: int = 200, headers: dict | None = None, *, cut: bool = False
+        self,
+        text: str | bytes,
+        status: int = 200,
+        headers: dict | None = None,
+        *,
+        cut: bool = False,
     ) -> None:
-        content = text.encode()
+        content = text.encode() if isinstance(text, str) else text
         self.send_response(status)
         for name, value in {
             "Content-Type": "application/json",

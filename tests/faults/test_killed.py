@@ -1,4 +1,4 @@
-"""SIGKILL at random moments of generating and of grading, through the stages' own helpers: nothing is lost, nothing changes."""
+"""SIGKILL at random moments of generating and grading: nothing is lost, nothing changes."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def profile(url):
         "teacher": Endpoint(model="teacher", **where),
         "judge": Endpoint(model="judge", takes_n=False, **where),
     }
-    return load.load("smoke")["01_generate"].model_copy(
+    return load.load_profile("smoke")["01_generate"].model_copy(
         update={"texts": {"2": 20, "3": 20}, **endpoints}
     )
 
@@ -56,33 +56,29 @@ def generated(url, path):
 
 
 def graded(url, path, records):
-    """What 03_grade does with a student's answers: here the corpus's texts, put to other queries."""
+    """What 03_grade does with answers: here the corpus's texts, put to other queries."""
     p = profile(url)
     queries = list(islice(training_queries(p.pools()["I"], 3, seed=p.seed, avoid=set()), 30))
-    found = grade(
-        queries, [r["text"] for r in records[:30]], p.pack(), p.judge, Ledger(path), gradings=3
-    )
-    return [g.gradings for g in found]
+    texts = [record["text"] for record in records[:30]]
+    graded = grade(queries, texts, p.pack(), p.judge, Ledger(path), gradings=3, rules=p.rules())
+    return [[points.numbers for points in g.gradings] for g in graded]
 
 
 def killed(folder, kills):
-    """Work that dies `kills` times while it generates and as often while it grades, against work that does not."""
+    """Work killed `kills` times while it generates, and while it grades, beside other work."""
     with WorldServer() as server:
         records = generated(server.url, folder / "straight.sqlite")
         generating = server.billed
-        straight, whole = (
-            [records, graded(server.url, folder / "straight.sqlite", records)],
-            server.billed,
-        )
-    moments = sorted(random.sample(range(5, generating), kills)) + sorted(
-        random.sample(range(generating, whole - 10), kills)
-    )
+        straight = [records, graded(server.url, folder / "straight.sqlite", records)]
+        whole = server.billed
+    moments = sorted(random.sample(range(5, generating), kills))
+    moments += sorted(random.sample(range(generating, whole - 10), kills))
     with WorldServer() as server:
         for moment in moments:
             command = [
                 sys.executable,
                 "-m",
-                "tests.test_killed",
+                "tests.faults.test_killed",
                 server.url,
                 str(folder / "killed.sqlite"),
             ]
