@@ -54,7 +54,10 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
         with files.named("03_grade", "second_judges"):
             check_endpoint(f"second_judges.{name}", judge, generate, pools["III"])
     with files.named("03_grade", "second_judges"):
-        grade.packs()
+        try:
+            grade.packs()
+        except UserError as error:
+            raise UserError(f"second_judges: {error}") from None
     with files.named("03_grade", "server"):
         check_judges_alone("server", grade.server)
         check_price(grade.server, generate.budget)

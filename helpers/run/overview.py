@@ -99,7 +99,10 @@ def main(profile: str) -> None:
             more = plan.plan_grade(grade, graded, judges={name: judge})
             sums = more.sum(numeric_only=True, skipna=False).to_frame().T
             price = plan.ranges(sums).dollars[0]
-            print(f"Not asked (enabled: false): second judge {name}, {judge.model}: {price} more.")
+            print(
+                f"Not asked (enabled: false): second judge {name}, {judge.model}:"
+                f" {price} US dollars more."
+            )
     if ledger:
         print(
             f"{ledger.spent():,.2f} US dollars are spent (make ledger). A model's gradings are"

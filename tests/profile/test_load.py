@@ -125,7 +125,7 @@ FAULTS = [
     ("03_grade", "gradings: 3",
      "gradings: 3\nsecond_judges: {first: {base_url: 'world:', model: j}}", "first is taken"),
     ("03_grade", "gradings: 3", "gradings: 3\nsecond_judges: {x: {base_url: 'ftp:', model: j}}",
-     "second_judges.x: base_url = 'ftp:' is neither http"),
+     "second_judges.x.base_url is wrong: 'ftp:' is neither http"),
     # training, serving, figures
     ("02_finetune", "topology: params", "topology: nowhere", "no such file"),
     ("02_finetune", "warmup: 4", "warmup: 99",
@@ -135,7 +135,7 @@ FAULTS = [
     ("03_grade", "server: {}", "server: {temperature: 1.0}", "server.temperature is set by the"),
     ("03_grade", "server: {}", 'server: {model: "{name"}',
      "server.model = '{name': the fields are {model} and {name}"),
-    ("03_grade", "server: {}", "server: {base_url: here}", "is not http"),
+    ("03_grade", "server: {}", "server: {base_url: here}", "is neither http"),
     ("04_plot", "caption: in", "figures: ../x\ncaption: in",
      "figures = '../x' is wrong: it lies outside of the repository"),
     ("04_plot", "caption: in", "figures: figures\ncaption: in",
