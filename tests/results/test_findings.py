@@ -1,0 +1,114 @@
+"""Claims: gains that are paired and corrected, mixes that are found by what they hold, sweeps."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers.results import findings, scores
+
+
+def test_verdicts():
+    assert findings.verdict(0.3, 0.4, 0.001) == "holds"
+    assert findings.verdict(-0.3, -0.2, 0.001) == "does not hold"
+    assert findings.verdict(0.01, 0.04, 0.6) == "does not hold"
+    assert findings.verdict(0.1, 0.3, 0.2) == "undecided"
+
+
+def test_holm():
+    assert findings.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert findings.holm([0.9, 0.8]) == pytest.approx([1, 1])
+    assert findings.holm([]).tolist() == []
+
+
+def test_findings_are_paired_corrected_and_always_the_same(simulated):
+    table = simulated(np.random.default_rng(2), {"base": 0.1, "k1": 0.1, "k12": 0.1, "k123": 0.8})
+    found = findings.findings(table)
+    assert found.equals(findings.findings(table))
+    lifted = found[(found.model == "k123") & (found.against == "base")]
+    assert (lifted.verdict == "holds").all()
+    assert not (found[found.model == "k1"].verdict == "holds").any()
+    assert (found.p_holm >= found.p).all()
+    assert ((found.p_holm < 0.05) <= (found.low > 0)).all(), "what holds has an interval above zero"
+    same = table[(table.model == "k123") & (table.seed == 0)]
+    itself = findings.findings(pd.concat([same, same.assign(model="base", kind="base", texts=0)]))
+    assert (itself.gain == 0).all(), (
+        "a model compared with itself on the same queries gains nothing"
+    )
+    shuffled = same.assign(query=39 - same["query"], model="base", kind="base", texts=0)
+    apart = findings.findings(pd.concat([same, shuffled]))
+    assert (itself.high < apart.high / 2).all(), "and the pairing leaves little of the spread"
+
+
+def test_mixes_of_any_name_are_found_by_what_they_hold(simulated):
+    table = simulated(np.random.default_rng(3), {"base": 0.1, "k123": 0.8})
+    renamed = table.assign(model=table.model.replace("k123", "everything"))
+    assert set(findings.findings(renamed).model) == {"everything"}
+    assert findings.findings(renamed).gain.equals(findings.findings(table).gain)
+    assert scores.kind_of({"2": 5, "10": 3, "1": 2}) == "k1210"
+    other = findings.findings(
+        table.assign(
+            kind=table.kind.replace("k123", "k23"), model=table.model.replace("k123", "other")
+        )
+    )
+    assert other.empty
+    assert list(other.columns) == findings.FOUND
+    assert findings.headline(other).empty
+
+
+def test_a_sweep_compares_equal_numbers_of_texts(simulated, sweep):
+    means = {
+        "base": 0.1,
+        "k1": 0.1,
+        "k12": 0.5,
+        "k123": 0.9,
+        "k12n300": 0.1,
+        "k123n300": 0.8,
+        "k12n600": 0.4,
+        "k123n600": 0.9,
+    }
+    table = simulated(np.random.default_rng(4), means, texts=sweep)
+    claims = findings.sweep_findings(table)
+    assert [(c.model, c.against) for c in claims] == [
+        ("k123n300", "k12n300"),
+        ("k123n600", "k12n600"),
+    ]
+    found = findings.findings(table, claims)
+    assert found.groupby("claim").k.apply(list).tolist() == [[3, 4]] * 2
+    assert (found.verdict == "holds").all()
+    assert set(findings.findings(table).model) == {"k1", "k123"}, (
+        "the findings are of the largest mixes"
+    )
+    assert set(scores.largest(table).model) == {"base", "k1", "k12", "k123"}
+    assert findings.sweep_findings(scores.largest(table)) == ()
+    two = pd.concat(
+        [table.assign(model=student + "-" + table.model) for student in ("five", "three")]
+    )
+    assert findings.sweep_findings(two) == claims, "two students share a claim"
+    assert len(findings.findings(two, claims)) == 2 * len(found)
+
+
+def test_two_students_have_their_own_rows(simulated):
+    rng = np.random.default_rng(6)
+    one = simulated(rng, {"base": 0.2, "k123": 0.6})
+    both = pd.concat(
+        [one.assign(model=student + "-" + one.model) for student in ("llama-2-13b", "mistral-7b")]
+    )
+    found = findings.findings(both)
+    assert set(found.model) == {"llama-2-13b-k123", "mistral-7b-k123"}
+
+
+def test_a_mix_of_another_size_does_not_stand_in(simulated, sweep):
+    """`k12` is missing. Against the base a mix of its kind always stands in for it.
+
+    Against k123 it does only with as many texts of each k.
+    """
+    table = simulated(
+        np.random.default_rng(5), {"base": 0.1, "k12n600": 0.4, "k123": 0.9}, texts=sweep
+    )
+    assert set(findings.findings(table).against) == {"base"}
+    equal = table.assign(
+        texts=table.texts.replace({600: 2400}), model=table.model.replace({"k12n600": "pairs"})
+    )
+    assert "pairs" in set(findings.findings(equal).against)
+    only = simulated(np.random.default_rng(5), {"base": 0.1, "k123n600": 0.9}, texts=sweep)
+    assert set(findings.findings(only).model) == {"k123n600"}
