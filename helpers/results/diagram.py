@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from helpers.results.plots import WIDTH, write_caption
+from helpers.results.plots import panels, write_caption
 from helpers.results.scores import mix_of
 from helpers.task.catalog import SETTINGS
 from helpers.task.points import KEPT
@@ -100,7 +100,7 @@ def method(outcomes: pd.DataFrame, table: pd.DataFrame, *, caption: str) -> Figu
         table: the tidy scores.
         caption: where the numbers are from.
     """
-    figure, axis = plt.subplots(figsize=(WIDTH, 2.5), layout="constrained")
+    figure, [[axis]] = panels(1, 1, 2.5)
     axis.set(xlim=(-0.02, 4.02), ylim=(-0.05, 2.0))
     axis.axis("off")
     for box in boxes(outcomes, table):

@@ -3,6 +3,7 @@
 `python -m helpers.results.findings figures/scores.csv` prints the README's tables.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,9 @@ import pandas as pd
 from helpers.errors import UserError, command
 from helpers.results.intervals import Gain, gain_of
 from helpers.results.scores import (
+    PADDED,
     grids,
+    largest,
     mix_of,
     per_query,
     read_csv,
@@ -45,7 +48,26 @@ FINDINGS = (
     Finding("k = 1, 2, 3 (k123) lift k never seen in training", "k123", "base", "I", (4, 5)),
     Finding("k = 1, 2, 3 (k123) lift held-out skills", "k123", "base", "II", (2, 3, 4, 5)),
     Finding("k = 3 texts add to k = 1, 2 (k123 over k12)", "k123", "k12", "I", (3, 4, 5)),
+    *(
+        Finding(
+            "length alone does not teach composition (k123 over the control)",
+            "k123",
+            PADDED,
+            setting,
+            (3, 4, 5),
+        )
+        for setting in ("I", "II")
+    ),
 )
+
+
+def with_own(claims: Sequence) -> tuple[Finding, ...]:
+    """`FINDINGS` and a profile's own claims, each with model, against, setting and a list k."""
+    own = [
+        Finding(f"{c.model} over {c.against}", c.model, c.against, c.setting, tuple(c.k))
+        for c in claims
+    ]
+    return (*FINDINGS, *own)
 
 
 def sweep_findings(table: pd.DataFrame) -> tuple[Finding, ...]:
@@ -53,7 +75,8 @@ def sweep_findings(table: pd.DataFrame) -> tuple[Finding, ...]:
 
     A claim for each number of texts that mixes of different kinds have.
     """
-    mixes = table[table.texts > 0].drop_duplicates("model").sort_values(["texts", "kind"])
+    mixes = table[(table.texts > 0) & (table.kind != PADDED)].drop_duplicates("model")
+    mixes = mixes.sort_values(["texts", "kind"])
     claims = {}  # in order, each once: students may share them
     for (texts, _), same in mixes.groupby([mixes.texts, mixes.model.map(student_of)]):
         for less, more in zip(same.itertuples(), same[1:].itertuples(), strict=False):
@@ -135,18 +158,22 @@ def comparisons(
 
 
 COMPARED = ["claim", "setting", "model", "against", "k"]
-FOUND = [*COMPARED, "seeds", "queries", "gain", "se", "low", "high", "p", "p_holm", "verdict"]
+NUMBERS = ["seeds", "queries", "gain", "se", "low", "high", "single", "p"]
+FOUND = [*COMPARED, *NUMBERS, "p_holm", "verdict"]
 
 
 def findings(table: pd.DataFrame, claims: Sequence[Finding] = FINDINGS, **rules) -> pd.DataFrame:
     """Every claim with its gain, standard error, 95% interval, p-value and verdict.
 
-    `p_holm` is the p-value after Holm's correction over all rows. `rules` are those of `per_query`.
-    Where several students were trained, each student has its own rows. Without anything to compare
-    the table is empty.
+    `p_holm` is the p-value after Holm's correction over all rows, `single` the gain in the mean of
+    single answers, untested. `rules` are those of `per_query`. Where several students were trained,
+    each student has its own rows. Without anything to compare the table is empty.
     """
     rows = []
-    for row, gain in comparisons(table, claims, **rules):
+    single_answers = comparisons(table, claims, **rules | {"over_generations": "mean"})
+    for (row, gain), (_, single) in zip(
+        comparisons(table, claims, **rules), single_answers, strict=True
+    ):
         low, high = gain.interval()
         numbers = {
             "seeds": gain.model.seeds,
@@ -155,21 +182,44 @@ def findings(table: pd.DataFrame, claims: Sequence[Finding] = FINDINGS, **rules)
             "se": gain.se,
             "low": low,
             "high": high,
+            "single": single.gain,
             "p": gain.p,
         }
         rows.append(row | numbers)
-    gains = pd.DataFrame(rows, columns=FOUND[:-2])
+    gains = pd.DataFrame(rows, columns=[*COMPARED, *NUMBERS])
     gains["p_holm"] = holm(gains.p)
     gains["verdict"] = [verdict(row.gain, row.high, row.p_holm) for row in gains.itertuples()]
     return gains
 
 
+def exploratory(table: pd.DataFrame, verdicts: pd.DataFrame, **rules) -> pd.DataFrame:
+    """Columns of `findings` for every gain of one mix over another that no claim covers.
+
+    Of a student's largest mixes, in every setting and at every k; without p-values and verdicts,
+    since nobody said beforehand what to look for.
+    """
+    models = largest(table).drop_duplicates("model")
+    models = sorted(models.itertuples(), key=lambda m: (m.texts, m.kind != PADDED, m.kind))
+    ks = tuple(sorted(set(table.k)))
+    every = {}  # in order, each once: students share them
+    for less, more in itertools.combinations(models, 2):
+        for setting in sorted(set(table.setting)):
+            mixes = mix_of(more.model), mix_of(less.model)
+            if student_of(less.model) == student_of(more.model):
+                every[Finding("exploratory, no claim", *mixes, setting, ks)] = True
+    gains = findings(table, list(every), **rules)
+    key = COMPARED[1:]
+    is_claimed = pd.MultiIndex.from_frame(gains[key]).isin(pd.MultiIndex.from_frame(verdicts[key]))
+    return gains[~is_claimed].assign(p=np.nan, p_holm=np.nan, verdict="")
+
+
 def headline(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """One row a claim: the verdict at each k with the gain and its interval."""
+    """One row a claim: at each k the verdict, the gain, its interval, and single answers' gain."""
     cell = [
-        f"{row.verdict}: {row.gain:+.2f} [{row.low:+.2f}, {row.high:+.2f}]"
+        f"{row.verdict}: {row.gain:+.2f} [{row.low:+.2f}, {row.high:+.2f}] / {row.single:+.2f}"
         for row in verdicts.itertuples()
     ]
+    cell = [words.removeprefix(": ") for words in cell]  # an exploratory gain has no verdict
     table = verdicts.assign(cell=cell).pivot(index=COMPARED[:-1], columns="k", values="cell")
     return table.fillna("")
 

@@ -4,6 +4,8 @@
 returned, so that a notebook shows the figure that a cell ends with, once.
 """
 
+import base64
+import io
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +16,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helpers.results.scores import mix_of, student_of
+from helpers.results.scores import PADDED, mix_of, student_of
 from helpers.task.catalog import SETTINGS
 from helpers.task.points import DUPLICATE, KEPT, NOT_NEEDED
 
@@ -23,17 +25,27 @@ from helpers.task.points import DUPLICATE, KEPT, NOT_NEEDED
 STYLE = {
     "base": ("#000000", "o", (0, (1, 1.5))),
     "k1": ("#E69F00", "s", (0, (4, 1.5))),
+    PADDED: ("#009E73", "v", (0, (3, 1))),
     "k12": ("#56B4E9", "D", (0, (6, 1.5, 1, 1.5))),
     "k123": ("#D55E00", "^", "solid"),
 }
+TITLES = {"base": "before fine-tuning", PADDED: "D(1) padded"}
 MORE = [  # for mixes of other kinds, in the order of their names
-    ("#009E73", "v", (0, (3, 1))),
     ("#CC79A7", "P", (0, (5, 1, 1, 1, 1, 1))),
     ("#0072B2", "X", (0, (2, 2))),
     ("#999999", "p", (0, (8, 2))),
 ]
-FAULTS = ["#0072B2", "#E69F00", "#CC79A7", "#999999", "#F0E442", "#D55E00", "#000000"]
+# What becomes of a text, in the order of drawing: one colour an outcome, in every figure.
 FULL_MARKS = {KEPT: "#009E73", DUPLICATE: "#5DBFA0", NOT_NEEDED: "#B5E3D4"}
+FAULTS = {
+    "skill missing": "#0072B2",
+    "off topic": "#E69F00",
+    "makes no sense": "#CC79A7",
+    "too many sentences": "#F0E442",
+    "several faults": "#666666",
+    "grade unreadable": "#BBBBBB",
+    "no answer": "#000000",
+}
 WIDTH = 6.5  # inches: a page's text width; readable when shrunk to one column
 sns.set_theme(
     context="paper",
@@ -53,6 +65,19 @@ sns.set_theme(
 )
 
 
+class Captioned(Figure):
+    """A figure whose caption is its alternative text too, in a notebook and in the report."""
+
+    caption = ""
+
+    def _repr_mimebundle_(self, **_) -> tuple[dict, dict]:
+        """What Jupyter shows: the picture, and the words for those who do not see it."""
+        png = io.BytesIO()
+        self.savefig(png)
+        picture = base64.b64encode(png.getvalue()).decode()
+        return {"image/png": picture}, {"image/png": {"alt": self.caption}}
+
+
 def save(figure: Figure, folder: Path, name: str) -> None:
     """Write `name`.png and `name`.svg; nothing for a figure in which nothing is drawn."""
     if any(axis.has_data() for axis in figure.axes):
@@ -69,6 +94,7 @@ def panels(rows: int, columns: int, height: float, **shared) -> tuple[Figure, li
         figsize=(WIDTH, height),
         squeeze=False,
         layout="constrained",
+        FigureClass=Captioned,
         **shared,
     )
 
@@ -89,8 +115,8 @@ def styles(mixes: Iterable[str]) -> dict[str, tuple]:
 
 def title_of(mix: str) -> str:
     """`D(1) + D(2)` for `k12`; a mix with another kind of name keeps it."""
-    if mix == "base":
-        return "before fine-tuning"
+    if mix in TITLES:
+        return TITLES[mix]
     if not re.fullmatch(r"k[1-9]+", mix):
         return mix
     return " + ".join(f"D({k})" for k in mix[1:])
@@ -127,14 +153,26 @@ def sampled(summary: pd.DataFrame) -> str:
     return f"{queries} alone: one training seed, no word on another training"
 
 
-def write_caption(figure: Figure, words: str) -> None:
+def scored(summary: pd.DataFrame, over_generations: str) -> str:
+    """How a query's score is made of its answers, in words."""
+    answers = summary.generations.max()
+    if answers == 1:
+        return "one answer a query"
+    if over_generations == "mean":
+        return f"mean of {answers} answers to a query"
+    return f"best of {answers} answers to a query; thin lines: mean of single answers"
+
+
+def write_caption(figure: Captioned, words: str) -> None:
     """What the figure shows and where it is from, under it."""
+    figure.caption = words
     figure.text(0.01, -0.02, words, ha="left", va="top", fontsize=7.5, color="#444444", wrap=True)
 
 
 def draw_line(axis: Axes, line: pd.DataFrame, x: str, mix: str, style: tuple) -> None:
-    """Means against `x` with their intervals as a band."""
+    """Means against `x` with their intervals as a band, and thin the mean of single answers."""
     colour, marker, dash = style
+    axis.plot(line[x], line.single, color=colour, ls=dash, lw=0.7)
     axis.fill_between(line[x], line.low, line.high, color=colour, alpha=0.18, lw=0)
     axis.plot(
         line[x],
@@ -186,11 +224,10 @@ def full_marks_by_k(
             axis.set_xlabel("skills asked for, k")
         row[0].set_ylabel("ratio of full marks")
     legend(figure, looks)
-    which = "best" if over_generations == "max" else "mean"
     write_caption(
         figure,
-        f"Ratio of full marks by number of skills, {which} of a query's generations ({caption}). "
-        f"Bands: 95% intervals over {sampled(summary)}.",
+        f"Ratio of full marks by number of skills, {scored(summary, over_generations)} "
+        f"({caption}). Bands: 95% intervals over {sampled(summary)}.",
     )
     plt.close(figure)
     return figure
@@ -198,14 +235,21 @@ def full_marks_by_k(
 
 def nothing_to_draw(words: str) -> Figure:
     """A figure that says why it is empty."""
-    figure, axis = plt.subplots(figsize=(WIDTH, 0.4))
+    figure, [[axis]] = panels(1, 1, 0.4)
     axis.axis("off")
     axis.text(0, 0.5, words, va="center", color="#444444")
+    figure.caption = words
     plt.close(figure)
     return figure
 
 
-def data_efficiency(summary: pd.DataFrame, *, caption: str, ks: tuple[int, ...] = (3, 4)) -> Figure:
+def data_efficiency(
+    summary: pd.DataFrame,
+    *,
+    caption: str,
+    ks: tuple[int, ...] = (3, 4),
+    over_generations: str = "max",
+) -> Figure:
     """Full marks against training texts, a line a kind of mix, a panel a setting and k.
 
     Drawn is the student that has mixes of several sizes; the base is where no text is. Without such
@@ -233,7 +277,8 @@ def data_efficiency(summary: pd.DataFrame, *, caption: str, ks: tuple[int, ...] 
                     level = line["mean"].iloc[0]
                     axis.axhline(level, color=style[0], ls=style[2], lw=1, label=title_of(kind))
                 elif len(line):
-                    draw_bars(axis, line, kind, style)
+                    draw_line(axis, line, "texts", kind, style)
+                    axis.vlines(line.texts, line.low, line.high, color=style[0], lw=1.2)
             axis.set(xscale="log", ylim=(-0.03, 1.06))
             axis.set_title(f"Setting {setting}, k = {k}", loc="left")
             axis.set_xticks(sizes, [f"{n:,}" for n in sizes], rotation=45, ha="right")
@@ -246,28 +291,12 @@ def data_efficiency(summary: pd.DataFrame, *, caption: str, ks: tuple[int, ...] 
     which = f" of {swept[0]}" if swept[0] else ""
     write_caption(
         figure,
-        f"Full marks{which} by number of training texts, at equal steps and batch ({caption}). "
+        f"Full marks{which} by number of training texts, at equal steps and batch, "
+        f"{scored(rows, over_generations)} ({caption}). "
         f"Bars and bands: 95% intervals over {sampled(rows)}.",
     )
     plt.close(figure)
     return figure
-
-
-def draw_bars(axis: Axes, line: pd.DataFrame, kind: str, style: tuple) -> None:
-    """Means against texts with their intervals as bars and as a band."""
-    colour, marker, dash = style
-    axis.fill_between(line.texts, line.low, line.high, color=colour, alpha=0.18, lw=0)
-    axis.errorbar(
-        line.texts,
-        line["mean"],
-        [line["mean"] - line.low, line.high - line["mean"]],
-        color=colour,
-        marker=marker,
-        ms=4.5,
-        ls=dash,
-        lw=1.6,
-        label=title_of(kind),
-    )
 
 
 def training_loss(logs: pd.DataFrame, *, caption: str) -> Figure:
@@ -309,17 +338,17 @@ def corpus_by_k(counts: pd.DataFrame, *, caption: str) -> Figure:
     """
     table = counts.pivot_table(index="k", columns="outcome", values="texts", fill_value=0)
     good = [outcome for outcome in FULL_MARKS if outcome in table]
-    faults = table.drop(columns=good).sum().sort_values(ascending=False, kind="stable").index
-    colours = FULL_MARKS | dict(zip(faults, FAULTS, strict=False))
-    figure, axis = plt.subplots(figsize=(WIDTH, 2.4), layout="constrained")
+    figure, [[axis]] = panels(1, 1, 2.4)
     names = [f"D({k})" for k in table.index]
     left = pd.Series(0.0, index=table.index)
-    for outcome in [*good, *faults]:
+    for outcome, colour in (FULL_MARKS | FAULTS).items():
+        if outcome not in table:
+            continue
         axis.barh(
             names,
             table[outcome],
             left=left,
-            color=colours[outcome],
+            color=colour,
             edgecolor="white",
             lw=0.6,
             label=outcome,

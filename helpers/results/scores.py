@@ -21,12 +21,20 @@ from helpers.task.points import FIRST_JUDGE, KEPT, Points, majority
 METRICS = ("full_marks", "all_skills", "skill_fraction")
 CELL = ["model", "setting", "k"]
 KEY = ["model", "seed", "setting", "k", "query"]
+PADDED = "padded"  # the control: one skill a text, and things to mention in place of more
 OTHERS = ("on topic", "makes sense", "sentences")  # after the skills, in the rubric's order
 
 
 def kind_of(mix: dict[str, int]) -> str:
-    """Which k a model was trained on: `k123` for texts of k = 1, 2 and 3; `base` for none."""
-    return "k" + "".join(sorted(mix, key=int)) if mix else "base"
+    """Which k a model was trained on: `k123` for texts of k = 1, 2 and 3; `base` for none.
+
+    `1+2` in a mix is one skill and two things to mention: its kind is `padded`.
+    """
+    if not mix:
+        return "base"
+    if any("+" in length for length in mix):
+        return PADDED
+    return "k" + "".join(sorted(mix, key=int))
 
 
 def student_of(model: str) -> str:
@@ -165,23 +173,29 @@ def means(scores: pd.Series, by: list[str] = CELL) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame, metric: str = "full_marks", **rules) -> pd.DataFrame:
-    """The `means` of every model, setting and k, beside the model's kind and texts.
+    """The `means` of every model, setting and k, beside what the model was trained on.
 
-    `rules` are those of `per_query`.
+    `rules` are those of `per_query`. Columns more than those of `means`: single (the mean of single
+    answers, where a query's score is the best of several), generations, kind, texts.
     """
+    best = means(per_query(table, metric, **rules))
+    single = means(per_query(table, metric, **rules | {"over_generations": "mean"}))
     models = table.drop_duplicates("model")[["model", "kind", "texts"]]
-    return means(per_query(table, metric, **rules)).merge(models, on="model")
-
-
-def with_interval(rows: pd.DataFrame) -> list[str]:
-    """Each row's mean with its interval, as `0.78 [0.66, 0.86]`."""
-    return [f"{row.mean:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in rows.itertuples()]
+    numbers = best.assign(single=single["mean"], generations=table.generation.nunique())
+    return numbers.merge(models, on="model")
 
 
 def spread(summary: pd.DataFrame) -> pd.DataFrame:
-    """A summary as a table to read: a row a setting and model, a column a k."""
-    cells = summary.assign(cell=with_interval(summary))
-    return cells.pivot(index=["setting", "model"], columns="k", values="cell")
+    """A summary as a table to read: a row a setting and model, a column a k.
+
+    A cell is the mean, its interval, and the mean of single answers: `0.78 [0.66, 0.86] / 0.47`.
+    """
+    cells = [
+        f"{row.mean:.2f} [{row.low:.2f}, {row.high:.2f}] / {row.single:.2f}"
+        for row in summary.itertuples()
+    ]
+    table = summary.assign(cell=cells)
+    return table.pivot(index=["setting", "model"], columns="k", values="cell")
 
 
 def outcomes(records: list[dict]) -> pd.DataFrame:
