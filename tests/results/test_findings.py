@@ -1,5 +1,7 @@
 """Claims: gains that are paired and corrected, mixes that are found by what they hold, sweeps."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -112,3 +114,50 @@ def test_a_mix_of_another_size_does_not_stand_in(simulated, sweep):
     assert "pairs" in set(findings.findings(equal).against)
     only = simulated(np.random.default_rng(5), {"base": 0.1, "k123n600": 0.9}, texts=sweep)
     assert set(findings.findings(only).model) == {"k123n600"}
+
+
+def test_the_control_is_claimed_where_there_is_one_and_is_no_sweep(simulated):
+    means = {"base": 0.1, "k1": 0.1, "k12": 0.5, "k123": 0.8, "padded": 0.1}
+    tables = [simulated(np.random.default_rng(7), means, setting=s) for s in ("I", "II")]
+    table = pd.concat(tables)
+    control = findings.findings(table).query("against == 'padded'")
+    assert [(row.model, row.setting, row.k) for row in control.itertuples()] == [
+        ("k123", setting, k) for setting in ("I", "II") for k in (3, 4, 5)
+    ]
+    assert set(control.verdict) == {"holds"}
+    assert findings.sweep_findings(table) == ()
+    without = table[table.model != "padded"]
+    assert "padded" not in set(findings.findings(without).against)
+
+
+def test_what_no_claim_covers_is_shown_without_a_verdict(simulated):
+    table = simulated(np.random.default_rng(8), {"base": 0.1, "k1": 0.1, "k123": 0.8})
+    table = table.replace({"k1": "k3", "k123": "k23"})
+    verdicts = findings.findings(table)
+    assert verdicts.empty
+    gains = findings.exploratory(table, verdicts)
+    pairs = {("k3", "base"), ("k23", "base"), ("k23", "k3")}
+    assert set(zip(gains.model, gains.against, strict=True)) == pairs
+    assert len(gains) == len(pairs) * 4, "at every k"
+    assert not gains.verdict.any()
+    assert gains.p_holm.isna().all()
+    assert findings.headline(gains).index.get_level_values("claim").str.contains("no claim").all()
+
+
+def test_a_profiles_own_claims_are_tested_and_not_exploratory(simulated):
+    table = simulated(np.random.default_rng(9), {"base": 0.1, "k1": 0.1, "k123": 0.8})
+    table = table.replace({"k1": "k3", "k123": "k23"})
+    own = SimpleNamespace(model="k23", against="k3", setting="I", k=[3, 4])
+    verdicts = findings.findings(table, findings.with_own([own]))
+    assert verdicts.k.tolist() == [3, 4]
+    assert set(verdicts.verdict) == {"holds"}
+    gains = findings.exploratory(table, verdicts)
+    assert gains[gains.against == "k3"].k.tolist() == [2, 5]
+
+
+def test_verdicts_show_the_gain_of_single_answers(simulated):
+    best = simulated(np.random.default_rng(2), {"base": 0.1, "k123": 0.8})
+    table = pd.concat([best, best.assign(generation=1, full_marks=0.0)])
+    verdicts = findings.findings(table)
+    assert verdicts.single.tolist() == pytest.approx((verdicts.gain / 2).tolist())
+    assert f"/ {verdicts.single[0]:+.2f}" in findings.headline(verdicts)[4].iloc[0]

@@ -11,6 +11,7 @@ import pytest
 from helpers.results import findings, intervals
 from helpers.results.intervals import gain_of, mean_of
 
+MODELS = ("base", "k1", "k12", "k123", "padded")
 NORMAL = np.random.default_rng(9).normal(size=20_000)
 
 
@@ -274,7 +275,7 @@ def claims(gains) -> int:
 
 def test_no_finding_where_there_is_none_and_one_where_there_is():
     rng = np.random.default_rng(7)
-    same = dict.fromkeys(("base", "k1", "k12", "k123"), 0.3)
+    same = dict.fromkeys(MODELS, 0.3)
     false = sum(
         claims(family(rng, means=same, seeds=3, queries=40, of_seeds=0.3)) > 0 for _ in range(40)
     )
@@ -283,7 +284,7 @@ def test_no_finding_where_there_is_none_and_one_where_there_is():
     )
     gains = family(
         rng,
-        means={"base": 0.1, "k1": 0.1, "k12": 0.1, "k123": 0.8},
+        means=dict.fromkeys(MODELS, 0.1) | {"k123": 0.8},
         seeds=3,
         queries=40,
         of_seeds=0.3,
@@ -304,7 +305,7 @@ def test_false_claims_are_rare(seeds, queries):
     rng, reached = np.random.default_rng(8), {}
     for mean in (0.03, 0.3, 0.8):
         for of_seeds in (0.0, 0.4, 0.8) if seeds > 1 else (0.0,):
-            same = dict.fromkeys(("base", "k1", "k12", "k123"), mean)
+            same = dict.fromkeys(MODELS, mean)
             runs = [
                 claims(family(rng, means=same, seeds=seeds, queries=queries, of_seeds=of_seeds)) > 0
                 for _ in range(250)

@@ -1,10 +1,14 @@
 """Figures: every profile's shape can be drawn, and equal scores give equal bytes."""
 
+import base64
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from helpers.results import diagram, plots, scores
+from helpers.task.points import Points
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +91,7 @@ def test_headline_says_what_it_shows(figures):
     ):
         assert words in said(figure), words
     assert len(figure.axes) == 2
-    assert all(len(axis.lines) == 4 for axis in figure.axes)
+    assert all(len(axis.lines) == 8 for axis in figure.axes)
 
 
 def test_two_students_and_three_settings_have_their_panels(table):
@@ -97,7 +101,52 @@ def test_two_students_and_three_settings_have_their_panels(table):
     summary = scores.summary(pd.concat([both, both[both.setting == "I"].assign(setting="III")]))
     figure = plots.full_marks_by_k(summary, trained_ks=[1, 2, 3], caption="in a test")
     assert len(figure.axes) == 6
-    assert all(len(axis.lines) == 4 for axis in figure.axes)
+    assert all(len(axis.lines) == 8 for axis in figure.axes)
+
+
+def test_best_answers_never_stand_without_single_ones(table):
+    summary = scores.summary(table).assign(generations=3, single=lambda s: s["mean"] / 2)
+    look = {"trained_ks": [1, 2, 3], "caption": "in a test"}
+    best = plots.full_marks_by_k(summary, **look)
+    assert "best of 3 answers to a query; thin lines: mean of single answers" in said(best)
+    assert "mean of 3 answers" in said(
+        plots.full_marks_by_k(summary, over_generations="mean", **look)
+    )
+
+
+def test_the_control_has_a_line_and_a_name(table):
+    control = table[table.model == "k1"].assign(model="padded", kind="padded", texts=3600)
+    summary = scores.summary(pd.concat([table, control]))
+    figure = plots.full_marks_by_k(summary, trained_ks=[1, 2, 3], caption="in a test")
+    assert all(len(axis.lines) == 10 for axis in figure.axes)
+    assert "D(1) padded" in said(figure)
+    assert plots.title_of("k1") == "D(1)"
+
+
+def test_a_fault_has_one_colour_whatever_else_there_is():
+    """And every outcome that a text can have has one."""
+
+    def colours(*outcomes) -> dict:
+        counts = [(1, outcome, n + 1) for n, outcome in enumerate(("kept", *outcomes))]
+        table = pd.DataFrame(counts, columns=["k", "outcome", "texts"])
+        axis = plots.corpus_by_k(table, caption="in a test").axes[0]
+        return {bar.get_label(): bar.patches[0].get_facecolor() for bar in axis.containers}
+
+    faults = [Points.of(numbers).fault() for numbers in itertools.product((0, 1), repeat=4)]
+    every = sorted({*filter(None, faults), "grade unreadable", "no answer"})
+    together = colours(*every)
+    assert set(together) == {"kept", *every}
+    assert len(set(together.values())) == len(together)
+    for fault in every:
+        assert colours(fault)[fault] == together[fault]
+
+
+def test_a_figure_says_what_it_shows_to_who_cannot_see_it(figures):
+    for name, figure in figures().items():
+        data, metadata = figure._repr_mimebundle_()
+        assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG"), name
+        assert metadata["image/png"]["alt"] in said(figure), name
+        assert "in a test" in metadata["image/png"]["alt"], name
 
 
 def test_mixes_of_any_name_are_drawn(table):
@@ -106,12 +155,12 @@ def test_mixes_of_any_name_are_drawn(table):
         model=table.model.replace({"k1": "single", "k12": "k23", "k123": "everything"})
     )
     figure = plots.full_marks_by_k(scores.summary(other), trained_ks=[1, 2, 3], caption="in a test")
-    assert all(len(axis.lines) == 4 for axis in figure.axes)
+    assert all(len(axis.lines) == 8 for axis in figure.axes)
     looks = {
         (line.get_color(), line.get_marker(), str(line.get_linestyle()))
         for line in figure.axes[0].lines
     }
-    assert len(looks) == 4
+    assert len(looks) == 8, "each model has a line, and a thin one of single answers"
     assert all(
         name in said(figure)
         for name in ("single", "D(2) + D(3)", "everything", "before fine-tuning")
@@ -132,8 +181,8 @@ def test_data_efficiency_draws_each_kind_against_its_texts(swept):
     summary = scores.summary(swept)
     figure = plots.data_efficiency(summary, caption="in a test")
     assert len(figure.axes) == 6, "two k, three settings"
-    drawn = {tuple(map(float, c[0].get_xdata())) for axis in figure.axes for c in axis.containers}
-    assert drawn == {(300, 600, 2400), (300, 600, 3600)}
+    lines = [line.get_xdata() for axis in figure.axes for line in axis.lines]
+    assert {(300, 600, 2400), (300, 600, 3600)} <= {tuple(map(float, x)) for x in lines}
     for words in (
         "D(1) + D(2)",
         "D(1) + D(2) + D(3)",

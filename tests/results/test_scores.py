@@ -149,3 +149,20 @@ def test_queries_without_a_score_from_every_seed_are_left_out(simulated):
     assert found.queries.to_dict() == {"base": 40, "k123": 37}
     assert (findings.findings(table).queries == 37).all()
     assert scores.summary(table.assign(full_marks=np.nan)).empty
+
+
+def test_single_answers_stand_beside_the_best(simulated):
+    first = simulated(np.random.default_rng(2), {"k12": 0.5}, ks=(4,))
+    second = first.assign(generation=1, full_marks=0.0)
+    summary = scores.summary(pd.concat([first, second])).iloc[0]
+    assert summary.generations == 2
+    assert summary["mean"] == pytest.approx(first.full_marks.mean())
+    assert summary.single == pytest.approx(summary["mean"] / 2)
+    cell = scores.spread(summary.to_frame().T)[4].item()
+    assert cell.startswith(f"{summary['mean']:.2f} [")
+    assert cell.endswith(f"] / {summary.single:.2f}")
+
+
+def test_the_control_is_a_kind_of_its_own():
+    padded = {"1": 1200, "1+1": 1200, "1+2": 1200}
+    assert [scores.kind_of(mix) for mix in ({}, {"1": 3600}, padded)] == ["base", "k1", "padded"]
