@@ -3,27 +3,25 @@
 import itertools
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from helpers.results.anatomy import FULL
-from helpers.results.plots import (
-    FAULTS,
-    FULL_MARKS,
+from helpers.results.look import (
+    GOOD,
+    OUTCOMES,
     STYLE,
     Captioned,
-    name_of,
+    finish,
     panels,
     sampled,
     styles,
     title_of,
-    write_caption,
 )
-from helpers.results.scores import mix_of, student_of
-from helpers.task.points import KEPT
+from helpers.results.scores import mix_of, name_of, student_of
 
 MARKERS = "osD^vPX"  # of k = 2, 3, ...: in grey, what tells the lines apart
 SURE = 0.5  # a share whose interval is wider has a colour and no number
@@ -60,23 +58,21 @@ def multiples(table: pd.DataFrame, heights: list[float], **shared) -> tuple[Figu
     return figure, drawn
 
 
-def finished(figure: Captioned, x: str, words: str) -> Figure:
+def labelled(figure: Captioned, x: str, words: str) -> Figure:
     """With a label below, the legend of the first panel above, and a caption."""
     figure.supxlabel(x, fontsize=9)
     figure.align_ylabels()
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=7.5)
-    write_caption(figure, words)
-    plt.close(figure)
-    return figure
+    return finish(figure, words)
 
 
 def missing_by_k(missing: pd.DataFrame, *, caption: str) -> Figure:
     """What answers lack, a bar a k. `missing`: the table of that name in `anatomy`."""
     heights = [1.3] * len(places(missing))
     figure, drawn = multiples(missing, heights, sharex=True, sharey=True)
-    colours = {FULL: FULL_MARKS[KEPT]} | FAULTS
+    colours = {FULL: GOOD} | OUTCOMES
     present = [outcome for outcome in colours if outcome in set(missing.outcome)]
     for axis, _, rows in drawn:
         left = 0.0
@@ -88,7 +84,7 @@ def missing_by_k(missing: pd.DataFrame, *, caption: str) -> Figure:
         axis.vlines(full.k, full.low, full.high, color="black", lw=1)
         axis.set_xticks(sorted(missing.k.unique()))
         axis.set_ylim(0, 1)
-    return finished(
+    return labelled(
         figure,
         "skills asked for, k",
         f"Single answers with full marks, and what the others lack ({caption}). "
@@ -101,7 +97,7 @@ def points_by_position(positions: pd.DataFrame, *, caption: str) -> Figure:
     table = positions[positions.k > 1]
     figure, drawn = multiples(table, [1.3] * len(places(table)), sharex=True, sharey=True)
     ks = sorted(table.k.unique())
-    colours = plt.get_cmap("cividis")(np.linspace(0, 0.9, len(ks)))
+    colours = colormaps["cividis"](np.linspace(0, 0.9, len(ks)))
     for axis, _, rows in drawn:
         for k, colour, marker in zip(ks, colours, itertools.cycle(MARKERS), strict=False):
             line = rows[rows.k == k].sort_values("position")
@@ -110,7 +106,7 @@ def points_by_position(positions: pd.DataFrame, *, caption: str) -> Figure:
             axis.plot(line.position, line["mean"], **look)
         axis.set_xticks(sorted(table.position.unique()))
         axis.set_ylim(-0.03, 1.06)
-    return finished(
+    return labelled(
         figure,
         "place of the skill in the request",
         f"Share of points by the skill's place in the request, single answers ({caption}). "
@@ -151,7 +147,7 @@ def points_by_skill(skills: pd.DataFrame, *, caption: str) -> Figure:
         axis.set_yticks(range(len(its_names)), its_names, fontsize=5.5)
         axis.tick_params(length=0)
     figure.colorbar(colours, ax=figure.axes, shrink=0.4, pad=0.01, label="share of points")
-    return finished(
+    return labelled(
         figure,
         "skills asked for, k",
         f"Each skill's share of points, single answers ({caption}). A number, in percent, where "
@@ -176,7 +172,7 @@ def combining_by_k(independent: pd.DataFrame, *, caption: str) -> Figure:
             axis.plot(rows.k, rows[mean], color=colour, marker=marker, ls=dash, ms=3, label=label)
         axis.set_xticks(sorted(independent.k.unique()))
         axis.set_ylim(-0.03, 1.06)
-    return finished(
+    return labelled(
         figure,
         "skills asked for, k",
         "Full marks of single answers, and what they would be if an answer's points were "

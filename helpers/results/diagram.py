@@ -2,13 +2,12 @@
 
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from helpers.results.plots import panels, write_caption
+from helpers.results.look import finish, panels
 from helpers.results.scores import mix_of
 from helpers.task.catalog import SETTINGS
 from helpers.task.points import KEPT
@@ -108,6 +107,4 @@ def method(outcomes: pd.DataFrame, table: pd.DataFrame, *, caption: str) -> Figu
     look = {"arrowstyle": "-|>", "color": "#555555", "lw": 1, "shrinkA": 0, "shrinkB": 0}
     for start, stop in ARROWS:
         axis.annotate("", stop, start, arrowprops=look)
-    write_caption(figure, f"The method, with the numbers of this run ({caption}).")
-    plt.close(figure)
-    return figure
+    return finish(figure, f"The method, with the numbers of this run ({caption}).")

@@ -18,6 +18,7 @@ from helpers.results.scores import (
     grids,
     largest,
     mix_of,
+    name_of,
     per_query,
     read_csv,
     spread,
@@ -31,10 +32,7 @@ LEVEL = 0.05  # of the tests, after Holm's correction
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim: `model` scores higher than `against` in this setting at each of these k.
-
-    Both are kinds, or names of mixes.
-    """
+    """A claim: the mix `model` scores higher than `against` in this setting at each of these k."""
 
     claim: str
     model: str
@@ -105,42 +103,14 @@ def verdict(gain: float, high: float, p: float) -> str:
     return "does not hold" if high < SMALLEST_EFFECT else "undecided"
 
 
-def model_of(models: pd.DataFrame, mix: str):
-    """The row of `models` of this mix or, where there is none, of the largest mix of that kind."""
-    named = models[models.model.map(mix_of) == mix]
-    of_kind = models[models.kind == mix].sort_values("texts", kind="stable")
-    return next((named if len(named) else of_kind.tail(1)).itertuples(), None)
-
-
-def texts_per_k(model) -> float:
-    """How many texts of each k a model was trained on, on average."""
-    return model.texts / max(1, len(model.kind) - 1)
-
-
-def pairs(models: pd.DataFrame, claims: Sequence[Finding]) -> Iterator[tuple[Finding, str, str]]:
-    """Each claim with the two of one student's models that it is about, where both are there.
-
-    A model that stands in for a mix that was not trained has to have as many texts of each k as
-    the one that it is compared with: a mix of another size is another claim.
-    """
-    for finding in claims:
-        model, against = model_of(models, finding.model), model_of(models, finding.against)
-        if model is None or against is None:
-            continue
-        as_named = [mix_of(model.model), mix_of(against.model)] == [finding.model, finding.against]
-        alike = finding.against == "base" or texts_per_k(model) == texts_per_k(against)
-        if as_named or alike:
-            yield finding, model.model, against.model
-
-
 def comparisons(
     table: pd.DataFrame, claims: Sequence[Finding], **rules
 ) -> Iterator[tuple[dict, Gain]]:
     """What is compared, and the gain on common queries: each student, claim and k of the table."""
     cells = grids(per_query(table, **rules))
-    models = table.drop_duplicates("model")[["model", "kind", "texts"]]
-    for _, of_student in models.groupby(models.model.map(student_of)):
-        for finding, model, against in pairs(of_student, claims):
+    for student in sorted(set(table.model.map(student_of))):
+        for finding in claims:
+            model, against = (name_of(student, mix) for mix in (finding.model, finding.against))
             for k in finding.ks:
                 ours = cells.get((model, finding.setting, k), pd.DataFrame())
                 theirs = cells.get((against, finding.setting, k), pd.DataFrame())

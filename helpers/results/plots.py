@@ -1,172 +1,23 @@
-"""The figures, one function each; every one returns a matplotlib Figure.
+"""The figures of scores, corpus and training; `caption` says where the numbers are from."""
 
-`save` writes PNG and SVG, the same bytes for the same scores. All are closed when they are
-returned, so that a notebook shows the figure that a cell ends with, once.
-"""
-
-import base64
-import io
-import re
-from collections.abc import Iterable
-from pathlib import Path
-
-import matplotlib.pyplot as plt
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helpers.results.scores import PADDED, mix_of, student_of
+from helpers.results.look import (
+    OUTCOMES,
+    finish,
+    legend,
+    panels,
+    sampled,
+    scored,
+    students_of,
+    styles,
+    title_of,
+)
+from helpers.results.scores import mix_of, name_of, student_of
 from helpers.task.catalog import SETTINGS
 from helpers.task.points import DUPLICATE, KEPT, NOT_NEEDED
-
-# Okabe and Ito's colours, told apart with every kind of colour blindness; markers and dashes tell
-# the lines apart in grey.
-STYLE = {
-    "base": ("#000000", "o", (0, (1, 1.5))),
-    "k1": ("#E69F00", "s", (0, (4, 1.5))),
-    PADDED: ("#009E73", "v", (0, (3, 1))),
-    "k12": ("#56B4E9", "D", (0, (6, 1.5, 1, 1.5))),
-    "k123": ("#D55E00", "^", "solid"),
-}
-TITLES = {"base": "before fine-tuning", PADDED: "D(1) padded"}
-MORE = [  # for mixes of other kinds, in the order of their names
-    ("#CC79A7", "P", (0, (5, 1, 1, 1, 1, 1))),
-    ("#0072B2", "X", (0, (2, 2))),
-    ("#999999", "p", (0, (8, 2))),
-]
-# What becomes of a text, in the order of drawing: one colour an outcome, in every figure.
-FULL_MARKS = {KEPT: "#009E73", DUPLICATE: "#5DBFA0", NOT_NEEDED: "#B5E3D4"}
-FAULTS = {
-    "skill missing": "#0072B2",
-    "off topic": "#E69F00",
-    "makes no sense": "#CC79A7",
-    "too many sentences": "#F0E442",
-    "several faults": "#666666",
-    "grade unreadable": "#BBBBBB",
-    "no answer": "#000000",
-}
-WIDTH = 6.5  # inches: a page's text width; readable when shrunk to one column
-sns.set_theme(
-    context="paper",
-    style="ticks",
-    rc={
-        "figure.dpi": 150,
-        "font.size": 9,
-        "axes.labelsize": 9,
-        "axes.titlesize": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "legend.frameon": False,
-        "savefig.bbox": "tight",
-        "svg.hashsalt": "skill-composition",  # the same SVG every time
-        "svg.fonttype": "none",
-    },
-)
-
-
-class Captioned(Figure):
-    """A figure whose caption is its alternative text too, in a notebook and in the report."""
-
-    caption = ""
-
-    def _repr_mimebundle_(self, **_) -> tuple[dict, dict]:
-        """What Jupyter shows: the picture, and the words for those who do not see it."""
-        png = io.BytesIO()
-        self.savefig(png)
-        picture = base64.b64encode(png.getvalue()).decode()
-        return {"image/png": picture}, {"image/png": {"alt": self.caption}}
-
-
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """Write `name`.png and `name`.svg; nothing for a figure in which nothing is drawn."""
-    if any(axis.has_data() for axis in figure.axes):
-        folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(folder / f"{name}.png", dpi=200)
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-
-
-def panels(rows: int, columns: int, height: float, **shared) -> tuple[Figure, list]:
-    """A figure of the page's width and this height in inches, and its axes, a list a row."""
-    return plt.subplots(
-        rows,
-        columns,
-        figsize=(WIDTH, height),
-        squeeze=False,
-        layout="constrained",
-        FigureClass=Captioned,
-        **shared,
-    )
-
-
-def students_of(models: pd.Series) -> list[str]:
-    """The students in model names; one empty name where there is only one student."""
-    return sorted(set(models.map(student_of)))
-
-
-def styles(mixes: Iterable[str]) -> dict[str, tuple]:
-    """Colour, marker and dash of each mix (or kind): those of `STYLE` in its order, then others."""
-    present = set(mixes)
-    looks = {mix: style for mix, style in STYLE.items() if mix in present}
-    for i, mix in enumerate(sorted(present - set(STYLE))):
-        looks[mix] = MORE[i % len(MORE)]
-    return looks
-
-
-def title_of(mix: str) -> str:
-    """`D(1) + D(2)` for `k12`; a mix with another kind of name keeps it."""
-    if mix in TITLES:
-        return TITLES[mix]
-    if not re.fullmatch(r"k[1-9]+", mix):
-        return mix
-    return " + ".join(f"D({k})" for k in mix[1:])
-
-
-def name_of(student: str, mix: str) -> str:
-    """The model's name."""
-    return f"{student}-{mix}" if student else mix
-
-
-def legend(figure: Figure, mixes: Iterable[str]) -> None:
-    """One legend over all panels, whichever of them drew a line."""
-    handles = {}
-    for axis in figure.axes:
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            handles[label] = handle
-    labels = [title_of(mix) for mix in mixes if title_of(mix) in handles]
-    figure.legend(
-        [handles[label] for label in labels],
-        labels,
-        loc="outside upper center",
-        ncols=len(labels),
-        title="fine-tuned on",
-        title_fontsize=9,
-    )
-
-
-def sampled(summary: pd.DataFrame) -> str:
-    """What the intervals are over, in words."""
-    seeds = summary.seeds.max()
-    queries = f"{summary.queries.max()} queries"
-    if seeds > 1:
-        return f"{seeds} training seeds and {queries}"
-    return f"{queries} alone: one training seed, no word on another training"
-
-
-def scored(summary: pd.DataFrame, over_generations: str) -> str:
-    """How a query's score is made of its answers, in words."""
-    answers = summary.generations.max()
-    if answers == 1:
-        return "one answer a query"
-    if over_generations == "mean":
-        return f"mean of {answers} answers to a query"
-    return f"best of {answers} answers to a query; thin lines: mean of single answers"
-
-
-def write_caption(figure: Captioned, words: str) -> None:
-    """What the figure shows and where it is from, under it."""
-    figure.caption = words
-    figure.text(0.01, -0.02, words, ha="left", va="top", fontsize=7.5, color="#444444", wrap=True)
 
 
 def draw_line(axis: Axes, line: pd.DataFrame, x: str, mix: str, style: tuple) -> None:
@@ -224,23 +75,11 @@ def full_marks_by_k(
             axis.set_xlabel("skills asked for, k")
         row[0].set_ylabel("ratio of full marks")
     legend(figure, looks)
-    write_caption(
+    return finish(
         figure,
         f"Ratio of full marks by number of skills, {scored(summary, over_generations)} "
         f"({caption}). Bands: 95% intervals over {sampled(summary)}.",
     )
-    plt.close(figure)
-    return figure
-
-
-def nothing_to_draw(words: str) -> Figure:
-    """A figure that says why it is empty."""
-    figure, [[axis]] = panels(1, 1, 0.4)
-    axis.axis("off")
-    axis.text(0, 0.5, words, va="center", color="#444444")
-    figure.caption = words
-    plt.close(figure)
-    return figure
 
 
 def data_efficiency(
@@ -259,8 +98,10 @@ def data_efficiency(
     sizes = trained.groupby([trained.model.map(student_of), "kind"]).texts.nunique()
     swept = sorted({student for student, kind in sizes[sizes > 1].index})
     if not swept:
-        return nothing_to_draw(
-            "This profile has no mixes that differ in size alone: no sweep to draw."
+        figure, [[axis]] = panels(1, 1, 0.1)
+        axis.axis("off")
+        return finish(
+            figure, "This profile has no mixes that differ in size alone: no sweep to draw."
         )
     shown = sorted(set(ks) & set(summary.k)) or sorted(set(summary.k))
     rows = summary[(summary.model.map(student_of) == swept[0]) & summary.k.isin(shown)]
@@ -289,14 +130,12 @@ def data_efficiency(
         axis.set_xlabel("training texts in all")
     legend(figure, looks)
     which = f" of {swept[0]}" if swept[0] else ""
-    write_caption(
+    return finish(
         figure,
         f"Full marks{which} by number of training texts, at equal steps and batch, "
         f"{scored(rows, over_generations)} ({caption}). "
         f"Bars and bands: 95% intervals over {sampled(rows)}.",
     )
-    plt.close(figure)
-    return figure
 
 
 def training_loss(logs: pd.DataFrame, *, caption: str) -> Figure:
@@ -322,13 +161,11 @@ def training_loss(logs: pd.DataFrame, *, caption: str) -> Figure:
         axis.set_ylim(bottom=0)
     axes[0][0].set_ylabel("loss (nats a token)")
     axes[0][0].legend(title="fine-tuned on")
-    write_caption(
+    return finish(
         figure,
         f"Training loss, mean of the last 5 steps ({caption}). "
         "Thin lines: training seeds; thick: their mean.",
     )
-    plt.close(figure)
-    return figure
 
 
 def corpus_by_k(counts: pd.DataFrame, *, caption: str) -> Figure:
@@ -336,24 +173,20 @@ def corpus_by_k(counts: pd.DataFrame, *, caption: str) -> Figure:
 
     `counts` has the columns k, outcome, texts.
     """
+    unknown = set(counts.outcome) - set(OUTCOMES)
+    assert not unknown, f"outcomes without a colour in look.OUTCOMES: {unknown}"
     table = counts.pivot_table(index="k", columns="outcome", values="texts", fill_value=0)
-    good = [outcome for outcome in FULL_MARKS if outcome in table]
+    good = [outcome for outcome in (KEPT, DUPLICATE, NOT_NEEDED) if outcome in table]
     figure, [[axis]] = panels(1, 1, 2.4)
     names = [f"D({k})" for k in table.index]
     left = pd.Series(0.0, index=table.index)
-    for outcome, colour in (FULL_MARKS | FAULTS).items():
-        if outcome not in table:
-            continue
-        axis.barh(
-            names,
-            table[outcome],
-            left=left,
-            color=colour,
-            edgecolor="white",
-            lw=0.6,
-            label=outcome,
-        )
-        left += table[outcome]
+    for outcome, colour in OUTCOMES.items():
+        if outcome in table:
+            texts = table[outcome]
+            axis.barh(
+                names, texts, left=left, color=colour, edgecolor="white", lw=0.6, label=outcome
+            )
+            left += texts
     for i, (_, row) in enumerate(table.iterrows()):
         share = row[good].sum() / row.sum()
         words = f"{row[KEPT]:,.0f} kept; {share:.0%} of {row.sum():,.0f} had full marks"
@@ -361,8 +194,6 @@ def corpus_by_k(counts: pd.DataFrame, *, caption: str) -> Figure:
     axis.invert_yaxis()
     axis.set_xlabel("texts written by the teacher")
     figure.legend(loc="outside right center", fontsize=8)
-    write_caption(
+    return finish(
         figure, f"The teacher's texts, how many were kept, and what the others lacked ({caption})."
     )
-    plt.close(figure)
-    return figure

@@ -47,6 +47,11 @@ def mix_of(model: str) -> str:
     return model.rpartition("-")[2]
 
 
+def name_of(student: str, mix: str) -> str:
+    """The model's name, of which `student_of` and `mix_of` are the parts."""
+    return f"{student}-{mix}" if student else mix
+
+
 @functools.cache
 def voted(votes: str) -> Points | None:
     """The majority of one answer's gradings, `11011 11001 11011`; None where none was readable."""

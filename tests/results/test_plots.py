@@ -6,8 +6,9 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
-from helpers.results import diagram, plots, scores
+from helpers.results import diagram, look, plots, scores
 from helpers.task.points import Points
 
 
@@ -64,13 +65,13 @@ def drawn(table, swept) -> dict:
 
 
 def said(figure) -> str:
-    return " ".join(text.get_text() for text in figure.findobj(plots.plt.Text))
+    return " ".join(text.get_text() for text in figure.findobj(Text))
 
 
 def test_equal_scores_give_equal_bytes(figures, tmp_path):
     for folder in ("a", "b"):
         for name, figure in figures().items():
-            plots.save(figure, tmp_path / folder, name)
+            look.save(figure, tmp_path / folder, name)
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert len(names) == 2 * len(figures())
     for name in names:
@@ -120,7 +121,7 @@ def test_the_control_has_a_line_and_a_name(table):
     figure = plots.full_marks_by_k(summary, trained_ks=[1, 2, 3], caption="in a test")
     assert all(len(axis.lines) == 10 for axis in figure.axes)
     assert "D(1) padded" in said(figure)
-    assert plots.title_of("k1") == "D(1)"
+    assert look.title_of("k1") == "D(1)"
 
 
 def test_a_fault_has_one_colour_whatever_else_there_is():
@@ -165,8 +166,8 @@ def test_mixes_of_any_name_are_drawn(table):
         name in said(figure)
         for name in ("single", "D(2) + D(3)", "everything", "before fine-tuning")
     )
-    assert plots.styles(["k123", "base"]) == {mix: plots.STYLE[mix] for mix in ("base", "k123")}
-    assert len(plots.styles([f"mix{i}" for i in range(9)])) == 9
+    assert look.styles(["k123", "base"]) == {mix: look.STYLE[mix] for mix in ("base", "k123")}
+    assert len(look.styles([f"mix{i}" for i in range(9)])) == 9
 
 
 def test_one_training_seed_is_said(table):
@@ -212,7 +213,7 @@ def test_data_efficiency_draws_each_kind_against_its_texts(swept):
 def test_without_a_sweep_the_figure_says_so_and_is_not_kept(table, tmp_path):
     figure = plots.data_efficiency(scores.summary(table), caption="in a test")
     assert "no sweep" in said(figure)
-    plots.save(figure, tmp_path, "data_efficiency")
+    look.save(figure, tmp_path, "data_efficiency")
     assert not list(tmp_path.iterdir())
 
 
