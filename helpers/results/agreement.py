@@ -36,10 +36,13 @@ def kappa(counts: np.ndarray) -> np.ndarray:
 def kappa_of(group: pd.DataFrame, *, seed: int) -> tuple[float, float, float]:
     """Kappa and its 95% interval, from a seeded bootstrap of queries: their answers are alike."""
     query = group.groupby(["setting", "k", "query"], sort=False).ngroup().to_numpy()
-    counts = np.zeros((query.max() + 1, 4))
-    np.add.at(counts, (query, 2 * group.point_first + group.point_second), 1)
+    queries = query.max() + 1
+    cell = 2 * group.point_first + group.point_second
+    counts = np.zeros((queries, 4))
+    np.add.at(counts, (query, cell), 1)
     rng = np.random.default_rng(seed)
-    weights = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=SAMPLES)
+    evenly = np.full(queries, 1 / queries)
+    weights = rng.multinomial(queries, evenly, size=SAMPLES)
     samples = kappa(weights @ counts)
     low = high = np.nan
     if not np.isnan(samples).all():
@@ -70,10 +73,11 @@ def agreement(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     skills = both[of_skills]
     size = skills.groupby(["judge", "criterion"]).point_first.transform("size")
     rows = []
-    for rows_to_compare in (kinds, skills[size >= ENOUGH]):
-        for (judge, criterion), group in rows_to_compare.groupby(["judge", "criterion"]):
-            same = (group.point_first == group.point_second).mean()
-            shares = (group.point_first.mean(), group.point_second.mean(), same)
+    for points_of_both in (kinds, skills[size >= ENOUGH]):
+        for (judge, criterion), group in points_of_both.groupby(["judge", "criterion"]):
+            first = group.point_first
+            second = group.point_second
+            shares = (first.mean(), second.mean(), (first == second).mean())
             rows.append((judge, criterion, len(group), *shares, *kappa_of(group, seed=seed)))
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -88,9 +92,11 @@ def swap(table: pd.DataFrame, claims: Sequence[Finding] = FINDINGS, **rules) -> 
     first = findings(table, claims, **rules)[results].rename(columns=names)
     tables = [first[:0].assign(judge="", gain=0.0, verdict="")]  # the columns, where nobody follows
     for judge in table.judge.unique():
-        if judge != FIRST_JUDGE:
-            second = findings(table, claims, judge=judge, **rules)[results]
-            tables.append(first.merge(second, on=COMPARED).assign(judge=judge))
+        if judge == FIRST_JUDGE:
+            continue
+        second = findings(table, claims, judge=judge, **rules)[results]
+        both = first.merge(second, on=COMPARED)
+        tables.append(both.assign(judge=judge))
     swapped = pd.concat(tables, ignore_index=True)
     swapped["survives"] = swapped["first verdict"] == swapped["verdict"]
     return swapped[[*COMPARED, "judge", *names.values(), "gain", "verdict", "survives"]]

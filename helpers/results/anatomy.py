@@ -25,33 +25,25 @@ def missing(table: pd.DataFrame) -> pd.DataFrame:
     Columns: model, setting, k, outcome, and those of `means`.
     """
     answers = first_judge(table)
-    outcome = pd.Series([voted(votes).fault() or FULL for votes in answers.votes], answers.index)
+    faults = [voted(votes).fault() for votes in answers.votes]
+    answers = answers.assign(outcome=[fault or FULL for fault in faults])
     tables = []
-    for name in outcome.unique():
-        shares = answers.assign(share=outcome == name).groupby([*CELL, "seed", "query"]).share
-        tables.append(means(shares.mean()).assign(outcome=name))
+    for outcome in answers.outcome.unique():
+        answers["share"] = answers.outcome == outcome
+        shares = means(answers.groupby([*CELL, "seed", "query"]).share.mean())
+        tables.append(shares.assign(outcome=outcome))
     return pd.concat(tables, ignore_index=True)
 
 
-def skills_of(table: pd.DataFrame) -> pd.DataFrame:
-    """`criteria` of the first judge, the skills only."""
-    points = criteria(first_judge(table))
-    return points[points.position <= points.k]
+def skill_points(table: pd.DataFrame, by: str) -> pd.DataFrame:
+    """The share of points by a skill's `position` in the request, or by its name, `criterion`.
 
-
-def by_position(table: pd.DataFrame) -> pd.DataFrame:
-    """The share of points by a skill's position in the request.
-
-    Columns: model, setting, k, position, and those of `means`.
+    Columns: model, setting, k, position or criterion, and those of `means`.
     """
-    by = [*CELL, "position"]
-    return means(skills_of(table).groupby([*by, "seed", "query"]).point.mean(), by)
-
-
-def by_skill(table: pd.DataFrame) -> pd.DataFrame:
-    """Each skill's share of points. Columns: model, setting, k, criterion, and those of `means`."""
-    by = [*CELL, "criterion"]
-    return means(skills_of(table).groupby([*by, "seed", "query"]).point.mean(), by)
+    points = criteria(first_judge(table))
+    of_skills = points[points.position <= points.k]
+    cell = [*CELL, by]
+    return means(of_skills.groupby([*cell, "seed", "query"]).point.mean(), cell)
 
 
 def independent(table: pd.DataFrame) -> pd.DataFrame:
@@ -68,10 +60,13 @@ def independent(table: pd.DataFrame) -> pd.DataFrame:
     answers = first_judge(table)
     observed = means(answers.groupby([*CELL, "seed", "query"]).full_marks.mean())
     points = criteria(answers)
-    names = pd.Index([*OTHERS, *sorted(set(points.criterion) - set(OTHERS))])
+    skills = sorted(set(points.criterion) - set(OTHERS))
+    names = pd.Index([*OTHERS, *skills])
     points["criterion"] = names.get_indexer(points.criterion)
     shares = points.groupby([*CELL, "query", "position"])[["criterion", "point"]].mean()
-    cells = {cell: share.droplevel(CELL) for cell, share in shares.groupby(level=CELL)}
+    cells = {}
+    for cell, its_shares in shares.groupby(level=CELL):
+        cells[cell] = its_shares.droplevel(CELL)
     rows = []
     for row in observed.itertuples():
         cell = cells[row.model, row.setting, row.k]
@@ -79,7 +74,8 @@ def independent(table: pd.DataFrame) -> pd.DataFrame:
         at_1 = (np.nan, np.nan, np.nan)
         if single is not None:
             at_1 = product(single, cell, len(names))
-        rows.append((*at_1, *product(cell, cell, len(names))))
+        at_k = product(cell, cell, len(names))
+        rows.append((*at_1, *at_k))
     columns = ["at_1", "at_1_low", "at_1_high", "at_k", "at_k_low", "at_k_high"]
     return observed.join(pd.DataFrame(rows, columns=columns))
 
@@ -92,27 +88,24 @@ def product(single: pd.DataFrame, cell: pd.DataFrame, criteria: int) -> tuple[fl
     the queries of both are drawn again, the same ones where both are the same.
     """
     rng = np.random.default_rng(0)
-    named = one_hot(single.criterion, criteria)
-    point = single.point.unstack().to_numpy()[:, :, None]
-    of_single = weights(len(named), rng)
+    of_single = weights(len(single.unstack()), rng)
+    of_cell = of_single if single is cell else weights(len(cell.unstack()), rng)
+    asked, points = single.criterion.unstack().to_numpy(int), single.point.unstack().to_numpy()
+    named = np.eye(criteria)[asked]  # queries, positions, criteria
     number = of_single @ named.sum(axis=1)
-    given = of_single @ (named * point).sum(axis=1)
-    is_skill = np.arange(criteria) >= len(OTHERS)
-    mean = given[:, is_skill].sum(axis=1) / number[:, is_skill].sum(axis=1)
+    given = of_single @ (named * points[:, :, None]).sum(axis=1)
+    skills = slice(len(OTHERS), None)
+    mean = given[:, skills].sum(axis=1) / number[:, skills].sum(axis=1)
     rates = np.where(number > 0, given / np.maximum(number, 1), mean[:, None])
     wanted = cell.criterion.unstack().to_numpy(int)
-    of_cell = of_single if single is cell else weights(len(wanted), rng)
-    samples = np.average(rates[:, wanted].prod(axis=2), axis=1, weights=of_cell)
+    products = rates[:, wanted].prod(axis=2)
+    samples = np.average(products, axis=1, weights=of_cell)
     low, high = np.quantile(samples[1:], [0.025, 0.975])
     return samples[0], low, high
 
 
-def one_hot(numbers: pd.Series, size: int) -> np.ndarray:
-    """Queries x positions x size, from a number a query and position."""
-    return np.eye(size)[numbers.unstack().to_numpy(int)]
-
-
 def weights(queries: int, rng: np.random.Generator) -> np.ndarray:
     """How often each query is drawn: a row of ones, for what was seen, and a row a sample."""
-    drawn = rng.multinomial(queries, np.full(queries, 1 / queries), size=SAMPLES)
+    evenly = np.full(queries, 1 / queries)
+    drawn = rng.multinomial(queries, evenly, size=SAMPLES)
     return np.vstack([np.ones(queries), drawn])

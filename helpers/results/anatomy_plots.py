@@ -93,7 +93,7 @@ def missing_by_k(missing: pd.DataFrame, *, caption: str) -> Figure:
 
 
 def points_by_position(positions: pd.DataFrame, *, caption: str) -> Figure:
-    """Shares of points by a skill's place in the request, a line a k (`anatomy.by_position`)."""
+    """Shares of points by a skill's place in the request, a line a k (`skill_points`)."""
     table = positions[positions.k > 1]
     figure, drawn = multiples(table, [1.3] * len(places(table)), sharex=True, sharey=True)
     ks = sorted(table.k.unique())
@@ -115,7 +115,7 @@ def points_by_position(positions: pd.DataFrame, *, caption: str) -> Figure:
 
 
 def points_by_skill(skills: pd.DataFrame, *, caption: str) -> Figure:
-    """Each skill's share of points by k, as a heat map (`anatomy.by_skill`).
+    """Each skill's share of points by k, as a heat map (`skill_points`).
 
     Setting III, whose skills are those of I and II, is left out beside them.
     """

@@ -67,12 +67,14 @@ def test_what_is_missing_against_counting(independent_points):
 
 def test_points_by_position_and_by_skill_against_counting(independent_points):
     cell = independent_points.query("model == 'base' and setting == 'II' and k == 3")
-    positions = anatomy.by_position(independent_points)
+    positions = anatomy.skill_points(independent_points, "position")
     own = positions.query("model == 'base' and setting == 'II' and k == 3")
     assert own.position.tolist() == [1, 2, 3], "skills only"
     for row in own.itertuples():
         assert row.mean == pytest.approx(cell.votes.str[row.position - 1].astype(int).mean())
-    skills = anatomy.by_skill(independent_points).set_index([*scores.CELL, "criterion"])
+    skills = anatomy.skill_points(independent_points, "criterion").set_index(
+        [*scores.CELL, "criterion"]
+    )
     shown = []
     for row in cell.itertuples():
         names = row.skills.split("; ")
@@ -117,7 +119,11 @@ def test_skills_that_were_not_asked_for_alone_have_the_mean_rate():
 def test_answers_without_a_grading_are_left_out(independent_points):
     table = independent_points.copy()
     table.loc[table["query"] < 10, ["votes", "full_marks"]] = ["", np.nan]
-    for found in (anatomy.missing(table), anatomy.by_position(table), anatomy.independent(table)):
+    for found in (
+        anatomy.missing(table),
+        anatomy.skill_points(table, "position"),
+        anatomy.independent(table),
+    ):
         assert set(found.queries) == {90}
 
 
@@ -126,8 +132,12 @@ def test_the_figures_have_a_panel_a_model_and_setting(independent_points, tmp_pa
 
     def figures():
         yield anatomy_plots.missing_by_k(anatomy.missing(independent_points), **here)
-        yield anatomy_plots.points_by_position(anatomy.by_position(independent_points), **here)
-        yield anatomy_plots.points_by_skill(anatomy.by_skill(independent_points), **here)
+        yield anatomy_plots.points_by_position(
+            anatomy.skill_points(independent_points, "position"), **here
+        )
+        yield anatomy_plots.points_by_skill(
+            anatomy.skill_points(independent_points, "criterion"), **here
+        )
         yield anatomy_plots.combining_by_k(anatomy.independent(independent_points), **here)
 
     for figure, again in zip(figures(), figures(), strict=True):
@@ -144,7 +154,9 @@ def test_two_students_have_rows_of_panels(independent_points):
         independent_points.assign(model=student + "-" + independent_points.model)
         for student in ("five", "three")
     )
-    figure = anatomy_plots.points_by_position(anatomy.by_position(two), caption="in a test")
+    figure = anatomy_plots.points_by_position(
+        anatomy.skill_points(two, "position"), caption="in a test"
+    )
     assert len(figure.axes) == 2 * 2 * 2
     labels = [axis.get_ylabel() for axis in figure.axes if axis.get_ylabel()]
     assert labels == [f"{s}, setting {i}" for s in ("five", "three") for i in ("I", "II")]
