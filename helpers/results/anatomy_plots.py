@@ -78,7 +78,14 @@ def missing_by_k(missing: pd.DataFrame, *, caption: str) -> Figure:
         left = 0.0
         for outcome in present:
             bars = rows[rows.outcome == outcome].sort_values("k")
-            axis.bar(bars.k, bars["mean"], bottom=left, color=colours[outcome], lw=0, label=outcome)
+            axis.bar(
+                bars.k,
+                bars["mean"],
+                bottom=left,
+                color=colours[outcome],
+                lw=0,
+                label=outcome,
+            )
             left = left + bars["mean"].to_numpy()
         full = rows[rows.outcome == FULL]
         axis.vlines(full.k, full.low, full.high, color="black", lw=1)
@@ -101,7 +108,14 @@ def points_by_position(positions: pd.DataFrame, *, caption: str) -> Figure:
     for axis, _, rows in drawn:
         for k, colour, marker in zip(ks, colours, itertools.cycle(MARKERS), strict=False):
             line = rows[rows.k == k].sort_values("position")
-            axis.fill_between(line.position, line.low, line.high, color=colour, alpha=0.15, lw=0)
+            axis.fill_between(
+                line.position,
+                line.low,
+                line.high,
+                color=colour,
+                alpha=0.15,
+                lw=0,
+            )
             look = {"color": colour, "marker": marker, "ms": 3.5, "label": f"k = {k}"}
             axis.plot(line.position, line["mean"], **look)
         axis.set_xticks(sorted(table.position.unique()))
@@ -131,7 +145,14 @@ def points_by_skill(skills: pd.DataFrame, *, caption: str) -> Figure:
     for axis, _, rows in drawn:
         its_names = sorted(set(rows.criterion), reverse=True)
         table = rows.pivot(index="criterion", columns="k", values="mean").reindex(its_names)
-        colours = axis.pcolormesh(ks, range(len(table)), table, vmin=0, vmax=1, cmap="cividis")
+        colours = axis.pcolormesh(
+            ks,
+            range(len(table)),
+            table,
+            vmin=0,
+            vmax=1,
+            cmap="cividis",
+        )
         sure = rows[rows.high - rows.low < SURE]
         for row in sure.itertuples():
             axis.text(
@@ -168,8 +189,23 @@ def combining_by_k(independent: pd.DataFrame, *, caption: str) -> Figure:
     for axis, _, rows in drawn:
         rows = rows.sort_values("k")
         for label, (mean, low, high, (colour, marker, dash)) in lines.items():
-            axis.fill_between(rows.k, rows[low], rows[high], color=colour, alpha=0.18, lw=0)
-            axis.plot(rows.k, rows[mean], color=colour, marker=marker, ls=dash, ms=3, label=label)
+            axis.fill_between(
+                rows.k,
+                rows[low],
+                rows[high],
+                color=colour,
+                alpha=0.18,
+                lw=0,
+            )
+            axis.plot(
+                rows.k,
+                rows[mean],
+                color=colour,
+                marker=marker,
+                ls=dash,
+                ms=3,
+                label=label,
+            )
         axis.set_xticks(sorted(independent.k.unique()))
         axis.set_ylim(-0.03, 1.06)
     return labelled(

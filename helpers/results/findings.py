@@ -73,14 +73,16 @@ def sweep_findings(table: pd.DataFrame) -> tuple[Finding, ...]:
 
     A claim for each number of texts that mixes of different kinds have.
     """
-    mixes = table[(table.texts > 0) & (table.kind != PADDED)].drop_duplicates("model")
-    mixes = mixes.sort_values(["texts", "kind"])
+    is_swept = (table.texts > 0) & (table.kind != PADDED)
+    mixes = table[is_swept].drop_duplicates("model").sort_values(["texts", "kind"])
     claims = {}  # in order, each once: students may share them
     for (texts, _), same in mixes.groupby([mixes.texts, mixes.model.map(student_of)]):
-        for less, more in zip(same.itertuples(), same[1:].itertuples(), strict=False):
-            if less.kind != more.kind:
-                claim = f"{texts:,} texts: {more.kind} teaches more than {less.kind}"
-                claims[Finding(claim, mix_of(more.model), mix_of(less.model), "I", (3, 4))] = True
+        for less, more in itertools.pairwise(same.itertuples()):
+            if less.kind == more.kind:
+                continue
+            claim = f"{texts:,} texts: {more.kind} teaches more than {less.kind}"
+            finding = Finding(claim, mix_of(more.model), mix_of(less.model), "I", (3, 4))
+            claims[finding] = True
     return tuple(claims)
 
 
@@ -88,7 +90,8 @@ def holm(p: Sequence[float]) -> np.ndarray:
     """Holm's step-down adjustment of p-values."""
     p = np.asarray(p)
     order = np.argsort(p)
-    adjusted = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])
+    left = len(p) - np.arange(len(p))  # tests, from the smallest p-value on
+    adjusted = np.maximum.accumulate(left * p[order])
     return np.minimum(1, adjusted)[np.argsort(order)]
 
 
@@ -124,7 +127,8 @@ def comparisons(
                     "against": against,
                     "k": k,
                 }
-                yield row, gain_of(ours[common].to_numpy(), theirs[common].to_numpy())
+                gain = gain_of(ours[common].to_numpy(), theirs[common].to_numpy())
+                yield row, gain
 
 
 COMPARED = ["claim", "setting", "model", "against", "k"]
@@ -178,8 +182,9 @@ def exploratory(table: pd.DataFrame, verdicts: pd.DataFrame, **rules) -> pd.Data
             if student_of(less.model) == student_of(more.model):
                 every[Finding("exploratory, no claim", *mixes, setting, ks)] = True
     gains = findings(table, list(every), **rules)
-    key = COMPARED[1:]
-    is_claimed = pd.MultiIndex.from_frame(gains[key]).isin(pd.MultiIndex.from_frame(verdicts[key]))
+    cell = COMPARED[1:]
+    claimed = pd.MultiIndex.from_frame(verdicts[cell])
+    is_claimed = pd.MultiIndex.from_frame(gains[cell]).isin(claimed)
     return gains[~is_claimed].assign(p=np.nan, p_holm=np.nan, verdict="")
 
 
@@ -197,8 +202,9 @@ def headline(verdicts: pd.DataFrame) -> pd.DataFrame:
 def markdown(table: pd.DataFrame) -> str:
     """A table in Markdown, its index as first columns."""
     flat = table.reset_index()
-    head = list(map(str, flat.columns))
-    rows = [head, ["---"] * len(head), *flat.astype(str).to_numpy().tolist()]
+    head = [str(name) for name in flat.columns]
+    rows = [head, ["---"] * len(head)]
+    rows += flat.astype(str).to_numpy().tolist()
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 

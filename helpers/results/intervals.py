@@ -57,14 +57,16 @@ class Mean:
     @property
     def df(self) -> float:
         """Degrees of freedom of the variance (Satterthwaite)."""
-        parts = [
-            (self.of_seeds / self.seeds, self.seeds - 1),
-            (self.of_queries / self.queries, self.queries - 1),
-        ]
-        spread = sum(part**2 / df for part, df in parts if part)
+        by_seeds = self.of_seeds / self.seeds
+        by_queries = self.of_queries / self.queries
+        spread = 0.0
+        if by_seeds:
+            spread += by_seeds**2 / (self.seeds - 1)
+        if by_queries:
+            spread += by_queries**2 / (self.queries - 1)
         if not spread:
             return max(1, self.queries - 1)
-        return sum(part for part, _ in parts) ** 2 / spread
+        return (by_seeds + by_queries) ** 2 / spread
 
     @property
     def answers(self) -> float:
@@ -75,10 +77,12 @@ class Mean:
 
     def between(self, t: float) -> tuple[float, float]:
         """Wilson's interval with `t` in the normal quantile's place."""
-        n, p = self.answers, self.mean
+        n = self.answers
+        p = self.mean
         scale = 1 + t * t / n
         middle = (p + t * t / 2 / n) / scale
-        half = t * sqrt(p * (1 - p) / n + t * t / 4 / n / n) / scale
+        variance = p * (1 - p) / n + t * t / 4 / n / n
+        half = t * sqrt(variance) / scale
         low = max(0.0, middle - half)
         high = min(1.0, middle + half)
         return min(p, low), max(p, high)
@@ -89,8 +93,10 @@ class Mean:
     @property
     def se(self) -> float:
         """Standard error; without any variation, the interval's half width in units of t."""
+        if self.variance:
+            return sqrt(self.variance)
         low, high = self.interval()
-        return sqrt(self.variance) or (high - low) / 2 / quantile(0.95, self.df)
+        return (high - low) / 2 / quantile(0.95, self.df)
 
 
 def mean_of(cell: np.ndarray) -> Mean:
@@ -125,16 +131,19 @@ class Gain:
 
     @property
     def df(self) -> float:
-        a, b = self.model, self.against
-        variance = a.variance + b.variance
+        ours = self.model
+        theirs = self.against
+        variance = ours.variance + theirs.variance
         if not variance:
-            return min(a.df, b.df)
-        return variance**2 / (a.variance**2 / a.df + b.variance**2 / b.df)
+            return min(ours.df, theirs.df)
+        spread = ours.variance**2 / ours.df + theirs.variance**2 / theirs.df
+        return variance**2 / spread
 
     @property
     def se(self) -> float:
         shared = self.covariance / self.model.queries
-        return sqrt(max(0.0, self.model.se**2 + self.against.se**2 - 2 * shared))
+        variance = self.model.se**2 + self.against.se**2 - 2 * shared
+        return sqrt(max(0.0, variance))
 
     @property
     def correlation(self) -> float:
@@ -142,22 +151,26 @@ class Gain:
         spread = sqrt(self.model.variance * self.against.variance)
         if not spread:
             return 0.0
-        return float(np.clip(self.covariance / self.model.queries / spread, -1, 1))
+        correlation = self.covariance / self.model.queries / spread
+        return float(np.clip(correlation, -1, 1))
 
     def between(self, t: float) -> tuple[float, float]:
         """Newcombe's interval.
 
         The distances to both models' Wilson limits, combined as their correlation has it.
         """
-        low_a, high_a = self.model.between(t)
-        low_b, high_b = self.against.between(t)
-        down = self.apart(self.model.mean - low_a, high_b - self.against.mean)
-        up = self.apart(high_a - self.model.mean, self.against.mean - low_b)
+        ours = self.model
+        theirs = self.against
+        our_low, our_high = ours.between(t)
+        their_low, their_high = theirs.between(t)
+        down = self.apart(ours.mean - our_low, their_high - theirs.mean)
+        up = self.apart(our_high - ours.mean, theirs.mean - their_low)
         return self.gain - down, self.gain + up
 
     def apart(self, x: float, y: float) -> float:
         """The length of a difference of two deviations as correlated as the models' means."""
-        return sqrt(max(0.0, x * x + y * y - 2 * self.correlation * x * y))
+        square = x * x + y * y - 2 * self.correlation * x * y
+        return sqrt(max(0.0, square))
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         return self.between(quantile(level, self.df))

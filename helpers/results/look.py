@@ -158,6 +158,15 @@ def scored(summary: pd.DataFrame, over_generations: str) -> str:
 def finish(figure: Captioned, words: str) -> Figure:
     """The figure with its caption, closed: a notebook shows what a cell ends with, once."""
     figure.caption = words
-    figure.text(0.01, -0.02, words, ha="left", va="top", fontsize=7.5, color="#444444", wrap=True)
+    figure.text(
+        0.01,
+        -0.02,
+        words,
+        ha="left",
+        va="top",
+        fontsize=7.5,
+        color="#444444",
+        wrap=True,
+    )
     plt.close(figure)
     return figure

@@ -23,17 +23,24 @@ from helpers.task.points import DUPLICATE, KEPT, NOT_NEEDED
 def draw_line(axis: Axes, line: pd.DataFrame, x: str, mix: str, style: tuple) -> None:
     """Means against `x` with their intervals as a band, and thin the mean of single answers."""
     colour, marker, dash = style
-    axis.plot(line[x], line.single, color=colour, ls=dash, lw=0.7)
-    axis.fill_between(line[x], line.low, line.high, color=colour, alpha=0.18, lw=0)
+    look = {"color": colour, "ls": dash}
+    axis.plot(line[x], line.single, lw=0.7, **look)
+    axis.fill_between(
+        line[x],
+        line.low,
+        line.high,
+        color=colour,
+        alpha=0.18,
+        lw=0,
+    )
     axis.plot(
         line[x],
         line["mean"],
-        color=colour,
+        lw=1.6,
         marker=marker,
         ms=4.5,
-        ls=dash,
-        lw=1.6,
         label=title_of(mix),
+        **look,
     )
 
 
@@ -44,7 +51,15 @@ def shade_unseen(axis: Axes, ks: list[int], trained_ks: list[int]) -> None:
         end = max(ks) + 0.35
         axis.axvspan(min(unseen) - 0.5, end, color="#F0F0F0", lw=0, zorder=0)
         words = "k never seen in training"
-        axis.text(end - 0.05, 1.15, words, ha="right", va="top", fontsize=7, color="#555555")
+        axis.text(
+            end - 0.05,
+            1.15,
+            words,
+            ha="right",
+            va="top",
+            fontsize=7,
+            color="#555555",
+        )
 
 
 def full_marks_by_k(
@@ -54,21 +69,25 @@ def full_marks_by_k(
 
     A panel a setting, a row a student. `caption` says where the numbers are from.
     """
-    settings, students = sorted(summary.setting.unique()), students_of(summary.model)
+    settings = sorted(summary.setting.unique())
+    students = students_of(summary.model)
     looks = styles(summary.model.map(mix_of))
     ks = sorted(summary.k.unique())
-    figure, axes = panels(len(students), len(settings), 0.5 + 2.5 * len(students), sharey=True)
+    height = 0.5 + 2.5 * len(students)
+    figure, axes = panels(len(students), len(settings), height, sharey=True)
     for row, student in zip(axes, students, strict=True):
         for axis, setting in zip(row, settings, strict=True):
             shade_unseen(axis, ks, trained_ks)
             for mix, style in looks.items():
-                of_model = summary.model == name_of(student, mix)
-                line = summary[of_model & (summary.setting == setting)].sort_values("k")
+                is_model = summary.model == name_of(student, mix)
+                is_setting = summary.setting == setting
+                line = summary[is_model & is_setting].sort_values("k")
                 if len(line):
                     draw_line(axis, line, "k", mix, style)
-            words = [f"{student}, setting {setting}" if student else f"Setting {setting}"]
-            between = ":\n" if student or len(settings) > 2 else ": "
-            axis.set_title(between.join([*words, SETTINGS[setting]]), loc="left")
+            place = f"{student}, setting {setting}" if student else f"Setting {setting}"
+            is_narrow = student or len(settings) > 2
+            between = ":\n" if is_narrow else ": "
+            axis.set_title(f"{place}{between}{SETTINGS[setting]}", loc="left")
             axis.set_xticks(ks)
             axis.set_xlim(min(ks) - 0.35, max(ks) + 0.35)
             axis.set_ylim(-0.03, 1.17)
@@ -104,8 +123,10 @@ def data_efficiency(
             figure, "This profile has no mixes that differ in size alone: no sweep to draw."
         )
     shown = sorted(set(ks) & set(summary.k)) or sorted(set(summary.k))
-    rows = summary[(summary.model.map(student_of) == swept[0]) & summary.k.isin(shown)]
-    settings, looks = sorted(rows.setting.unique()), styles(rows.kind)
+    is_swept = summary.model.map(student_of) == swept[0]
+    rows = summary[is_swept & summary.k.isin(shown)]
+    settings = sorted(rows.setting.unique())
+    looks = styles(rows.kind)
     sizes = sorted(rows.texts[rows.texts > 0].unique())
     height = 0.7 + 1.9 * len(shown)
     figure, axes = panels(len(shown), len(settings), height, sharex=True, sharey=True)
@@ -114,12 +135,15 @@ def data_efficiency(
             panel = rows[(rows.k == k) & (rows.setting == setting)]
             for kind, style in looks.items():
                 line = panel[panel.kind == kind].sort_values("texts")
-                if kind == "base" and len(line):
-                    level = line["mean"].iloc[0]
-                    axis.axhline(level, color=style[0], ls=style[2], lw=1, label=title_of(kind))
-                elif len(line):
+                colour, _, dash = style
+                if line.empty:
+                    continue
+                if kind == "base":
+                    level = line["mean"].item()
+                    axis.axhline(level, color=colour, ls=dash, lw=1, label=title_of(kind))
+                else:
                     draw_line(axis, line, "texts", kind, style)
-                    axis.vlines(line.texts, line.low, line.high, color=style[0], lw=1.2)
+                    axis.vlines(line.texts, line.low, line.high, color=colour, lw=1.2)
             axis.set(xscale="log", ylim=(-0.03, 1.06))
             axis.set_title(f"Setting {setting}, k = {k}", loc="left")
             axis.set_xticks(sizes, [f"{n:,}" for n in sizes], rotation=45, ha="right")
@@ -156,7 +180,14 @@ def training_loss(logs: pd.DataFrame, *, caption: str) -> Figure:
                 axis.plot(run.step, smooth(run.loss), color=colour, lw=0.5, alpha=0.5)
             if len(runs):
                 mean = smooth(runs.groupby("step").loss.mean())
-                axis.plot(mean.index, mean, color=colour, ls=dash, lw=1.6, label=title_of(mix))
+                axis.plot(
+                    mean.index,
+                    mean,
+                    color=colour,
+                    ls=dash,
+                    lw=1.6,
+                    label=title_of(mix),
+                )
         axis.set(xlabel="optimizer step", title=student)
         axis.set_ylim(bottom=0)
     axes[0][0].set_ylabel("loss (nats a token)")
@@ -175,9 +206,12 @@ def corpus_by_k(counts: pd.DataFrame, *, caption: str) -> Figure:
     """
     unknown = set(counts.outcome) - set(OUTCOMES)
     assert not unknown, f"outcomes without a colour in look.OUTCOMES: {unknown}"
+    control = ""
+    if any("+" in k for k in counts.k):
+        control = " D(1+2): one skill and two things to mention, for the control."
     table = counts.pivot_table(index="k", columns="outcome", values="texts", fill_value=0)
     good = [outcome for outcome in (KEPT, DUPLICATE, NOT_NEEDED) if outcome in table]
-    figure, [[axis]] = panels(1, 1, 2.4)
+    figure, [[axis]] = panels(1, 1, 1.2 + 0.4 * len(table))
     names = [f"D({k})" for k in table.index]
     left = pd.Series(0.0, index=table.index)
     for outcome, colour in OUTCOMES.items():
@@ -190,10 +224,20 @@ def corpus_by_k(counts: pd.DataFrame, *, caption: str) -> Figure:
     for i, (_, row) in enumerate(table.iterrows()):
         share = row[good].sum() / row.sum()
         words = f"{row[KEPT]:,.0f} kept; {share:.0%} of {row.sum():,.0f} had full marks"
-        axis.text(row[KEPT] / 2, i, words, ha="center", va="center", color="white", fontsize=8)
+        axis.text(
+            row[KEPT] / 2,
+            i,
+            words,
+            ha="center",
+            va="center",
+            color="white",
+            fontsize=8,
+        )
     axis.invert_yaxis()
     axis.set_xlabel("texts written by the teacher")
     figure.legend(loc="outside right center", fontsize=8)
     return finish(
-        figure, f"The teacher's texts, how many were kept, and what the others lacked ({caption})."
+        figure,
+        "The teacher's texts, how many were kept, and what the others lacked "
+        f"({caption}).{control}",
     )

@@ -204,7 +204,11 @@ def spread(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def outcomes(records: list[dict]) -> pd.DataFrame:
-    """How many texts of each k were kept, or dropped and why. Columns: k, outcome, texts."""
+    """How many texts of each kind were kept, or dropped and why. Columns: k, outcome, texts.
+
+    `k` is text: `3` for three skills, `1+2` for one skill and two things to mention.
+    """
     outcome = [record["dropped"] or KEPT for record in records]
-    table = pd.DataFrame({"k": [record["k"] for record in records], "outcome": outcome})
+    kinds = [record.get("kind", str(record["k"])) for record in records]
+    table = pd.DataFrame({"k": kinds, "outcome": outcome})
     return table.value_counts(sort=False).rename("texts").reset_index()

@@ -49,7 +49,7 @@ def drawn(table, swept) -> dict:
         columns=["model", "seed", "step", "loss"],
     )
     counts = pd.DataFrame(
-        [(1, "kept", 40), (1, "off topic", 3), (2, "kept", 40), (2, "skill missing", 9)],
+        [("1", "kept", 40), ("1", "off topic", 3), ("2", "kept", 40), ("2", "skill missing", 9)],
         columns=["k", "outcome", "texts"],
     )
     here = {"caption": "in a test"}
@@ -128,7 +128,7 @@ def test_a_fault_has_one_colour_whatever_else_there_is():
     """And every outcome that a text can have has one."""
 
     def colours(*outcomes) -> dict:
-        counts = [(1, outcome, n + 1) for n, outcome in enumerate(("kept", *outcomes))]
+        counts = [("1", outcome, n + 1) for n, outcome in enumerate(("kept", *outcomes))]
         table = pd.DataFrame(counts, columns=["k", "outcome", "texts"])
         axis = plots.corpus_by_k(table, caption="in a test").axes[0]
         return {bar.get_label(): bar.patches[0].get_facecolor() for bar in axis.containers}
