@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 
 from helpers.results.scores import CELL, OTHERS, criteria, means, voted
-from helpers.task.points import FIRST_JUDGE
+from helpers.task.points import FIRST_JUDGE, Points
 
 SAMPLES = 500  # of the bootstrap over queries
 FULL = "full marks"
+MORE = "skill missing, and more"
 
 
 def first_judge(table: pd.DataFrame) -> pd.DataFrame:
@@ -19,14 +20,21 @@ def first_judge(table: pd.DataFrame) -> pd.DataFrame:
     return table[(table.judge == FIRST_JUDGE) & (table.votes != "")]
 
 
+def outcome_of(points: Points) -> str:
+    """`full marks`, or the fault; several faults with a skill among them are told from others."""
+    fault = points.fault() or FULL
+    if fault == "several faults" and not all(points.skills):
+        return MORE
+    return fault
+
+
 def missing(table: pd.DataFrame) -> pd.DataFrame:
-    """What answers lack: the share of each outcome (`Points.fault`, or `full marks`).
+    """What answers lack: the share of each outcome.
 
     Columns: model, setting, k, outcome, and those of `means`.
     """
     answers = first_judge(table)
-    faults = [voted(votes).fault() for votes in answers.votes]
-    answers = answers.assign(outcome=[fault or FULL for fault in faults])
+    answers = answers.assign(outcome=[outcome_of(voted(votes)) for votes in answers.votes])
     tables = []
     for outcome in answers.outcome.unique():
         answers["share"] = answers.outcome == outcome

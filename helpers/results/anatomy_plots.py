@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helpers.results.anatomy import FULL
+from helpers.results.anatomy import FULL, MORE
 from helpers.results.look import (
     GOOD,
     OUTCOMES,
@@ -23,7 +23,7 @@ from helpers.results.look import (
 )
 from helpers.results.scores import mix_of, name_of, student_of
 
-MARKERS = "osD^vPX"  # of k = 2, 3, ...: in grey, what tells the lines apart
+MARKERS = "osD^vPX"  # of k = 1, 2, ...: in grey, what tells the lines apart
 SURE = 0.5  # a share whose interval is wider has a colour and no number
 
 
@@ -64,7 +64,8 @@ def labelled(figure: Captioned, x: str, words: str) -> Figure:
     figure.align_ylabels()
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=7.5)
+        columns = len(labels) if len("".join(labels)) < 80 else 4  # letters on a line
+        figure.legend(handles, labels, loc="outside upper center", ncols=columns, fontsize=7.5)
     return finish(figure, words)
 
 
@@ -72,7 +73,7 @@ def missing_by_k(missing: pd.DataFrame, *, caption: str) -> Figure:
     """What answers lack, a bar a k. `missing`: the table of that name in `anatomy`."""
     heights = [1.3] * len(places(missing))
     figure, drawn = multiples(missing, heights, sharex=True, sharey=True)
-    colours = {FULL: GOOD} | OUTCOMES
+    colours = {FULL: GOOD, "skill missing": OUTCOMES["skill missing"], MORE: "#7FB7D8"} | OUTCOMES
     present = [outcome for outcome in colours if outcome in set(missing.outcome)]
     for axis, _, rows in drawn:
         left = 0.0
@@ -101,9 +102,8 @@ def missing_by_k(missing: pd.DataFrame, *, caption: str) -> Figure:
 
 def points_by_position(positions: pd.DataFrame, *, caption: str) -> Figure:
     """Shares of points by a skill's place in the request, a line a k (`skill_points`)."""
-    table = positions[positions.k > 1]
-    figure, drawn = multiples(table, [1.3] * len(places(table)), sharex=True, sharey=True)
-    ks = sorted(table.k.unique())
+    figure, drawn = multiples(positions, [1.3] * len(places(positions)), sharex=True, sharey=True)
+    ks = sorted(positions.k.unique())
     colours = colormaps["cividis"](np.linspace(0, 0.9, len(ks)))
     for axis, _, rows in drawn:
         for k, colour, marker in zip(ks, colours, itertools.cycle(MARKERS), strict=False):
@@ -118,13 +118,13 @@ def points_by_position(positions: pd.DataFrame, *, caption: str) -> Figure:
             )
             look = {"color": colour, "marker": marker, "ms": 3.5, "label": f"k = {k}"}
             axis.plot(line.position, line["mean"], **look)
-        axis.set_xticks(sorted(table.position.unique()))
+        axis.set_xticks(sorted(positions.position.unique()))
         axis.set_ylim(-0.03, 1.06)
     return labelled(
         figure,
         "place of the skill in the request",
         f"Share of points by the skill's place in the request, single answers ({caption}). "
-        f"Bands: 95% intervals over {sampled(table)}.",
+        f"Bands: 95% intervals over {sampled(positions)}.",
     )
 
 
