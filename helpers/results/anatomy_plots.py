@@ -15,6 +15,7 @@ from helpers.results.look import (
     OUTCOMES,
     STYLE,
     Captioned,
+    band,
     finish,
     panels,
     sampled,
@@ -40,12 +41,18 @@ def places(table: pd.DataFrame) -> list[tuple[str, str]]:
     return sorted(set(zip(table.model.map(student_of), table.setting, strict=True)))
 
 
-def multiples(table: pd.DataFrame, heights: list[float], **shared) -> tuple[Figure, list[Panel]]:
+def multiples(table: pd.DataFrame, heights: list[float] = ()) -> tuple[Figure, list[Panel]]:
     """A figure with a panel a model and setting. `heights`: of each row of panels, in inches."""
     mixes = list(styles(table.model.map(mix_of)))
     rows = places(table)
+    heights = heights or [1.3] * len(rows)
     figure, axes = panels(
-        len(rows), len(mixes), 0.9 + sum(heights), height_ratios=heights, **shared
+        len(rows),
+        len(mixes),
+        0.9 + sum(heights),
+        height_ratios=heights,
+        sharex=True,
+        sharey="row",
     )
     drawn = []
     for (student, setting), line in zip(rows, axes, strict=True):
@@ -71,8 +78,7 @@ def labelled(figure: Captioned, x: str, words: str) -> Figure:
 
 def missing_by_k(missing: pd.DataFrame, *, caption: str) -> Figure:
     """What answers lack, a bar a k. `missing`: the table of that name in `anatomy`."""
-    heights = [1.3] * len(places(missing))
-    figure, drawn = multiples(missing, heights, sharex=True, sharey=True)
+    figure, drawn = multiples(missing)
     colours = {FULL: GOOD, "skill missing": OUTCOMES["skill missing"], MORE: "#7FB7D8"} | OUTCOMES
     present = [outcome for outcome in colours if outcome in set(missing.outcome)]
     for axis, _, rows in drawn:
@@ -102,20 +108,13 @@ def missing_by_k(missing: pd.DataFrame, *, caption: str) -> Figure:
 
 def points_by_position(positions: pd.DataFrame, *, caption: str) -> Figure:
     """Shares of points by a skill's place in the request, a line a k (`skill_points`)."""
-    figure, drawn = multiples(positions, [1.3] * len(places(positions)), sharex=True, sharey=True)
+    figure, drawn = multiples(positions)
     ks = sorted(positions.k.unique())
     colours = colormaps["cividis"](np.linspace(0, 0.9, len(ks)))
     for axis, _, rows in drawn:
         for k, colour, marker in zip(ks, colours, itertools.cycle(MARKERS), strict=False):
             line = rows[rows.k == k].sort_values("position")
-            axis.fill_between(
-                line.position,
-                line.low,
-                line.high,
-                color=colour,
-                alpha=0.15,
-                lw=0,
-            )
+            band(axis, line.position, line.low, line.high, colour)
             look = {"color": colour, "marker": marker, "ms": 3.5, "label": f"k = {k}"}
             axis.plot(line.position, line["mean"], **look)
         axis.set_xticks(sorted(positions.position.unique()))
@@ -135,16 +134,14 @@ def points_by_skill(skills: pd.DataFrame, *, caption: str) -> Figure:
     """
     if set(skills.setting) > {"III"}:
         skills = skills[skills.setting != "III"]
-    names = {
-        place: sorted(set(rows.criterion), reverse=True)
-        for place, rows in skills.groupby([skills.model.map(student_of), "setting"])
-    }
-    heights = [0.3 + 0.115 * len(names[place]) for place in places(skills)]
-    figure, drawn = multiples(skills, heights, sharex=True, sharey="row")
+    names = skills.groupby("setting").criterion.agg(lambda names: sorted(set(names), reverse=True))
+    heights = [0.3 + 0.115 * len(names[setting]) for _, setting in places(skills)]
+    figure, drawn = multiples(skills, heights)
     ks = sorted(skills.k.unique())
     for axis, _, rows in drawn:
-        its_names = sorted(set(rows.criterion), reverse=True)
-        table = rows.pivot(index="criterion", columns="k", values="mean").reindex(its_names)
+        its_names = names[rows.setting.iloc[0]]
+        table = rows.pivot(index="criterion", columns="k", values="mean")
+        table = table.reindex(index=its_names, columns=ks)
         colours = axis.pcolormesh(
             ks,
             range(len(table)),
@@ -179,8 +176,7 @@ def points_by_skill(skills: pd.DataFrame, *, caption: str) -> Figure:
 
 def combining_by_k(independent: pd.DataFrame, *, caption: str) -> Figure:
     """Full marks beside what independent points would give (`anatomy.independent`)."""
-    heights = [1.3] * len(places(independent))
-    figure, drawn = multiples(independent, heights, sharex=True, sharey=True)
+    figure, drawn = multiples(independent)
     lines = {
         "full marks": ("mean", "low", "high", STYLE["k123"]),
         "if independent, at rates of the same k": ("at_k", "at_k_low", "at_k_high", STYLE["k12"]),
@@ -189,23 +185,9 @@ def combining_by_k(independent: pd.DataFrame, *, caption: str) -> Figure:
     for axis, _, rows in drawn:
         rows = rows.sort_values("k")
         for label, (mean, low, high, (colour, marker, dash)) in lines.items():
-            axis.fill_between(
-                rows.k,
-                rows[low],
-                rows[high],
-                color=colour,
-                alpha=0.18,
-                lw=0,
-            )
-            axis.plot(
-                rows.k,
-                rows[mean],
-                color=colour,
-                marker=marker,
-                ls=dash,
-                ms=3,
-                label=label,
-            )
+            band(axis, rows.k, rows[low], rows[high], colour)
+            look = {"color": colour, "marker": marker, "ls": dash, "ms": 3, "label": label}
+            axis.plot(rows.k, rows[mean], **look)
         axis.set_xticks(sorted(independent.k.unique()))
         axis.set_ylim(-0.03, 1.06)
     return labelled(

@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from helpers.results.scores import PADDED, student_of
@@ -117,6 +118,11 @@ def title_of(mix: str) -> str:
     if not re.fullmatch(r"k[1-9]+", mix):
         return mix
     return " + ".join(f"D({k})" for k in mix[1:])
+
+
+def band(axis: Axes, x: pd.Series, low: pd.Series, high: pd.Series, colour: str) -> None:
+    """An interval at each x."""
+    axis.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
 
 
 def legend(figure: Figure, mixes: Iterable[str]) -> None:

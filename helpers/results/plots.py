@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from helpers.results.look import (
     OUTCOMES,
+    band,
     finish,
     legend,
     panels,
@@ -25,14 +26,7 @@ def draw_line(axis: Axes, line: pd.DataFrame, x: str, mix: str, style: tuple) ->
     colour, marker, dash = style
     look = {"color": colour, "ls": dash}
     axis.plot(line[x], line.single, lw=0.7, **look)
-    axis.fill_between(
-        line[x],
-        line.low,
-        line.high,
-        color=colour,
-        alpha=0.18,
-        lw=0,
-    )
+    band(axis, line[x], line.low, line.high, colour)
     axis.plot(
         line[x],
         line["mean"],
