@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from helpers.paths import ROOT
 from helpers.profile import load
-from helpers.results import agreement, scores
+from helpers.results import agreement, findings, scores
 from helpers.run import plan
 
 README = (ROOT / "README.md").read_text()
@@ -21,13 +21,13 @@ def table():
 
 
 def test_tables_are_those_of_the_committed_scores():
-    for markdown in scores.readme_tables(ROOT / "figures/scores.csv"):
+    for markdown in findings.readme_tables(ROOT / "figures/scores.csv"):
         assert markdown in README, "python -m helpers.results.findings prints the tables"
 
 
 def test_what_is_said_of_mini_full_is_what_its_scores_say():
     path = ROOT / "figures/mini-full/scores.csv.gz"
-    assert scores.readme_tables(path)[2] in README
+    assert findings.readme_tables(path)[2] in README
     table = scores.read_csv(path)
     swapped = agreement.swap(table)
     assert f"{swapped.survives.sum()} of {len(swapped)} verdicts stay" in README
@@ -50,7 +50,7 @@ def test_what_is_said_of_mini_full_is_what_its_scores_say():
 
 
 def test_committed_scores_are_those_of_the_mini_profile(table):
-    notebooks = load.load("mini")
+    notebooks = load.load_profile("mini")
     grade = notebooks["03_grade/base"]
     assert set(table.model + table.seed.map("-s{}".format).where(table.model != "base", "")) == set(
         notebooks["04_plot"].graded
@@ -65,10 +65,10 @@ def test_committed_scores_are_those_of_the_mini_profile(table):
 
 
 def test_size_and_cost():
-    base = load.load("mini")["03_grade/base"].checkpoint()
+    base = load.load_profile("mini")["03_grade/base"].checkpoint()
     weights = AutoModelForCausalLM.from_pretrained(base).num_parameters()
     assert f"{weights / 1e6:.2f} million parameters" in README
-    notebooks = load.load("paper")
+    notebooks = load.load_profile("paper")
     grades = [p for name, p in notebooks.items() if name.startswith("03")]
     rows = pd.concat(
         [plan.plan_generate(notebooks["01_generate"]), plan.plan_grade(grades[0], len(grades))]

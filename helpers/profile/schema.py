@@ -243,12 +243,33 @@ class Grade(Grading):
         return located(self.student)
 
 
+class Claim(Model):
+    """What a profile claims of its mixes, besides `findings.FINDINGS`: model over against."""
+
+    model: str
+    against: str
+    setting: Literal["I", "II", "III"]
+    k: Several[PositiveInt]
+
+
 class Plot(Experiment):
     trained: list[str]
     graded: list[str]
     figures: FiguresFolder
     caption: Caption
     over_generations: Literal["max", "mean"] = "max"
+    claims: list[Claim] = []
+
+    @pydantic.field_validator("claims")
+    @classmethod
+    def of_mixes_that_are_graded(cls, claims: list[Claim], info) -> list[Claim]:
+        variants = [re.sub(r"-s\d+$", "", variant) for variant in info.data.get("graded", [])]
+        mixes = sorted({variant.rpartition("-")[2] for variant in variants})
+        for claim in claims:
+            for mix in (claim.model, claim.against):
+                if mix not in mixes:
+                    raise ValueError(f"{mix} is none of the mixes ({', '.join(mixes)})")
+        return claims
 
 
 class Sweep(Model):

@@ -3,6 +3,7 @@
 `python -m helpers.results.findings figures/scores.csv` prints the README's tables.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,13 @@ import numpy as np
 import pandas as pd
 
 from helpers.errors import UserError, command
-from helpers.results.intervals import Gain, gain_of, quantile
+from helpers.results.intervals import Gain, gain_of
 from helpers.results.scores import (
-    grid,
+    PADDED,
+    grids,
     largest,
     mix_of,
+    name_of,
     per_query,
     read_csv,
     spread,
@@ -25,13 +28,11 @@ from helpers.results.scores import (
 
 SMALLEST_EFFECT = 0.05  # a gain whose whole interval lies below this is no gain
 LEVEL = 0.05  # of the tests, after Holm's correction
-POWER = 0.84  # normal quantile: what is needed is needed for four chances in five
-MOST_QUERIES = 10_000  # nobody asks more
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim: `model` scores higher than `against` in this setting at each of these k. Both are kinds, or names of mixes."""
+    """A claim: the mix `model` scores higher than `against` in this setting at each of these k."""
 
     claim: str
     model: str
@@ -45,18 +46,43 @@ FINDINGS = (
     Finding("k = 1, 2, 3 (k123) lift k never seen in training", "k123", "base", "I", (4, 5)),
     Finding("k = 1, 2, 3 (k123) lift held-out skills", "k123", "base", "II", (2, 3, 4, 5)),
     Finding("k = 3 texts add to k = 1, 2 (k123 over k12)", "k123", "k12", "I", (3, 4, 5)),
+    *(
+        Finding(
+            "length alone does not teach composition (k123 over the control)",
+            "k123",
+            PADDED,
+            setting,
+            (3, 4, 5),
+        )
+        for setting in ("I", "II")
+    ),
 )
 
 
+def with_own(claims: Sequence) -> tuple[Finding, ...]:
+    """`FINDINGS` and a profile's own claims, each with model, against, setting and a list k."""
+    own = [
+        Finding(f"{c.model} over {c.against}", c.model, c.against, c.setting, tuple(c.k))
+        for c in claims
+    ]
+    return (*FINDINGS, *own)
+
+
 def sweep_findings(table: pd.DataFrame) -> tuple[Finding, ...]:
-    """[ZK24]'s third point, for each number of texts that mixes of different kinds have: larger k teach more, at k = 3 and 4."""
-    mixes = table[table.texts > 0].drop_duplicates("model").sort_values(["texts", "kind"])
+    """[ZK24]'s third point: at equal numbers of texts, larger k teach more, at k = 3 and 4.
+
+    A claim for each number of texts that mixes of different kinds have.
+    """
+    is_swept = (table.texts > 0) & (table.kind != PADDED)
+    mixes = table[is_swept].drop_duplicates("model").sort_values(["texts", "kind"])
     claims = {}  # in order, each once: students may share them
     for (texts, _), same in mixes.groupby([mixes.texts, mixes.model.map(student_of)]):
-        for less, more in zip(same.itertuples(), same[1:].itertuples(), strict=False):
-            if less.kind != more.kind:
-                claim = f"{texts:,} texts: {more.kind} teaches more than {less.kind}"
-                claims[Finding(claim, mix_of(more.model), mix_of(less.model), "I", (3, 4))] = True
+        for less, more in itertools.pairwise(same.itertuples()):
+            if less.kind == more.kind:
+                continue
+            claim = f"{texts:,} texts: {more.kind} teaches more than {less.kind}"
+            finding = Finding(claim, mix_of(more.model), mix_of(less.model), "I", (3, 4))
+            claims[finding] = True
     return tuple(claims)
 
 
@@ -64,15 +90,16 @@ def holm(p: Sequence[float]) -> np.ndarray:
     """Holm's step-down adjustment of p-values."""
     p = np.asarray(p)
     order = np.argsort(p)
-    adjusted = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])
+    left = len(p) - np.arange(len(p))  # tests, from the smallest p-value on
+    adjusted = np.maximum.accumulate(left * p[order])
     return np.minimum(1, adjusted)[np.argsort(order)]
 
 
 def verdict(gain: float, high: float, p: float) -> str:
     """holds, does not hold, or undecided.
 
-    A gain holds if it is positive and significant after the correction; it does not hold if it is significantly
-    negative or its whole interval lies below the smallest effect that would matter.
+    A gain holds if it is positive and significant after the correction. It does not hold if it is
+    significantly negative or its whole interval lies below the smallest effect that would matter.
     """
     if p < LEVEL:
         return "holds" if gain > 0 else "does not hold"
@@ -82,158 +109,114 @@ def verdict(gain: float, high: float, p: float) -> str:
 def comparisons(
     table: pd.DataFrame, claims: Sequence[Finding], **rules
 ) -> Iterator[tuple[dict, Gain]]:
-    """Every claim at every k that the table covers, for each student: what is compared, and the gain on common queries.
-
-    A mix that a claim names and the table has not is stood in for by the largest of its kind; two mixes then have to have
-    as many texts of each k.
-    """
-    scores = per_query(table, **rules)
-    cells = set(scores.index.droplevel(["seed", "query"]).unique())
-    every, main = table.drop_duplicates("model"), largest(table).drop_duplicates("model")
-    per_k = {
-        row.model: row.texts / max(1, len(row.kind) - 1) for row in every.itertuples()
-    }  # texts of each k, on average
-    for student in sorted(set(every.model.map(student_of))):
-        named = {
-            row.kind: row.model for row in main.itertuples() if student_of(row.model) == student
-        }
-        named |= {mix_of(m): m for m in every.model if student_of(m) == student}
+    """What is compared, and the gain on common queries: each student, claim and k of the table."""
+    cells = grids(per_query(table, **rules))
+    for student in sorted(set(table.model.map(student_of))):
         for finding in claims:
-            model, against = named.get(finding.model), named.get(finding.against)
-            in_place = {model, against} - {
-                named.get(mix)
-                for mix in (finding.model, finding.against)
-                if mix_of(named.get(mix, "")) == mix
-            }
-            if in_place and finding.against != "base" and per_k.get(model) != per_k.get(against):
-                continue  # a mix of the same kind and another size is another claim
+            model, against = (name_of(student, mix) for mix in (finding.model, finding.against))
             for k in finding.ks:
-                if not {(model, finding.setting, k), (against, finding.setting, k)} <= cells:
+                ours = cells.get((model, finding.setting, k), pd.DataFrame())
+                theirs = cells.get((against, finding.setting, k), pd.DataFrame())
+                common = ours.columns.intersection(theirs.columns)
+                if common.empty:
                     continue
-                pair = [grid(scores, m, finding.setting, k) for m in (model, against)]
-                common = pair[0].columns.intersection(pair[1].columns)
-                if len(common):
-                    row = {
-                        "claim": finding.claim,
-                        "setting": finding.setting,
-                        "model": model,
-                        "against": against,
-                        "k": k,
-                    }
-                    yield row, gain_of(*(cell[common].to_numpy() for cell in pair))
+                row = {
+                    "claim": finding.claim,
+                    "setting": finding.setting,
+                    "model": model,
+                    "against": against,
+                    "k": k,
+                }
+                gain = gain_of(ours[common].to_numpy(), theirs[common].to_numpy())
+                yield row, gain
 
 
 COMPARED = ["claim", "setting", "model", "against", "k"]
-FOUND = [*COMPARED, "seeds", "queries", "gain", "se", "low", "high", "p", "p_holm", "verdict"]
+NUMBERS = ["seeds", "queries", "gain", "se", "low", "high", "single", "p"]
+FOUND = [*COMPARED, *NUMBERS, "p_holm", "verdict"]
 
 
 def findings(table: pd.DataFrame, claims: Sequence[Finding] = FINDINGS, **rules) -> pd.DataFrame:
-    """Every claim with its gain, standard error, 95% interval, p-value before and after Holm's correction over all rows, verdict.
+    """Every claim with its gain, standard error, 95% interval, p-value and verdict.
 
-    `rules` are those of `per_query`. Where several students were trained, each student has its own rows. Without anything
-    to compare the table is empty.
+    `p_holm` is the p-value after Holm's correction over all rows, `single` the gain in the mean of
+    single answers, untested. `rules` are those of `per_query`. Where several students were trained,
+    each student has its own rows. Without anything to compare the table is empty.
     """
     rows = []
-    for row, gain in comparisons(table, claims, **rules):
-        low, high = gain.interval()
-        counts = {"seeds": gain.model.seeds, "queries": gain.model.queries}
-        rows.append(
-            {
-                **row,
-                **counts,
-                "gain": gain.gain,
-                "se": gain.se,
-                "low": low,
-                "high": high,
-                "p": gain.p,
-            }
-        )
-    found = pd.DataFrame(rows, columns=FOUND[:-2])
-    found["p_holm"] = holm(found.p)
-    found["verdict"] = [verdict(r.gain, r.high, r.p_holm) for r in found.itertuples()]
-    return found
-
-
-def queries_needed(gain: Gain, tests: int) -> int | None:
-    """The queries with which a gain would be decided, four times in five, if gain and variances stayed as they were seen.
-
-    Args:
-        tests: how many Holm's correction is over; the gain is asked to pass the strictest.
-
-    Returns:
-        None if `MOST_QUERIES` would not do.
-    """
-
-    def decided(queries: int) -> bool:
-        more = gain.with_queries(queries)
-        low, high = more.between(quantile(1 - LEVEL / tests, more.df) + POWER)
-        return (
-            low > 0
-            or high < 0
-            or more.between(quantile(0.95, more.df) + POWER)[1] < SMALLEST_EFFECT
-        )
-
-    # With few seeds more queries also leave fewer degrees of freedom, so there may be a best number: the first that does.
-    numbers = np.unique(
-        np.geomspace(gain.model.queries + 1, MOST_QUERIES, 200).astype(int)
-    ).tolist()
-    return next((n for n in numbers if decided(n)), None)
-
-
-def power(
-    table: pd.DataFrame, verdicts: pd.DataFrame, claims: Sequence[Finding] = FINDINGS, **rules
-) -> pd.DataFrame:
-    """For each undecided row of `findings`: the gain seen, the queries asked, and how many would decide it.
-
-    `more training seeds`: queries would do it if the seeds did not differ as they do.
-    """
-    rows = []
-    for (row, gain), found in zip(
-        comparisons(table, claims, **rules), verdicts.verdict, strict=True
+    single_answers = comparisons(table, claims, **rules | {"over_generations": "mean"})
+    for (row, gain), (_, single) in zip(
+        comparisons(table, claims, **rules), single_answers, strict=True
     ):
-        if found == "undecided":
-            needed = queries_needed(gain, len(verdicts))
-            seeds_alone = not needed and queries_needed(gain.with_trainings_alike(), len(verdicts))
-            words = (
-                f"{needed:,}"
-                if needed
-                else "more training seeds"
-                if seeds_alone
-                else f"over {MOST_QUERIES:,}"
-            )
-            rows.append({**row, "gain": gain.gain, "asked": gain.model.queries, "needed": words})
-    return pd.DataFrame(rows, columns=[*COMPARED, "gain", "asked", "needed"])
+        low, high = gain.interval()
+        numbers = {
+            "seeds": gain.model.seeds,
+            "queries": gain.model.queries,
+            "gain": gain.gain,
+            "se": gain.se,
+            "low": low,
+            "high": high,
+            "single": single.gain,
+            "p": gain.p,
+        }
+        rows.append(row | numbers)
+    gains = pd.DataFrame(rows, columns=[*COMPARED, *NUMBERS])
+    gains["p_holm"] = holm(gains.p)
+    gains["verdict"] = [verdict(row.gain, row.high, row.p_holm) for row in gains.itertuples()]
+    return gains
+
+
+def exploratory(table: pd.DataFrame, verdicts: pd.DataFrame, **rules) -> pd.DataFrame:
+    """Columns of `findings` for every gain of one mix over another that no claim covers.
+
+    Of a student's largest mixes, in every setting and at every k; without p-values and verdicts,
+    since nobody said beforehand what to look for.
+    """
+    models = largest(table).drop_duplicates("model")
+    models = sorted(models.itertuples(), key=lambda m: (m.texts, m.kind != PADDED, m.kind))
+    ks = tuple(sorted(set(table.k)))
+    every = {}  # in order, each once: students share them
+    for less, more in itertools.combinations(models, 2):
+        for setting in sorted(set(table.setting)):
+            mixes = mix_of(more.model), mix_of(less.model)
+            if student_of(less.model) == student_of(more.model):
+                every[Finding("exploratory, no claim", *mixes, setting, ks)] = True
+    gains = findings(table, list(every), **rules)
+    cell = COMPARED[1:]
+    claimed = pd.MultiIndex.from_frame(verdicts[cell])
+    is_claimed = pd.MultiIndex.from_frame(gains[cell]).isin(claimed)
+    return gains[~is_claimed].assign(p=np.nan, p_holm=np.nan, verdict="")
 
 
 def headline(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """One row a claim: the verdict at each k with the gain and its interval."""
+    """One row a claim: at each k the verdict, the gain, its interval, and single answers' gain."""
     cell = [
-        f"{r.verdict}: {r.gain:+.2f} [{r.low:+.2f}, {r.high:+.2f}]" for r in verdicts.itertuples()
+        f"{row.verdict}: {row.gain:+.2f} [{row.low:+.2f}, {row.high:+.2f}] / {row.single:+.2f}"
+        for row in verdicts.itertuples()
     ]
-    return (
-        verdicts.assign(cell=cell).pivot(index=COMPARED[:-1], columns="k", values="cell").fillna("")
-    )
+    cell = [words.removeprefix(": ") for words in cell]  # an exploratory gain has no verdict
+    table = verdicts.assign(cell=cell).pivot(index=COMPARED[:-1], columns="k", values="cell")
+    return table.fillna("")
 
 
 def markdown(table: pd.DataFrame) -> str:
     """A table in Markdown, its index as first columns."""
     flat = table.reset_index()
-    rows = [
-        list(map(str, flat.columns)),
-        ["---"] * flat.shape[1],
-        *flat.astype(str).to_numpy().tolist(),
-    ]
+    head = [str(name) for name in flat.columns]
+    rows = [head, ["---"] * len(head)]
+    rows += flat.astype(str).to_numpy().tolist()
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def readme_tables(scores_csv: Path) -> list[str]:
-    """The README's tables: full marks by model, setting and k; the verdicts; those of a sweep, if there was one."""
+    """The README's tables: full marks by model, setting and k; the verdicts; those of a sweep."""
     table = read_csv(scores_csv)
-    found = [findings(table), findings(table, sweep_findings(table))]
-    return [
-        markdown(spread(summary(table))),
-        *(markdown(headline(verdicts)) for verdicts in found if len(verdicts)),
-    ]
+    tables = [spread(summary(table))]
+    for claims in (FINDINGS, sweep_findings(table)):
+        verdicts = findings(table, claims)
+        if len(verdicts):
+            tables.append(headline(verdicts))
+    return [markdown(table) for table in tables]
 
 
 def main(path: str) -> None:

@@ -1,4 +1,4 @@
-"""What training and evaluation share, counted on the files: topics, skills, queries, near-duplicate texts."""
+"""What training and evaluation share: topics, skills, queries, near-duplicate texts."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ NEAR = 90  # similarity (0 to 100) from which two texts count as near-duplicates
 
 
 def nearest(texts: Sequence[str], known: Sequence[str]) -> list[float]:
-    """For each text the similarity (0 to 100) of the most similar known text; below `NEAR` it is given as 0."""
+    """For each text the similarity (0 to 100) of the most similar known text; 0 below `NEAR`."""
     if not known:
         return [0.0] * len(texts)
     similarity = {}

@@ -1,10 +1,12 @@
-"""From graded answers to scores with intervals, and to verdicts on the paper's findings ([ZK24] section 4, [YK23] section 3).
+"""From graded answers to scores with intervals ([YK23] section 3).
 
-The tidy table, `scores.csv`, has one row a model, seed, setting, k, query, generation and judge: its votes, and the metrics
-of their majority. A query's score is the maximum (or mean) over its generations; queries are the same for every model,
-so comparisons are paired. What is said of the results is computed from this table alone, by `helpers.results.intervals`.
+The tidy table, `scores.csv`, has one row a model, seed, setting, k, query, generation and judge:
+its votes, and the metrics of their majority. A query's score is the maximum (or mean) over its
+generations. Queries are the same for every model, so comparisons are paired. What is said of the
+results is computed from this table alone, by `helpers.results.intervals`.
 """
 
+import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,15 +16,25 @@ import pandas as pd
 
 from helpers.files import read_json_lines
 from helpers.results.intervals import mean_of
-from helpers.task.points import FIRST_JUDGE, KEPT, Points
+from helpers.task.points import FIRST_JUDGE, KEPT, Points, majority
 
 METRICS = ("full_marks", "all_skills", "skill_fraction")
+CELL = ["model", "setting", "k"]
 KEY = ["model", "seed", "setting", "k", "query"]
+PADDED = "padded"  # the control: one skill a text, and things to mention in place of more
+OTHERS = ("on topic", "makes sense", "sentences")  # after the skills, in the rubric's order
 
 
 def kind_of(mix: dict[str, int]) -> str:
-    """Which k a model was trained on: `k123` for texts of k = 1, 2 and 3, however many; `base` for none."""
-    return "k" + "".join(sorted(mix, key=int)) if mix else "base"
+    """Which k a model was trained on: `k123` for texts of k = 1, 2 and 3; `base` for none.
+
+    `1+2` in a mix is one skill and two things to mention: its kind is `padded`.
+    """
+    if not mix:
+        return "base"
+    if any("+" in length for length in mix):
+        return PADDED
+    return "k" + "".join(sorted(mix, key=int))
 
 
 def student_of(model: str) -> str:
@@ -35,41 +47,49 @@ def mix_of(model: str) -> str:
     return model.rpartition("-")[2]
 
 
+def name_of(student: str, mix: str) -> str:
+    """The model's name, of which `student_of` and `mix_of` are the parts."""
+    return f"{student}-{mix}" if student else mix
+
+
+@functools.cache
+def voted(votes: str) -> Points | None:
+    """The majority of one answer's gradings, `11011 11001 11011`; None where none was readable."""
+    return majority([Points.of([int(point) for point in vote]) for vote in votes.split()])
+
+
 def tidy(files: Sequence[Path]) -> pd.DataFrame:
     """One row a generation and judge, from the files that 03_grade writes.
 
-    Columns: model (a variant without its seed), kind and texts (which k it was trained on, and how many texts in all),
-    seed, judge, setting, k, query, skills, generation, cut (the answer stopped at the token limit), gradings (how
-    many were readable), votes (their points in the rubric's order, as `11011 11001 11011`), the three metrics (NaN where
-    no grading was readable).
+    Columns: model (a variant without its seed), kind and texts (which k it was trained on, and how
+    many texts in all), seed, judge, setting, k, query, skills, generation, cut (the answer stopped
+    at the token limit), gradings (how many were readable), votes (their points in the rubric's
+    order, as `11011 11001 11011`), the three metrics (NaN where no grading was readable).
     """
     rows = []
     for path in files:
         model, seed = re.fullmatch(r"(.+?)(?:-s(\d+))?", path.stem).groups()
         for record in read_json_lines(path, "03_grade"):
-            about = {
-                "model": model,
-                "kind": kind_of(record["mix"]),
-                "texts": sum(record["mix"].values()),
-                "seed": int(seed or 0),
-            }
-            asked = {name: record[name] for name in ("setting", "k", "query")} | {
-                "skills": "; ".join(record["skills"])
-            }
             for judge, grades in record["grades"].items():
                 votes = " ".join("".join(map(str, points)) for points in grades["gradings"])
-                graded = {
+                points = voted(votes)
+                row = {
+                    "model": model,
+                    "kind": kind_of(record["mix"]),
+                    "texts": sum(record["mix"].values()),
+                    "seed": int(seed or 0),
+                    "judge": judge,
+                    "setting": record["setting"],
+                    "k": record["k"],
+                    "query": record["query"],
+                    "skills": "; ".join(record["skills"]),
                     "generation": record["generation"],
                     "cut": record["cut"],
                     "gradings": len(grades["gradings"]),
                     "votes": votes,
                 }
-                found = (
-                    Points.of(grades["points"]).metrics()
-                    if grades["points"]
-                    else dict.fromkeys(METRICS, np.nan)
-                )
-                rows.append({**about, "judge": judge, **asked, **graded, **found})
+                metrics = points.metrics() if points else dict.fromkeys(METRICS, np.nan)
+                rows.append(row | metrics)
     return pd.DataFrame(rows)
 
 
@@ -89,8 +109,25 @@ def read_csv(path: Path) -> pd.DataFrame:
     )
 
 
+def criteria(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a criterion of an answer, by the majority of a judge's gradings.
+
+    Columns: model, seed, setting, k, query, generation, judge; position (1 to k for the skills as
+    the request lists them, then `OTHERS`), criterion (a skill's name, or one of `OTHERS`), point.
+    """
+    readable = table[table.votes != ""]
+    names = [(*skills.split("; "), *OTHERS) for skills in readable.skills]
+    answers = readable[[*KEY, "generation", "judge"]].assign(
+        position=[range(1, len(name) + 1) for name in names],
+        criterion=names,
+        point=[voted(votes).numbers for votes in readable.votes],
+    )
+    rows = answers.explode(["position", "criterion", "point"], ignore_index=True)
+    return rows.astype({"position": int, "point": int})
+
+
 def largest(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of each student's models that no other of the same kind outdoes in texts; a sweep's smaller mixes are left out."""
+    """The rows of each student's largest mix of each kind; a sweep's smaller mixes are left out."""
     most = frame.texts.groupby([frame.model.map(student_of), frame.kind]).transform("max")
     return frame[frame.texts == most]
 
@@ -102,51 +139,76 @@ def per_query(
     over_generations: str = "max",
     judge: str = FIRST_JUDGE,
 ) -> pd.Series:
-    """A query's score by one judge, indexed by model, seed, setting, k, query; without queries that have no readable generation."""
-    return table[table.judge == judge].groupby(KEY)[metric].agg(over_generations).dropna()
+    """A query's score by one judge, indexed by model, seed, setting, k, query.
+
+    A query without a readable generation has none.
+    """
+    by_query = table[table.judge == judge].groupby(KEY)[metric]
+    return by_query.agg(over_generations).dropna()
 
 
-def grid(scores: pd.Series, model: str, setting: str, k: int) -> pd.DataFrame:
-    """One model's scores in one cell: a row a training seed, a column a query that has a score from every seed."""
-    cell = scores.xs((model, setting, k), level=["model", "setting", "k"])
-    return cell.unstack("query").dropna(axis="columns")
+def grids(scores: pd.Series, by: list[str] = CELL) -> dict[tuple, pd.DataFrame]:
+    """The scores of each cell: a row a training seed, a column a query.
+
+    Args:
+        scores: indexed by `by`, seed and query.
+        by: what makes a cell.
+
+    Returns:
+        By cell, with the queries that have a score from every seed; cells without any are left out.
+    """
+    cells = {}
+    for cell, its_scores in scores.groupby(level=by, sort=False):
+        grid = its_scores.unstack("query").dropna(axis="columns")
+        if not grid.empty:
+            cells[cell] = grid
+    return cells
 
 
-def summary(
-    table: pd.DataFrame,
-    *,
-    metric: str = "full_marks",
-    over_generations: str = "max",
-    judge: str = FIRST_JUDGE,
-) -> pd.DataFrame:
-    """Mean, standard error and 95% interval (`intervals`) of every model, setting and k; over queries alone where seeds is 1."""
-    scores = per_query(table, metric, over_generations=over_generations, judge=judge)
-    models = table.drop_duplicates("model").set_index("model")[["kind", "texts"]]
+def means(scores: pd.Series, by: list[str] = CELL) -> pd.DataFrame:
+    """Mean, standard error and 95% interval (`intervals`) of every cell of `grids`.
+
+    Columns: `by`, seeds, queries, mean, se, low, high. With one seed they are over queries alone.
+    """
     rows = []
-    for model, setting, k in scores.index.droplevel(["seed", "query"]).unique():
-        if (cell := grid(scores, model, setting, k)).empty:
-            continue
-        found = mean_of(cell.to_numpy())
-        low, high = found.interval()
-        counts = {"seeds": found.seeds, "queries": found.queries}
-        about = {"model": model, **models.loc[model], "setting": setting, "k": k}
-        rows.append(
-            {**about, **counts, "mean": found.mean, "se": found.se, "low": low, "high": high}
-        )
-    return pd.DataFrame(rows)
+    for cell, grid in grids(scores, by).items():
+        mean = mean_of(grid.to_numpy())
+        rows.append((*cell, mean.seeds, mean.queries, mean.mean, mean.se, *mean.interval()))
+    return pd.DataFrame(rows, columns=[*by, "seeds", "queries", "mean", "se", "low", "high"])
+
+
+def summary(table: pd.DataFrame, metric: str = "full_marks", **rules) -> pd.DataFrame:
+    """The `means` of every model, setting and k, beside what the model was trained on.
+
+    `rules` are those of `per_query`. Columns more than those of `means`: single (the mean of single
+    answers, where a query's score is the best of several), generations, kind, texts.
+    """
+    best = means(per_query(table, metric, **rules))
+    single = means(per_query(table, metric, **rules | {"over_generations": "mean"}))
+    models = table.drop_duplicates("model")[["model", "kind", "texts"]]
+    numbers = best.assign(single=single["mean"], generations=table.generation.nunique())
+    return numbers.merge(models, on="model")
 
 
 def spread(summary: pd.DataFrame) -> pd.DataFrame:
-    """A summary as a table to read: a row a setting and model, a column a k."""
-    triples = zip(summary["mean"], summary.low, summary.high, strict=True)
-    cells = summary.assign(
-        cell=[f"{mean:.2f} [{low:.2f}, {high:.2f}]" for mean, low, high in triples]
-    )
-    return cells.pivot(index=["setting", "model"], columns="k", values="cell")
+    """A summary as a table to read: a row a setting and model, a column a k.
+
+    A cell is the mean, its interval, and the mean of single answers: `0.78 [0.66, 0.86] / 0.47`.
+    """
+    cells = [
+        f"{row.mean:.2f} [{row.low:.2f}, {row.high:.2f}] / {row.single:.2f}"
+        for row in summary.itertuples()
+    ]
+    table = summary.assign(cell=cells)
+    return table.pivot(index=["setting", "model"], columns="k", values="cell")
 
 
 def outcomes(records: list[dict]) -> pd.DataFrame:
-    """How many texts of each k were kept, or dropped and why. Columns: k, outcome, texts."""
+    """How many texts of each kind were kept, or dropped and why. Columns: k, outcome, texts.
+
+    `k` is text: `3` for three skills, `1+2` for one skill and two things to mention.
+    """
     outcome = [record["dropped"] or KEPT for record in records]
-    table = pd.DataFrame({"k": [record["k"] for record in records], "outcome": outcome})
+    kinds = [record.get("kind", str(record["k"])) for record in records]
+    table = pd.DataFrame({"k": kinds, "outcome": outcome})
     return table.value_counts(sort=False).rename("texts").reset_index()

@@ -1,4 +1,4 @@
-"""A second judge: agreement against counting by hand, and findings that survive the swap or do not."""
+"""A second judge: agreement against counting by hand, and findings that survive a swap or not."""
 
 import itertools
 import random
@@ -6,9 +6,8 @@ import random
 import numpy as np
 import pandas as pd
 import pytest
-from tests.test_scores import simulated
 
-from helpers.results import agreement, scores
+from helpers.results import agreement, findings
 
 
 def answer(query, judge, votes, *, skills="metaphor; simile", seed=0):
@@ -94,7 +93,7 @@ def test_agreement_is_by_majority_and_leaves_the_counted_sentences_out():
     )
 
 
-def test_without_a_second_judge_tables_are_empty():
+def test_without_a_second_judge_tables_are_empty(simulated):
     table = simulated(np.random.default_rng(0), {"base": 0.1, "k123": 0.8}).assign(
         votes="", skills=""
     )
@@ -103,18 +102,18 @@ def test_without_a_second_judge_tables_are_empty():
     assert agreement.what_changed(agreement.swap(table)) == "No second judge graded these answers."
 
 
-def test_what_a_swap_changes_is_said():
+def test_what_a_swap_changes_is_said(simulated):
     rng = np.random.default_rng(1)
     first = simulated(rng, {"base": 0.1, "k12": 0.1, "k123": 0.8})
     fair = simulated(rng, {"base": 0.15, "k12": 0.15, "k123": 0.85}).assign(judge="fair")
     blind = simulated(rng, {"base": 0.5, "k12": 0.5, "k123": 0.5}).assign(judge="blind")
     swapped = agreement.swap(pd.concat([first, fair, blind]))
-    assert len(swapped) == 2 * len(scores.findings(first))
+    assert len(swapped) == 2 * len(findings.findings(first))
     assert swapped[swapped.judge == "fair"].survives.all()
     assert not swapped[swapped.judge == "blind"].survives.any()
     assert (swapped["first verdict"] == "holds").all()
     said = agreement.what_changed(swapped)
-    n = len(scores.findings(first))
+    n = len(findings.findings(first))
     assert f"Judge fair: {n} of {n} verdicts stay." in said
     assert f"Judge blind: 0 of {n} verdicts stay." in said
     lines = said.splitlines()

@@ -1,21 +1,26 @@
 """Figures: every profile's shape can be drawn, and equal scores give equal bytes."""
 
+import base64
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
-from tests.test_scores import SWEEP, simulated
+from matplotlib.text import Text
 
-from helpers.results import plots, scores
+from helpers.results import diagram, look, plots, scores
+from helpers.task.points import Points
 
 
 @pytest.fixture(scope="module")
-def table():
+def table(simulated):
     rng = np.random.default_rng(0)
     means = {"base": 0.1, "k1": 0.1, "k12": 0.4, "k123": 0.7}
     return pd.concat([simulated(rng, means, setting=s, ks=(1, 2, 3, 4, 5)) for s in ("I", "II")])
 
 
-def swept():
+@pytest.fixture(scope="module")
+def swept(simulated, sweep):
     means = {
         "base": 0.1,
         "k12": 0.6,
@@ -26,50 +31,56 @@ def swept():
         "k123n600": 0.7,
     }
     tables = [
-        simulated(np.random.default_rng(1), means, setting=s, ks=(2, 3, 4), texts=SWEEP)
+        simulated(np.random.default_rng(1), means, setting=s, ks=(2, 3, 4), texts=sweep)
         for s in ("I", "II", "III")
     ]
     return pd.concat(tables)
 
 
-def figures(table):
-    summary = scores.summary(table)
+@pytest.fixture(scope="module")
+def figures(table, swept):
+    return lambda: drawn(table, swept)
+
+
+def drawn(table, swept) -> dict:
+    """Every figure, drawn anew."""
     logs = pd.DataFrame(
         [(m, s, t, 2 / t) for m in ("k1", "k123") for s in (0, 1) for t in range(1, 30)],
         columns=["model", "seed", "step", "loss"],
     )
     counts = pd.DataFrame(
-        [(1, "kept", 40), (1, "off topic", 3), (2, "kept", 40), (2, "skill missing", 9)],
+        [("1", "kept", 40), ("1", "off topic", 3), ("2", "kept", 40), ("2", "skill missing", 9)],
         columns=["k", "outcome", "texts"],
     )
+    here = {"caption": "in a test"}
     return {
-        "data_efficiency": plots.data_efficiency(scores.summary(swept()), world="in a test"),
-        "full_marks_by_k": plots.full_marks_by_k(summary, trained_ks=[1, 2, 3], world="in a test"),
-        "training_loss": plots.training_loss(logs, world="in a test"),
-        "method": plots.method(counts, table, world="in a test"),
-        "corpus_by_k": plots.corpus_by_k(counts, world="in a test"),
+        "data_efficiency": plots.data_efficiency(scores.summary(swept), **here),
+        "full_marks_by_k": plots.full_marks_by_k(
+            scores.summary(table), trained_ks=[1, 2, 3], **here
+        ),
+        "training_loss": plots.training_loss(logs, **here),
+        "method": diagram.method(counts, table, **here),
+        "corpus_by_k": plots.corpus_by_k(counts, **here),
     }
 
 
-def test_equal_scores_give_equal_bytes(table, tmp_path):
-    first = [
-        p.read_bytes()
-        for name, f in figures(table).items()
-        for p in plots.save(f, tmp_path / "a", name)
-    ]
-    second = [
-        p.read_bytes()
-        for name, f in figures(table).items()
-        for p in plots.save(f, tmp_path / "b", name)
-    ]
-    assert first == second
-    assert len(first) == 10
+def said(figure) -> str:
+    return " ".join(text.get_text() for text in figure.findobj(Text))
 
 
-def test_headline_says_what_it_shows(table):
-    figure = figures(table)["full_marks_by_k"]
-    words = " ".join(t.get_text() for t in figure.findobj(plots.plt.Text))
-    for said in (
+def test_equal_scores_give_equal_bytes(figures, tmp_path):
+    for folder in ("a", "b"):
+        for name, figure in figures().items():
+            look.save(figure, tmp_path / folder, name)
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert len(names) == 2 * len(figures())
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_headline_says_what_it_shows(figures):
+    figure = figures()["full_marks_by_k"]
+    for words in (
         "Setting I",
         "Setting II",
         "never",
@@ -79,9 +90,9 @@ def test_headline_says_what_it_shows(table):
         "3 training seeds",
         "ratio of full marks",
     ):
-        assert said in words, said
+        assert words in said(figure), words
     assert len(figure.axes) == 2
-    assert all(len(axis.lines) == 4 for axis in figure.axes)
+    assert all(len(axis.lines) == 8 for axis in figure.axes)
 
 
 def test_two_students_and_three_settings_have_their_panels(table):
@@ -89,49 +100,90 @@ def test_two_students_and_three_settings_have_their_panels(table):
         [table.assign(model=s + "-" + table.model) for s in ("llama-2-13b", "mistral-7b")]
     )
     summary = scores.summary(pd.concat([both, both[both.setting == "I"].assign(setting="III")]))
-    figure = plots.full_marks_by_k(summary, trained_ks=[1, 2, 3], world="in a test")
+    figure = plots.full_marks_by_k(summary, trained_ks=[1, 2, 3], caption="in a test")
     assert len(figure.axes) == 6
-    assert all(len(axis.lines) == 4 for axis in figure.axes)
+    assert all(len(axis.lines) == 8 for axis in figure.axes)
 
 
-def said(figure) -> str:
-    return " ".join(t.get_text() for t in figure.findobj(plots.plt.Text))
+def test_best_answers_never_stand_without_single_ones(table):
+    summary = scores.summary(table).assign(generations=3, single=lambda s: s["mean"] / 2)
+    look = {"trained_ks": [1, 2, 3], "caption": "in a test"}
+    best = plots.full_marks_by_k(summary, **look)
+    assert "best of 3 answers to a query; thin lines: mean of single answers" in said(best)
+    assert "mean of 3 answers" in said(
+        plots.full_marks_by_k(summary, over_generations="mean", **look)
+    )
+
+
+def test_the_control_has_a_line_and_a_name(table):
+    control = table[table.model == "k1"].assign(model="padded", kind="padded", texts=3600)
+    summary = scores.summary(pd.concat([table, control]))
+    figure = plots.full_marks_by_k(summary, trained_ks=[1, 2, 3], caption="in a test")
+    assert all(len(axis.lines) == 10 for axis in figure.axes)
+    assert "D(1) padded" in said(figure)
+    assert look.title_of("k1") == "D(1)"
+
+
+def test_a_fault_has_one_colour_whatever_else_there_is():
+    """And every outcome that a text can have has one."""
+
+    def colours(*outcomes) -> dict:
+        counts = [("1", outcome, n + 1) for n, outcome in enumerate(("kept", *outcomes))]
+        table = pd.DataFrame(counts, columns=["k", "outcome", "texts"])
+        axis = plots.corpus_by_k(table, caption="in a test").axes[0]
+        return {bar.get_label(): bar.patches[0].get_facecolor() for bar in axis.containers}
+
+    faults = [Points.of(numbers).fault() for numbers in itertools.product((0, 1), repeat=4)]
+    every = sorted({*filter(None, faults), "grade unreadable", "no answer"})
+    together = colours(*every)
+    assert set(together) == {"kept", *every}
+    assert len(set(together.values())) == len(together)
+    for fault in every:
+        assert colours(fault)[fault] == together[fault]
+
+
+def test_a_figure_says_what_it_shows_to_who_cannot_see_it(figures):
+    for name, figure in figures().items():
+        data, metadata = figure._repr_mimebundle_()
+        assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG"), name
+        assert metadata["image/png"]["alt"] in said(figure), name
+        assert "in a test" in metadata["image/png"]["alt"], name
 
 
 def test_mixes_of_any_name_are_drawn(table):
-    """Each with a style of its own that does not depend on what else is drawn, and a name in the legend."""
+    """Each with a style of its own, whatever else is drawn, and a name in the legend."""
     other = table.assign(
         model=table.model.replace({"k1": "single", "k12": "k23", "k123": "everything"})
     )
-    figure = plots.full_marks_by_k(scores.summary(other), trained_ks=[1, 2, 3], world="in a test")
-    assert all(len(axis.lines) == 4 for axis in figure.axes)
+    figure = plots.full_marks_by_k(scores.summary(other), trained_ks=[1, 2, 3], caption="in a test")
+    assert all(len(axis.lines) == 8 for axis in figure.axes)
     looks = {
         (line.get_color(), line.get_marker(), str(line.get_linestyle()))
         for line in figure.axes[0].lines
     }
-    assert len(looks) == 4
+    assert len(looks) == 8, "each model has a line, and a thin one of single answers"
     assert all(
         name in said(figure)
         for name in ("single", "D(2) + D(3)", "everything", "before fine-tuning")
     )
-    assert plots.styles(["k123", "base"]) == {mix: plots.STYLE[mix] for mix in ("base", "k123")}
-    assert len(plots.styles([f"mix{i}" for i in range(9)])) == 9
+    assert look.styles(["k123", "base"]) == {mix: look.STYLE[mix] for mix in ("base", "k123")}
+    assert len(look.styles([f"mix{i}" for i in range(9)])) == 9
 
 
 def test_one_training_seed_is_said(table):
     one = plots.full_marks_by_k(
-        scores.summary(table[table.seed == 0]), trained_ks=[1, 2, 3], world="in a test"
+        scores.summary(table[table.seed == 0]), trained_ks=[1, 2, 3], caption="in a test"
     )
     assert "40 queries alone" in said(one)
     assert "one training seed" in said(one)
 
 
-def test_data_efficiency_draws_each_kind_against_its_texts():
-    summary = scores.summary(swept())
-    figure = plots.data_efficiency(summary, world="in a test")
+def test_data_efficiency_draws_each_kind_against_its_texts(swept):
+    summary = scores.summary(swept)
+    figure = plots.data_efficiency(summary, caption="in a test")
     assert len(figure.axes) == 6, "two k, three settings"
-    drawn = {tuple(map(float, c[0].get_xdata())) for axis in figure.axes for c in axis.containers}
-    assert drawn == {(300, 600, 2400), (300, 600, 3600)}
+    lines = [line.get_xdata() for axis in figure.axes for line in axis.lines]
+    assert {(300, 600, 2400), (300, 600, 3600)} <= {tuple(map(float, x)) for x in lines}
     for words in (
         "D(1) + D(2)",
         "D(1) + D(2) + D(3)",
@@ -144,7 +196,9 @@ def test_data_efficiency_draws_each_kind_against_its_texts():
         "40 queries",
     ):
         assert words in said(figure), words
-    other = plots.data_efficiency(summary.assign(k=summary.k - 1).query("k < 3"), world="in a test")
+    other = plots.data_efficiency(
+        summary.assign(k=summary.k - 1).query("k < 3"), caption="in a test"
+    )
     assert "k = 1" in said(other), "where neither 3 nor 4 was asked, every k is drawn"
     two = pd.concat(
         [
@@ -153,18 +207,18 @@ def test_data_efficiency_draws_each_kind_against_its_texts():
         ],
         ignore_index=True,
     )
-    assert "of three" in said(plots.data_efficiency(two, world="in a test"))
+    assert "of three" in said(plots.data_efficiency(two, caption="in a test"))
 
 
 def test_without_a_sweep_the_figure_says_so_and_is_not_kept(table, tmp_path):
-    figure = plots.data_efficiency(scores.summary(table), world="in a test")
+    figure = plots.data_efficiency(scores.summary(table), caption="in a test")
     assert "no sweep" in said(figure)
-    assert plots.save(figure, tmp_path, "data_efficiency") == []
+    look.save(figure, tmp_path, "data_efficiency")
     assert not list(tmp_path.iterdir())
 
 
-def test_the_method_is_drawn_with_the_runs_numbers(table):
-    words = said(figures(table)["method"])
+def test_the_method_is_drawn_with_the_runs_numbers(figures, table):
+    words = said(figures()["method"])
     for expected in (
         "92 texts",
         "1 to 2 skills",

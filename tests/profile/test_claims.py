@@ -1,0 +1,36 @@
+"""A profile's own claims: a mix that it has not is refused before anything runs."""
+
+import pytest
+
+from helpers.errors import UserError
+from helpers.profile.schema import Plot
+
+GIVEN = {
+    "profile": "x",
+    "seed": 0,
+    "trained": ["five-k3-s0", "five-k23-s0"],
+    "graded": ["five-base", "five-k3-s0", "five-k23-s0"],
+    "figures": "runs/x/figures",
+    "caption": "in a test",
+}
+CLAIM = {"model": "k23", "against": "k3", "setting": "I", "k": [3, 4, 5]}
+
+
+def test_a_claim_names_two_mixes_of_the_profile():
+    [claim] = Plot.of({**GIVEN, "claims": [CLAIM]}).claims
+    assert (claim.model, claim.against, claim.k) == ("k23", "k3", [3, 4, 5])
+    assert Plot.of(GIVEN).claims == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"against": "k12"}, "k12 is none of the mixes (base, k23, k3)"),
+        ({"setting": "IV"}, "claims.0.setting"),
+        ({"k": []}, "claims.0.k"),
+    ],
+)
+def test_other_claims_are_refused_in_a_sentence(wrong, words):
+    with pytest.raises(UserError) as error:
+        Plot.of({**GIVEN, "claims": [CLAIM | wrong]})
+    assert words in str(error.value)

@@ -1,0 +1,43 @@
+"""Scores whose truth is known, for all tests of results."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+TEXTS = {"base": 0, "k1": 1200, "k12": 2400, "k123": 3600, "padded": 3600}
+
+
+def draw(rng, means, *, seeds=3, queries=40, setting="I", ks=(2, 3, 4, 5), texts=None):
+    """Full marks drawn per query, with queries of differing difficulty that all models share."""
+    rows = []
+    numbers = TEXTS | (texts or {})
+    for k in ks:
+        difficulty = rng.normal(0, 0.15, queries)
+        for model, mean in means.items():
+            about = {
+                "model": model,
+                "kind": model.partition("n")[0],
+                "texts": numbers[model],
+                "judge": "first",
+                "setting": setting,
+                "k": k,
+            }
+            for seed in range(1 if model == "base" else seeds):
+                marks = rng.random(queries) < np.clip(mean + difficulty, 0, 1)
+                rows += [
+                    {**about, "seed": seed, "query": q, "generation": 0, "full_marks": float(m)}
+                    for q, m in enumerate(marks)
+                ]
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture(scope="session")
+def simulated():
+    """`draw`: simulated(rng, {model: mean}, ...) gives a tidy table without votes."""
+    return draw
+
+
+@pytest.fixture(scope="session")
+def sweep():
+    """Texts of mixes of equal sizes, by name."""
+    return {f"{kind}n{n}": n for n in (300, 600) for kind in ("k12", "k123")}

@@ -1,0 +1,141 @@
+"""Claims: gains that are paired and corrected, mixes that are found by what they hold, sweeps."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers.results import findings, scores
+
+
+def test_verdicts():
+    assert findings.verdict(0.3, 0.4, 0.001) == "holds"
+    assert findings.verdict(-0.3, -0.2, 0.001) == "does not hold"
+    assert findings.verdict(0.01, 0.04, 0.6) == "does not hold"
+    assert findings.verdict(0.1, 0.3, 0.2) == "undecided"
+
+
+def test_holm():
+    assert findings.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert findings.holm([0.9, 0.8]) == pytest.approx([1, 1])
+    assert findings.holm([]).tolist() == []
+
+
+def test_findings_are_paired_corrected_and_always_the_same(simulated):
+    table = simulated(np.random.default_rng(2), {"base": 0.1, "k1": 0.1, "k12": 0.1, "k123": 0.8})
+    found = findings.findings(table)
+    assert found.equals(findings.findings(table))
+    lifted = found[(found.model == "k123") & (found.against == "base")]
+    assert (lifted.verdict == "holds").all()
+    assert not (found[found.model == "k1"].verdict == "holds").any()
+    assert (found.p_holm >= found.p).all()
+    assert ((found.p_holm < 0.05) <= (found.low > 0)).all(), "what holds has an interval above zero"
+    same = table[(table.model == "k123") & (table.seed == 0)]
+    itself = findings.findings(pd.concat([same, same.assign(model="base", kind="base", texts=0)]))
+    assert (itself.gain == 0).all(), (
+        "a model compared with itself on the same queries gains nothing"
+    )
+    shuffled = same.assign(query=39 - same["query"], model="base", kind="base", texts=0)
+    apart = findings.findings(pd.concat([same, shuffled]))
+    assert (itself.high < apart.high / 2).all(), "and the pairing leaves little of the spread"
+
+
+def test_claims_are_about_mixes_by_their_names(simulated):
+    """A mix of another name, or another size, is another claim: nothing stands in."""
+    table = simulated(np.random.default_rng(3), {"base": 0.1, "k123": 0.8})
+    for other in (table.replace({"k123": "everything"}), table.replace({"k123": "k23"})):
+        verdicts = findings.findings(other)
+        assert verdicts.empty
+        assert list(verdicts.columns) == findings.FOUND
+        assert findings.headline(verdicts).empty
+    assert scores.kind_of({"2": 5, "10": 3, "1": 2}) == "k1210"
+
+
+def test_a_sweep_compares_equal_numbers_of_texts(simulated, sweep):
+    means = {
+        "base": 0.1,
+        "k1": 0.1,
+        "k12": 0.5,
+        "k123": 0.9,
+        "k12n300": 0.1,
+        "k123n300": 0.8,
+        "k12n600": 0.4,
+        "k123n600": 0.9,
+    }
+    table = simulated(np.random.default_rng(4), means, texts=sweep)
+    claims = findings.sweep_findings(table)
+    assert [(c.model, c.against) for c in claims] == [
+        ("k123n300", "k12n300"),
+        ("k123n600", "k12n600"),
+    ]
+    found = findings.findings(table, claims)
+    assert found.groupby("claim").k.apply(list).tolist() == [[3, 4]] * 2
+    assert (found.verdict == "holds").all()
+    assert set(findings.findings(table).model) == {"k1", "k123"}, (
+        "the findings are of the largest mixes"
+    )
+    assert set(scores.largest(table).model) == {"base", "k1", "k12", "k123"}
+    assert findings.sweep_findings(scores.largest(table)) == ()
+    two = pd.concat(
+        [table.assign(model=student + "-" + table.model) for student in ("five", "three")]
+    )
+    assert findings.sweep_findings(two) == claims, "two students share a claim"
+    assert len(findings.findings(two, claims)) == 2 * len(found)
+
+
+def test_two_students_have_their_own_rows(simulated):
+    rng = np.random.default_rng(6)
+    one = simulated(rng, {"base": 0.2, "k123": 0.6})
+    both = pd.concat(
+        [one.assign(model=student + "-" + one.model) for student in ("llama-2-13b", "mistral-7b")]
+    )
+    found = findings.findings(both)
+    assert set(found.model) == {"llama-2-13b-k123", "mistral-7b-k123"}
+
+
+def test_the_control_is_claimed_where_there_is_one_and_is_no_sweep(simulated):
+    means = {"base": 0.1, "k1": 0.1, "k12": 0.5, "k123": 0.8, "padded": 0.1}
+    tables = [simulated(np.random.default_rng(7), means, setting=s) for s in ("I", "II")]
+    table = pd.concat(tables)
+    control = findings.findings(table).query("against == 'padded'")
+    assert [(row.model, row.setting, row.k) for row in control.itertuples()] == [
+        ("k123", setting, k) for setting in ("I", "II") for k in (3, 4, 5)
+    ]
+    assert set(control.verdict) == {"holds"}
+    assert findings.sweep_findings(table) == ()
+    without = table[table.model != "padded"]
+    assert "padded" not in set(findings.findings(without).against)
+
+
+def test_what_no_claim_covers_is_shown_without_a_verdict(simulated):
+    table = simulated(np.random.default_rng(8), {"base": 0.1, "k1": 0.1, "k123": 0.8})
+    table = table.replace({"k1": "k3", "k123": "k23"})
+    verdicts = findings.findings(table)
+    assert verdicts.empty
+    gains = findings.exploratory(table, verdicts)
+    pairs = {("k3", "base"), ("k23", "base"), ("k23", "k3")}
+    assert set(zip(gains.model, gains.against, strict=True)) == pairs
+    assert len(gains) == len(pairs) * 4, "at every k"
+    assert not gains.verdict.any()
+    assert gains.p_holm.isna().all()
+    assert findings.headline(gains).index.get_level_values("claim").str.contains("no claim").all()
+
+
+def test_a_profiles_own_claims_are_tested_and_not_exploratory(simulated):
+    table = simulated(np.random.default_rng(9), {"base": 0.1, "k1": 0.1, "k123": 0.8})
+    table = table.replace({"k1": "k3", "k123": "k23"})
+    own = SimpleNamespace(model="k23", against="k3", setting="I", k=[3, 4])
+    verdicts = findings.findings(table, findings.with_own([own]))
+    assert verdicts.k.tolist() == [3, 4]
+    assert set(verdicts.verdict) == {"holds"}
+    gains = findings.exploratory(table, verdicts)
+    assert gains[gains.against == "k3"].k.tolist() == [2, 5]
+
+
+def test_verdicts_show_the_gain_of_single_answers(simulated):
+    best = simulated(np.random.default_rng(2), {"base": 0.1, "k123": 0.8})
+    table = pd.concat([best, best.assign(generation=1, full_marks=0.0)])
+    verdicts = findings.findings(table)
+    assert verdicts.single.tolist() == pytest.approx((verdicts.gain / 2).tolist())
+    assert f"/ {verdicts.single[0]:+.2f}" in findings.headline(verdicts)[4].iloc[0]
