@@ -233,7 +233,7 @@ def check_together(folder: Path, variants: Variants, notebooks: dict[str, Model]
                 f"{shared}: budget = {generate.budget}, and params/prices.yaml has no price for model {endpoint.model}"
             )
     try:
-        served.check(grade.serve, grade.server)
+        served.check(grade.serve, grade.server, grade.temperature)
     except UserError as error:
         raise UserError(f"{folder}/03_grade.yaml: {error}") from None
 

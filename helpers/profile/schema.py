@@ -161,7 +161,7 @@ class Grade(Grading):
     generations: PositiveInt
     gradings: PositiveInt
     new_tokens: PositiveInt
-    temperature: NonNegativeFloat
+    temperature: NonNegativeFloat | None
     top_p: float = Field(gt=0, le=1)
     sample_batch: PositiveInt
     sample_dtype: Literal["float32", "bfloat16"]
