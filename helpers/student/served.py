@@ -157,7 +157,7 @@ class Served:
                 what="answers sampled",
             )
         except UserError as error:
-            raise self.ended("while it was asked") or error from None
+            raise self.ended("ended while it was asked") or error from None
         return [outcome.first for outcome in outcomes]
 
     def check_room(self, requests: Sequence[Request]) -> None:
@@ -184,12 +184,12 @@ class Served:
             return f"the server of {self.endpoint.model} ({' '.join(self.command)[:200]})"
         return self.endpoint.base_url
 
-    def ended(self, when: str) -> UserError | None:
+    def ended(self, what: str) -> UserError | None:
         """What to say where the server that was started here has ended."""
         if self.server is None or self.server.exit_code() is None:
             return None
         code = self.server.exit_code()
-        return UserError(f"{self.name()} {when} (exit {code}); {self.server.last_words()}")
+        return UserError(f"{self.name()} {what} (exit {code}); {self.server.last_words()}")
 
     def start(self, request: Request) -> None:
         """Start the command, if there is one, and wait until the model answers `request`."""
