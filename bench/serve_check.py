@@ -68,7 +68,7 @@ class Server:
 
     def seed_among_others(self) -> str:
         """Eight requests at once, each with its seed, against the same alone."""
-        alone = [self.texts(seed=i, temperature=1.0)[0] for i in range(8)]
+        alone = [self.texts(seed=i, temperature=1.0, top_p=1.0)[0] for i in range(8)]
         together = answers(self.endpoint, 8, at_once=8, temperature=1.0, prompt=TASK, tokens=TOKENS)
         kept = sum(text in together for text in alone)
         return f"{kept} of 8 as when asked alone"
