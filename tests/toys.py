@@ -16,14 +16,15 @@ from transformers import (
     Qwen3Config,
 )
 
-# In the families' published form, written down here. Llama-2 puts a system block into the first user
-# turn, and both strip the words; <s> opens each user turn in Llama-2, only the chat in Mistral.
+# In the families' published form, written down here. Llama-2 puts a system block into the first
+# user turn, and both strip the words; <s> opens each user turn in Llama-2, the chat in Mistral.
 LLAMA_2 = (
     "{% if messages[0]['role'] == 'system' %}"
     "{% set system = '<<SYS>>\n' + messages[0]['content'] + '\n<</SYS>>\n\n' %}"
-    "{% set chat = messages[1:] %}{% else %}{% set system = '' %}{% set chat = messages %}{% endif %}"
-    "{% for m in chat %}{% if m['role'] == 'user' %}"
-    "{{ bos_token + '[INST] ' + ((system if loop.first else '') + m['content']).strip() + ' [/INST]' }}"
+    "{% set chat = messages[1:] %}{% else %}{% set system = '' %}"
+    "{% set chat = messages %}{% endif %}"
+    "{% for m in chat %}{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' }}"
+    "{{ ((system if loop.first else '') + m['content']).strip() + ' [/INST]' }}"
     "{% else %}{{ ' ' + m['content'].strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
 )
 MISTRAL = (
@@ -54,7 +55,8 @@ GEMMA_3 = (
 )
 # Phi-3 ends a chat, though no answer before the last, with the text's end.
 PHI_3 = (
-    "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
+    "{% for m in messages %}"
+    "{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
 )
 OLMO_2 = (
@@ -63,8 +65,8 @@ OLMO_2 = (
     "{% else %}{{ '\n' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
-# Special tokens: first the one that opens a text, then those that end one. The first of these is the
-# tokenizer's; the others stand in generation_config.json only.
+# Special tokens: first the one that opens a text, then those that end one. The first of these is
+# the tokenizer's; the others stand in generation_config.json only.
 TOKENS = {
     "qwen3": ["<|endoftext|>", "<|im_end|>", "<|endoftext|>"],
     "gemma3": ["<bos>", "<eos>", "<end_of_turn>"],
@@ -79,12 +81,13 @@ TEMPLATES = {
     "olmo2": OLMO_2,
 }
 TEXT = [
-    "Write a short text about sewing that shows a metaphor. Answer: The needle is a storm of pale dreams, and it turns."
+    "Write a short text about sewing that shows a metaphor."
+    " Answer: The needle is a storm of pale dreams, and it turns."
 ]
 
 
 def config(family: str, vocabulary: int):
-    """Two layers of the family's kind; all but Llama with grouped-query attention, as their models have it."""
+    """Two layers of the family's kind; all but Llama with grouped-query attention, as they have."""
     size = {
         "vocab_size": vocabulary,
         "hidden_size": 32,

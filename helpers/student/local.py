@@ -1,7 +1,7 @@
 """A student in this process: its chat template, its seeds, its answers in the ledger.
 
 `served.py` asks one behind a server. Every request has its own seed, made from its messages and
-replicate, so that its sample does not depend on the batch it came in, on order, or on a resumed run.
+replicate: its sample does not depend on the batch it came in, on order, or on a resumed run.
 """
 
 import hashlib

@@ -8,6 +8,7 @@ one thread a core.
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -98,7 +99,7 @@ def cached_attention(
     grid=None,
     **_,
 ):
-    """Attention of flattened tokens, (1, heads, T, D), that writes to the slots and reads from them.
+    """Attention of flattened tokens, (1, heads, T, D), over keys and values in the slots.
 
     Prompts come all at once, `grid` = (their places on the right-padded grid, its rows, its
     length); later each slot has one token and sees `seen`, an additive mask (slots, length).
@@ -196,7 +197,7 @@ def draw(
 
 
 def admit(model, slots: Slots, prompts: dict[int, tuple], seeds: Sequence[int]) -> torch.Tensor:
-    """Give each prompt, by its number, a slot after the live ones; the logits after each of them."""
+    """Give each prompt, by its number, a slot after the live ones; the logits after each."""
     first = {}  # the slot of each different prompt: equal ones are computed once
     sources = [first.setdefault(p, slot) for slot, p in enumerate(prompts.values(), slots.live)]
     here = slice(slots.live, slots.live + len(prompts))
@@ -291,7 +292,7 @@ def in_threads(
     for i, prompt in enumerate(prompts):
         equal.setdefault(tuple(prompt), []).append(i)
     groups = list(equal.values())
-    shares = [sum(groups[t::threads], []) for t in range(threads)]
+    shares = [list(chain.from_iterable(groups[t::threads])) for t in range(threads)]
     streams = [
         stream(
             model,

@@ -297,7 +297,7 @@ def test_an_endpoint_that_answers_tasks_only(tmp_path):
     assert "Answer:" in text
     with (
         served(BASE, tmp_path, "b", **known) as student,
-        pytest.raises(UserError, match="refuses what it is asked: .*the embedded world answers"),
+        pytest.raises(UserError, match=r"refuses what it is asked: .*the embedded world answers"),
     ):
         student.ask(requests(2))
     server.shutdown()
