@@ -2,7 +2,7 @@
 
 `make serve-check SERVE="<command>"` starts any server as 03_grade would, with the embedded base or
 MODEL=<folder>; URL=<address> MODEL=<name> asks one that runs. Prints a table and the lines of YAML
-that follow from it. On a paid endpoint it costs some 300 answers of at most 64 tokens.
+that follow from it. On a paid endpoint it costs some 200 answers of at most 64 tokens.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from helpers.student.served import Served, arguments
 BASE = str(paths.ROOT / "helpers/world/weights/three")
 TASK = "Topic: sewing\nSkills: metaphor, simile"  # as the miniature's prompts put it
 TOKENS = 64  # of an answer, at most
-CONCURRENCY = {1: 8, 16: 64, 64: 192}  # requests at once: requests in all
+CONCURRENCY = {1: 4, 16: 32, 64: 128}  # requests at once: requests in all
 SCHEMA = {
     "type": "object",
     "properties": {"point": {"type": "integer", "enum": [0, 1]}},

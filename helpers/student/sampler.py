@@ -121,9 +121,11 @@ def cached_attention(
     values = values[:n, :, :length]
     size = q.shape[3]
     # (slots, heads of keys, queries of each, head size)
-    q = q[0].transpose(0, 1).reshape(n, keys.shape[1], -1, size)
-    scores = torch.matmul(q, keys.transpose(2, 3)).float() * scaling + seen[:, None, None]
-    mixed = torch.matmul(scores.softmax(-1).to(values.dtype), values)
+    q = q[0].transpose(0, 1)
+    q = q.reshape(n, keys.shape[1], -1, size)
+    scores = torch.matmul(q, keys.transpose(2, 3)).float() * scaling
+    share = (scores + seen[:, None, None]).softmax(-1)
+    mixed = torch.matmul(share.to(values.dtype), values)
     return mixed.reshape(1, n, -1, size), None
 
 
@@ -190,26 +192,31 @@ def draw(
     share = (logits.float() / temperature).softmax(-1)
     if top_p < 1:
         ordered, token = share.sort(dim=-1, descending=True, stable=True)
-        kept = ordered * (ordered.cumsum(-1) - ordered < top_p)
+        before = ordered.cumsum(-1) - ordered
+        kept = ordered * (before < top_p)
         share = torch.zeros_like(share).scatter_(-1, token, kept)
     mass = share.cumsum(-1)
-    return (mass < uniform[:, None] * mass[:, -1:]).sum(-1).clamp_(max=logits.shape[-1] - 1)
+    target = uniform[:, None] * mass[:, -1:]
+    token = (mass < target).sum(-1)
+    return token.clamp_(max=logits.shape[-1] - 1)
 
 
 def admit(model, slots: Slots, prompts: dict[int, tuple], seeds: Sequence[int]) -> torch.Tensor:
     """Give each prompt, by its number, a slot after the live ones; the logits after each."""
     first = {}  # the slot of each different prompt: equal ones are computed once
-    sources = [first.setdefault(p, slot) for slot, p in enumerate(prompts.values(), slots.live)]
+    sources = []
+    for slot, prompt in enumerate(prompts.values(), slots.live):
+        sources.append(first.setdefault(prompt, slot))
     here = slice(slots.live, slots.live + len(prompts))
     logits = prefill(model, slots, [list(p) for p in first], list(first.values()))
     to = torch.arange(here.start, here.stop)
     source = torch.tensor(sources)
     copied = to != source
     slots.copy(to[copied], source[copied], max(map(len, first)))
-    uniform = [
-        torch.rand(slots.new.shape[1], generator=torch.Generator().manual_seed(seeds[i]))
-        for i in prompts
-    ]
+    uniform = []
+    for number in prompts:
+        generator = torch.Generator().manual_seed(seeds[number])
+        uniform.append(torch.rand(slots.new.shape[1], generator=generator))
     slots.prompt[here] = torch.tensor(list(prompts))
     slots.uniform[here] = torch.stack(uniform).to(model.device)
     slots.size[here] = torch.tensor(list(map(len, prompts.values())))
@@ -242,7 +249,7 @@ def stream(
     length = rounded(max(map(len, prompts)) + new_tokens)
     slots = Slots(model, rounded(min(batch, len(prompts))), length, new_tokens)
     ends = torch.tensor(sorted(end), device=model.device)
-    waiting = deque(range(len(prompts)))
+    waiting = deque(range(len(prompts)))  # their numbers
     completed = []
     while waiting or slots.live:
         free = batch - slots.live
@@ -253,9 +260,11 @@ def stream(
         if refill:
             begin = slots.live
             taken = {}
-            while waiting and len(taken) < free and sum(map(len, set(taken.values()))) <= PREFILL:
+            different = set()
+            while waiting and len(taken) < free and sum(map(len, different)) <= PREFILL:
                 number = waiting.popleft()
                 taken[number] = tuple(prompts[number])
+                different.add(taken[number])
             logits = admit(model, slots, taken, seeds)
         else:
             begin = 0
