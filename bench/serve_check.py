@@ -42,9 +42,10 @@ def user(text: str) -> dict:
 class Server:
     """Asks one server directly, and says what came of it."""
 
-    def __init__(self, endpoint: Endpoint, api: openai.OpenAI):
+    def __init__(self, endpoint: Endpoint, api: openai.OpenAI, context: int):
         self.endpoint = endpoint
         self.api = api
+        self.context = context  # tokens that the model can attend to
 
     def post(self, **body) -> openai.types.chat.ChatCompletion:
         defaults = {"model": self.endpoint.model, "messages": [user(TASK)], "max_tokens": TOKENS}
@@ -94,7 +95,7 @@ class Server:
         return "answered" if texts[0] else "an empty answer"
 
     def too_long(self) -> str:
-        choice = self.post(messages=[user("sewing " * 20_000)]).choices[0]
+        choice = self.post(messages=[user("sewing " * self.context)]).choices[0]
         return f"answered all the same ({choice.message.content!r:.40})"
 
     def wrong_name(self) -> str:
@@ -102,6 +103,14 @@ class Server:
 
     def cut(self) -> str:
         return f"finish_reason {self.post(max_tokens=3).choices[0].finish_reason}"
+
+
+def context_of(model: str) -> int:
+    """The context of a checkpoint's folder; of a model elsewhere more than most have to give."""
+    config = Path(model) / "config.json"
+    if not config.is_file():
+        return 20_000
+    return json.loads(config.read_text()).get("max_position_embeddings", 20_000)
 
 
 def fits(text: str | None) -> bool:
@@ -210,7 +219,7 @@ def main(serve: str, url: str, model: str) -> None:
             max_retries=0,
             timeout=endpoint.timeout,
         )
-        rows = look(Server(endpoint, api))
+        rows = look(Server(endpoint, api, context_of(names["model"])))
         print(f"\n{advice(rows, speed(endpoint))}")
 
 
