@@ -38,7 +38,8 @@ from transformers.utils import logging
 from helpers import evaluate, paths
 from helpers.profile.load import load_profile
 from helpers.student.local import prompt_ids
-from helpers.student.sampler import rounded, sample
+from helpers.student.sampler import sample
+from helpers.student.slots import rounded
 from helpers.task.prompts import generation_turns
 
 BATCHES = (32, 64, 128, 256, 512)  # that `generate` is tried at
