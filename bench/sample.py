@@ -1,8 +1,12 @@
-"""Answers a second: our sampler beside plain `generate`, at batch 1 as the reference implementation has it, and at its own best batch.
+"""Answers a second: our sampler beside its peers.
 
-`make bench-sample` runs it on CPU at the miniature's settings (the embedded base, the evaluation's own prompts, temperature
-0.7, at most 120 new tokens, fp32) and writes `runs/bench/sample.json`. Where there is a GPU it goes on with the shape of
-Mistral-7B, random weights, 512 new tokens, bf16. All of a comparison run in one process, round after round, each with the
+They are plain `generate` at batch 1, as the reference implementation has it, and at its own best
+batch; transformers' continuous batching; and vLLM, where VLLM=<path> names its program.
+
+`make bench-sample` runs it on CPU at the miniature's settings (the embedded base, the evaluation's
+own prompts, temperature 0.7, at most 120 new tokens, fp32) and writes `runs/bench/sample.json`.
+Where there is a GPU it goes on with the shape of Mistral-7B, random weights, 512 new tokens, bf16.
+All but vLLM, which has a Python of its own, run in one process, round after round, each with the
 same prompts, end tokens, precision and threads; the medians over rounds count.
 """
 
@@ -10,23 +14,32 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
+import sys
 import time
 import warnings
 from functools import partial
 from pathlib import Path
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # before torch, and for all that is compared here; large pages as in the Makefile
+# Before torch, and for all that is compared here; large pages as in the Makefile.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    ContinuousBatchingConfig,
+    GenerationConfig,
+    MistralConfig,
+)
 from transformers.utils import logging
 
 from helpers import evaluate, paths
-from helpers.profile import load
+from helpers.profile.load import load_profile
+from helpers.student.local import prompt_ids
 from helpers.student.sampler import sample
+from helpers.student.slots import rounded
 from helpers.task.prompts import generation_turns
 
 BATCHES = (32, 64, 128, 256, 512)  # that `generate` is tried at
@@ -42,42 +55,111 @@ def plain_generate(
     temperature: float,
     end: set[int],
 ) -> int:
-    """Sample with stock `generate` in batches alike in length, padded on the left; returns the number of new tokens."""
-    pad, made = model.generation_config.pad_token_id or 0, 0
-    settings = {
-        "do_sample": True,
-        "temperature": temperature,
-        "top_k": 0,
-        "top_p": 1.0,
-        "use_cache": True,
-        "pad_token_id": pad,
-    }
+    """Sample with stock `generate` in batches alike in length, padded on the left.
+
+    Returns the number of new tokens, as all ways do.
+    """
+    pad = model.generation_config.pad_token_id or 0
+    made = 0
     for start in range(0, len(prompts), batch):
-        some = prompts[start : start + batch]
-        length = max(map(len, some))
-        ids = torch.tensor([[pad] * (length - len(p)) + p for p in some], device=model.device)
-        mask = torch.tensor(
-            [[0] * (length - len(p)) + [1] * len(p) for p in some], device=model.device
-        )
-        new = model.generate(
-            ids,
-            attention_mask=mask,
+        part = prompts[start : start + batch]
+        length = max(map(len, part))
+        ids = [[pad] * (length - len(p)) + p for p in part]
+        mask = [[0] * (length - len(p)) + [1] * len(p) for p in part]
+        rows = model.generate(
+            torch.tensor(ids, device=model.device),
+            attention_mask=torch.tensor(mask, device=model.device),
             max_new_tokens=new_tokens,
             eos_token_id=sorted(end) or None,
-            **settings,
-        )[:, length:]
-        made += sum(
-            next((i for i, t in enumerate(row) if t in end), len(row)) for row in new.tolist()
-        )
+            do_sample=True,
+            temperature=temperature,
+            top_k=0,
+            top_p=1.0,
+            use_cache=True,
+            pad_token_id=pad,
+        )[:, length:].tolist()
+        for row in rows:
+            made += next((i for i, token in enumerate(row) if token in end), len(row))
     return made
+
+
+def continuous_batching(
+    model,
+    prompts: list[list[int]],
+    batch: int,
+    *,
+    new_tokens: int,
+    temperature: float,
+    end: set[int],
+) -> int:
+    """Sample with transformers' own continuous batching, with pages for `batch` answers.
+
+    Left to itself it takes nine tenths of the memory for its pages, and on a CPU fills them first.
+    """
+    page = 32
+    longest = rounded(max(map(len, prompts)) + new_tokens)
+    config = ContinuousBatchingConfig(
+        page_size=page,
+        num_blocks=batch * longest // page,
+        max_batch_tokens=4096,
+        max_requests_per_batch=batch,
+    )
+    settings = GenerationConfig(
+        do_sample=True,
+        temperature=temperature,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=new_tokens,
+        eos_token_id=sorted(end) or -1,
+        pad_token_id=0,
+    )
+    outputs = model.generate_batch(
+        prompts, generation_config=settings, continuous_batching_config=config
+    )
+    assert len(outputs) == len(prompts), "it gave up on some"
+    return sum(len([t for t in o.generated_tokens if t not in end]) for o in outputs.values())
+
+
+def vllm_rates(path: str, prompts: list[list[int]], settings: dict, batch: int, rounds: int):
+    """vLLM's answers and tokens a second, measured by its own Python; None without one."""
+    program = os.environ.get("VLLM", "")
+    if not program:
+        print("VLLM=<path of a vllm program> is not set: vLLM was not measured")
+        return None
+    job = {"model": path, "prompts": prompts, "batch": batch, "rounds": rounds, **settings}
+    job["end"] = sorted(settings["end"])
+    device = {} if torch.cuda.is_available() else {"VLLM_TARGET_DEVICE": "cpu"}
+    child = subprocess.run(
+        [Path(program).with_name("python"), Path(__file__).with_name("sample_vllm.py")],
+        input=json.dumps(job),
+        stdout=subprocess.PIPE,
+        env={"VLLM_CPU_KVCACHE_SPACE": "1", **os.environ, **device},
+        text=True,
+    )
+    if child.returncode:
+        sys.exit(f"{program} ended (exit {child.returncode}); what it said stands above")
+    return medians(json.loads(child.stdout.splitlines()[-1]))
 
 
 def ours(model, prompts: list[list[int]], batch: int, **settings) -> int:
     return sum(map(len, sample(model, prompts, range(len(prompts)), batch=batch, **settings)))
 
 
+def medians(rates: list[tuple[float, float]]) -> dict:
+    """Of the rounds' answers and tokens a second."""
+    answers, tokens = zip(*rates, strict=True)
+    return {
+        "answers_per_s": round(statistics.median(answers), 2),
+        "tokens_per_s": round(statistics.median(tokens), 1),
+        "all": [round(rate, 2) for rate in answers],
+    }
+
+
 def compare(ways: dict, rounds: int) -> dict[str, dict]:
-    """Each way's median answers and tokens a second; the ways take turns, after one unmeasured round."""
+    """Each way's median answers and tokens a second.
+
+    The ways take turns, after one unmeasured round.
+    """
     rates: dict[str, list] = {name: [] for name in ways}
     for i in range(rounds + 1):
         for name, (way, answers) in ways.items():
@@ -88,61 +170,55 @@ def compare(ways: dict, rounds: int) -> dict[str, dict]:
             seconds = time.perf_counter() - start
             if i:
                 rates[name].append((answers / seconds, tokens / seconds))
-    columns = {name: list(zip(*found, strict=True)) for name, found in rates.items()}
-    return {
-        name: {
-            "answers_per_s": round(statistics.median(a), 2),
-            "tokens_per_s": round(statistics.median(t), 1),
-            "all": [round(x, 2) for x in a],
-        }
-        for name, (a, t) in columns.items()
-    }
+    return {name: medians(of_rounds) for name, of_rounds in rates.items()}
 
 
 def ways_of(model, stock, prompts, alone, settings, *, batch: int, batches) -> dict:
-    found = {"ours": (partial(ours, model, prompts, batch, **settings), len(prompts))}
-    found["generate, batch 1"] = (partial(plain_generate, stock, alone, 1, **settings), len(alone))
-    return found | {
-        f"generate, batch {b}": (
-            partial(plain_generate, stock, prompts, b, **settings),
-            len(prompts),
-        )
-        for b in batches
+    """Each way by name, and how many answers it gives."""
+    n = len(prompts)
+    ways = {
+        "ours": (partial(ours, model, prompts, batch, **settings), n),
+        "continuous batching": (partial(continuous_batching, stock, prompts, batch, **settings), n),
+        "generate, batch 1": (partial(plain_generate, stock, alone, 1, **settings), len(alone)),
     }
+    for b in batches:
+        ways[f"generate, batch {b}"] = (partial(plain_generate, stock, prompts, b, **settings), n)
+    return ways
 
 
 def summary(rates: dict[str, dict], rate: str) -> dict:
-    best = max(
-        (name for name in rates if name.startswith("generate") and name != "generate, batch 1"),
-        key=lambda name: rates[name][rate],
-    )
-    mine = rates["ours"][rate]
-    ratios = {
-        "vs_batch_1": mine / rates["generate, batch 1"][rate],
-        "vs_generate_best": mine / rates[best][rate],
+    """Our rate over each peer's."""
+    batched = [
+        name for name in rates if name.startswith("generate") and name != "generate, batch 1"
+    ]
+    best = max(batched, key=lambda name: rates[name][rate])
+    peers = {
+        "vs_batch_1": "generate, batch 1",
+        "vs_generate_best": best,
+        "vs_continuous_batching": "continuous batching",
+        "vs_vllm": "vLLM",
     }
-    return {"best_of_generate": best, **{name: round(ratio, 2) for name, ratio in ratios.items()}}
+    ratios = {
+        name: round(rates["ours"][rate] / rates[peer][rate], 2)
+        for name, peer in peers.items()
+        if peer in rates
+    }
+    return {"best_of_generate": best, **ratios}
 
 
 def on_cpu(rounds: int, threads: int, most: int | None = None) -> dict:
     """The embedded base at the miniature's settings."""
     torch.set_num_threads(threads)
-    p = load.load("mini")["03_grade/base"]
-    pack, tokenizer = p.pack(), AutoTokenizer.from_pretrained(p.checkpoint())
-    turns = [
-        [{"role": "user", "content": generation_turns(t["task"], pack)[0]}]
-        for t in evaluate.tasks(p)
-    ]
-    texts = [
-        tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        for turn in turns
-    ]
-    prompts = sorted(
-        (tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts[:most]), key=len
-    )
-    load = partial(
-        AutoModelForCausalLM.from_pretrained, p.checkpoint(), dtype=getattr(torch, p.sample_dtype)
-    )
+    p = load_profile("mini")["03_grade/base"]
+    path = p.checkpoint()
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    prompts = []
+    for task in evaluate.tasks(p)[:most]:
+        turn = {"role": "user", "content": generation_turns(task.query, p.pack())[0]}
+        prompts.append(prompt_ids(tokenizer, [turn], path))
+    prompts.sort(key=len)
+    dtype = getattr(torch, p.sample_dtype)
+    load = partial(AutoModelForCausalLM.from_pretrained, path, dtype=dtype)
     model, stock = load(attn_implementation="cached").eval(), load().eval()
     settings = {
         "new_tokens": p.new_tokens,
@@ -152,14 +228,18 @@ def on_cpu(rounds: int, threads: int, most: int | None = None) -> dict:
     alone = prompts[:: max(1, len(prompts) // ALONE)][:ALONE]
     ways = ways_of(model, stock, prompts, alone, settings, batch=p.sample_batch, batches=BATCHES)
     rates = compare(ways, rounds)
-    about = {
+    if theirs := vllm_rates(path, prompts, settings, p.sample_batch, rounds):
+        rates["vLLM"] = theirs
+    return {
         "model": p.student,
         "prompts": len(prompts),
         "new_tokens": p.new_tokens,
         "dtype": p.sample_dtype,
         "threads": threads,
+        "rounds": rounds,
+        **summary(rates, "answers_per_s"),
+        "rates": rates,
     }
-    return {**about, "rounds": rounds, **summary(rates, "answers_per_s"), "rates": rates}
 
 
 def on_gpu(rounds: int) -> dict:
@@ -199,39 +279,27 @@ def on_gpu(rounds: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Our sampler beside plain generate.")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    parser = argparse.ArgumentParser(description="Our sampler beside its peers.")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--threads",
-        type=int,
-        default=len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-    )
+    parser.add_argument("--threads", type=int, default=cores)
     parser.add_argument("--prompts", type=int, help="only so many, to try it out")
     parser.add_argument("--out", type=Path, default=paths.run("bench") / "sample.json")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    found = {"cpu": on_cpu(arguments.rounds, arguments.threads, arguments.prompts)}
-    print(json.dumps(found["cpu"], indent=1))
+    results = {"cpu": on_cpu(arguments.rounds, arguments.threads, arguments.prompts)}
+    print(json.dumps(results["cpu"], indent=1))
     if torch.cuda.is_available():
-        found["gpu"] = on_gpu(max(1, arguments.rounds // 2))
-        print(json.dumps(found["gpu"], indent=1))
+        results["gpu"] = on_gpu(max(1, arguments.rounds // 2))
+        print(json.dumps(results["gpu"], indent=1))
     else:
         print("no GPU here: Mistral-7B's shape was not measured")
+    for name in ("vs_batch_1", "vs_generate_best"):
+        results[name] = results["cpu"][name]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(
-        json.dumps(
-            {
-                **found,
-                "vs_batch_1": found["cpu"]["vs_batch_1"],
-                "vs_generate_best": found["cpu"]["vs_generate_best"],
-            },
-            indent=1,
-        )
-    )
+    arguments.out.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Toy students of the paper's architectures, made on the spot: a few thousand weights, the families' own chat templates."""
+"""Toy students, made on the spot: a few thousand weights, the families' own chat templates."""
 
 from pathlib import Path
 
@@ -6,33 +6,88 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
+    Gemma3TextConfig,
     GraniteMoeHybridConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
+    Phi3Config,
     PreTrainedTokenizerFast,
     Qwen3Config,
 )
 
-# In the families' published form, written down here: Llama-2 puts a system block into the first user turn, and both
-# strip the words; <s> opens each user turn in Llama-2, only the chat in Mistral.
+# In the families' published form, written down here. Llama-2 puts a system block into the first
+# user turn, and both strip the words; <s> opens each user turn in Llama-2, the chat in Mistral.
 LLAMA_2 = (
-    "{% if messages[0]['role'] == 'system' %}{% set system = '<<SYS>>\n' + messages[0]['content'] + '\n<</SYS>>\n\n' %}"
-    "{% set chat = messages[1:] %}{% else %}{% set system = '' %}{% set chat = messages %}{% endif %}"
-    "{% for m in chat %}{% if m['role'] == 'user' %}"
-    "{{ bos_token + '[INST] ' + ((system if loop.first else '') + m['content']).strip() + ' [/INST]' }}"
+    "{% if messages[0]['role'] == 'system' %}"
+    "{% set system = '<<SYS>>\n' + messages[0]['content'] + '\n<</SYS>>\n\n' %}"
+    "{% set chat = messages[1:] %}{% else %}{% set system = '' %}"
+    "{% set chat = messages %}{% endif %}"
+    "{% for m in chat %}{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' }}"
+    "{{ ((system if loop.first else '') + m['content']).strip() + ' [/INST]' }}"
     "{% else %}{{ ' ' + m['content'].strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
 )
 MISTRAL = (
-    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}"
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}"
+    "{{ '[INST] ' + m['content'] + ' [/INST]' }}"
     "{% else %}{{ m['content'] + eos_token }}{% endif %}{% endfor %}"
 )
+# Qwen3 opens its last answer with its thoughts, empty ones where it was given none, and leaves them
+# out of earlier answers.
+QWEN_3 = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+    "{% if m['role'] == 'assistant' and loop.last and '</think>' not in m['content'] %}"
+    "{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{{ m['content'] if loop.last else m['content'].split('</think>')[-1].lstrip('\n') }}"
+    "{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{% if enable_thinking is defined and not enable_thinking %}"
+    "{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"
+)
+# Gemma calls the assistant model, and ends a turn with another token than a text.
+GEMMA_3 = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant') }}{% endif %}"
+    "{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\n' }}"
+    "{{ m['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+# Phi-3 ends a chat, though no answer before the last, with the text's end.
+PHI_3 = (
+    "{% for m in messages %}"
+    "{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
+)
+OLMO_2 = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token + ('' if loop.last else '\n') }}"
+    "{% else %}{{ '\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+# Special tokens: first the one that opens a text, then those that end one. The first of these is
+# the tokenizer's; the others stand in generation_config.json only.
+TOKENS = {
+    "qwen3": ["<|endoftext|>", "<|im_end|>", "<|endoftext|>"],
+    "gemma3": ["<bos>", "<eos>", "<end_of_turn>"],
+    "phi3": ["<s>", "<|endoftext|>", "<|end|>"],
+    "olmo2": ["<|endoftext|>", "<|endoftext|>"],
+}
+TEMPLATES = {
+    "llama": LLAMA_2,
+    "qwen3": QWEN_3,
+    "gemma3": GEMMA_3,
+    "phi3": PHI_3,
+    "olmo2": OLMO_2,
+}
 TEXT = [
-    "Write a short text about sewing that shows a metaphor. Answer: The needle is a storm of pale dreams, and it turns."
+    "Write a short text about sewing that shows a metaphor."
+    " Answer: The needle is a storm of pale dreams, and it turns."
 ]
 
 
 def config(family: str, vocabulary: int, **more):
-    """Two layers of the family's kind; all but Llama with grouped-query attention, as their models have it."""
+    """Two layers of the family's kind; all but Llama with grouped-query attention, as they have."""
     size = {
         "vocab_size": vocabulary,
         "hidden_size": 32,
@@ -54,6 +109,14 @@ def config(family: str, vocabulary: int, **more):
         return MistralConfig(**size, sliding_window=None)  # v0.2 has none
     if family == "qwen3":
         return Qwen3Config(**size, head_dim=16)
+    if family == "gemma3":  # five layers of six look back over a window only
+        kinds = ["sliding_attention", "full_attention"]
+        window = {"sliding_window": 384, "query_pre_attn_scalar": 16, "layer_types": kinds}
+        return Gemma3TextConfig(**size, **window, head_dim=16)
+    if family == "phi3":
+        return Phi3Config(**size)
+    if family == "olmo2":
+        return Olmo2Config(**size)
     assert family == "granite", family  # granite-4.0-350m: attention only, no experts
     scales = {
         "attention_multiplier": 0.125,
@@ -75,31 +138,30 @@ def config(family: str, vocabulary: int, **more):
 
 def toy(folder: Path, family: str, *, seed: int = 0, **more) -> str:
     """A model folder with random weights, `more` in its config; returns its path."""
+    begin, end, *more_ends = TOKENS.get(family, ["<s>", "</s>"])
     core = Tokenizer(models.BPE())
-    core.pre_tokenizer, core.decoder = (
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-        decoders.ByteLevel(),
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=list(dict.fromkeys([begin, end, *more_ends, "<unk>"])),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    core.train_from_iterator(
-        TEXT,
-        trainers.BpeTrainer(
-            vocab_size=300, special_tokens=["<s>", "</s>", "<unk>"], initial_alphabet=alphabet
-        ),
-    )
+    core.train_from_iterator(TEXT, trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
-        bos_token="<s>",
-        eos_token="</s>",
+        bos_token=begin,
+        eos_token=end,
         unk_token="<unk>",
-        pad_token="</s>",
+        pad_token=end,
     )
-    tokenizer.chat_template = LLAMA_2 if family == "llama" else MISTRAL
+    tokenizer.chat_template = TEMPLATES.get(family, MISTRAL)
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config(family, len(tokenizer), **more))
-    model.generation_config.do_sample = (
-        True  # without it `transformers serve` takes no notice of a temperature
-    )
+    # Without it `transformers serve` takes no notice of a temperature.
+    model.generation_config.do_sample = True
+    if family in TOKENS:
+        model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids([end, *more_ends])
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
@@ -109,13 +171,8 @@ def chats(n: int, *, turns: int = 1) -> list[dict]:
     """Chats of differing lengths, each with its number in it."""
 
     def turn(i, t):
-        asked = {"role": "user", "content": f"Write text {i} about sewing." + " Please." * (i % 5)}
-        return [
-            asked,
-            {
-                "role": "assistant",
-                "content": f"Answer: The needle turns {i} times{', and it waits' * ((i + t) % 7)}.",
-            },
-        ]
+        task = f"Write text {i} about sewing." + " Please." * (i % 5)
+        answer = f"Answer: The needle turns {i} times{', and it waits' * ((i + t) % 7)}."
+        return [{"role": "user", "content": task}, {"role": "assistant", "content": answer}]
 
     return [{"messages": [m for t in range(turns) for m in turn(i, t)]} for i in range(n)]

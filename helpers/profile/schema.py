@@ -1,5 +1,6 @@
 """Every parameter there is, a class a stage; `load.py` reads them from `params/`."""
 
+import re
 from typing import Annotated, Literal
 
 import pydantic
@@ -204,7 +205,7 @@ class Grade(Grading):
     generations: Few
     gradings: Few
     new_tokens: NewTokens
-    temperature: Temperature
+    temperature: Temperature | None
     top_p: float = Field(gt=0, le=1)
     sample_batch: Count
     sample_dtype: Literal["float32", "bfloat16"]
@@ -246,10 +247,10 @@ class Grade(Grading):
 class Claim(Model):
     """What a profile claims of its mixes, besides `findings.FINDINGS`: model over against."""
 
-    model: str
-    against: str
+    model: Name
+    against: Name
     setting: Literal["I", "II", "III"]
-    k: Several[PositiveInt]
+    k: Several[Count]
 
 
 class Plot(Experiment):

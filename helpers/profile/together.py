@@ -61,7 +61,7 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
     with files.named("03_grade", "server"):
         check_judges_alone("server", grade.server)
         check_price(grade.server, generate.budget)
-        served.check(grade.serve, grade.server)
+        served.check(grade.serve, grade.server, grade.temperature)
 
 
 def check_mixes(variants: Variants, generate: Generate, *, made_in: Path) -> None:

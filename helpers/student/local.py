@@ -1,16 +1,16 @@
-"""A student in this process: its chat template, its seeds, its answers in the ledger. `serving.py` asks one behind a server.
+"""A student in this process: its chat template, its seeds, its answers in the ledger.
 
-Every request has its own seed, made from its messages and replicate, so that its sample does not depend on the batch it
-came in, on order, or on a resumed run.
+`served.py` asks one behind a server. Every request has its own seed, made from its messages and
+replicate: its sample does not depend on the batch it came in, on order, or on a resumed run.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from helpers.chat.ledger import Ledger, key
@@ -19,16 +19,20 @@ from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.progress import Progress
 from helpers.student.sampler import in_threads
+from helpers.training.hub import revision
 from helpers.training.recipe import fingerprint
+
+PLAIN = {"full_attention", "sliding_attention", "attention"}  # layers that hold keys and values
+SERVE_IT = "give 03_grade a `serve` command"
 
 
 class Student:
-    """A model in this process that answers like `chat.ask`: requests in, replies out, all of them in the ledger.
+    """A model in this process that is asked as a server is: requests in, replies out and stored.
 
     `device` is torch's name for one; "auto" takes the GPU if there is one.
 
     Raises:
-        UserError: layers that are no plain attention, or no such device.
+        UserError: a model that cannot be sampled here, or no such device.
     """
 
     def __init__(
@@ -44,33 +48,25 @@ class Student:
         dtype: str = "float32",
         device: str = "auto",
     ):
-        device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        disable_progress_bar()  # of loading: a widget that would stay in the notebook
-        self.tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=getattr(torch, dtype), attn_implementation="cached"
-        )
         self.name = str(Path(path).relative_to(ROOT)) if Path(path).is_relative_to(ROOT) else path
-        self.longest = context(model.config, self.name)
-        try:
-            self.model = model.to(device).eval()
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(
-                f"sample_device = {device}: cannot be used ({str(error).splitlines()[0]}); use auto, cpu, cuda or cuda:1"
-            ) from None
-        end = model.generation_config.eos_token_id
-        self.end = {self.tokenizer.eos_token_id, *(end if isinstance(end, list) else [end])} - {
-            None
-        }
-        self.ledger, self.batch = ledger, batch
+        self.ledger = ledger
+        self.batch = batch
         self.settings = {
             "max_tokens": new_tokens,
             "temperature": temperature,
             "seed": seed,
             "dtype": dtype,
         }
-        self.settings |= {"top_p": top_p} if top_p < 1 else {}
+        if top_p < 1:
+            self.settings["top_p"] = top_p
         self.identity = f"local:{fingerprint(path)}"
+        disable_progress_bar()  # of loading: a widget that would stay in the notebook
+        self.tokenizer = AutoTokenizer.from_pretrained(path, revision=revision(path))
+        self.context = context_of(path, self.name)
+        self.model = load(path, self.name, dtype, device)
+        ends = self.model.generation_config.eos_token_id
+        ends = ends if isinstance(ends, list) else [ends]
+        self.end = {self.tokenizer.eos_token_id, *ends} - {None}
 
     def __enter__(self):
         return self
@@ -82,90 +78,132 @@ class Student:
             torch.cuda.empty_cache()
 
     def ask(self, requests: Sequence[Request]) -> list[Reply]:
-        """One reply to each request; what the ledger holds is not sampled again. A kill loses at most one batch.
+        """One reply to each request; what the ledger holds is not sampled again.
+
+        A kill loses at most one batch.
 
         Raises:
-            UserError: a prompt that leaves no room for the answer in the model's context; nothing was sampled.
+            UserError: no chat template, or a prompt that leaves no room for the answer in the
+                model's context; nothing was sampled.
         """
-        bodies = [{"messages": r.messages, **self.settings} for r in requests]
-        keys = [key(self.identity, b, r.replicate) for b, r in zip(bodies, requests, strict=True)]
+        bodies = [{"messages": request.messages, **self.settings} for request in requests]
+        keys = [
+            key(self.identity, body, request.replicate)
+            for body, request in zip(bodies, requests, strict=True)
+        ]
         stored = [self.ledger.reply(k) for k in keys]
         missing = [i for i, raw in enumerate(stored) if raw is None]
-        ids = {i: prompt_ids(self.tokenizer, requests[i].messages) for i in missing}
-        missing.sort(
-            key=lambda i: (len(ids[i]), i)
-        )  # equal prompts side by side; longer answers to longer prompts
-        check_room([ids[i] for i in missing], self.settings["max_tokens"], self.longest, self.name)
+        prompts = {i: prompt_ids(self.tokenizer, requests[i].messages, self.name) for i in missing}
+        # Equal prompts stand side by side; longer answers go with longer prompts.
+        missing.sort(key=lambda i: (len(prompts[i]), i))
+        new_tokens = self.settings["max_tokens"]
+        check_room(list(prompts.values()), new_tokens, self.context, self.name)
+        answers = in_threads(
+            self.model,
+            [prompts[i] for i in missing],
+            [seed_of(keys[i]) for i in missing],
+            batch=self.batch,
+            new_tokens=new_tokens,
+            temperature=self.settings["temperature"],
+            top_p=self.settings.get("top_p", 1.0),
+            end=self.end,
+        )
         with Progress("answers sampled", len(requests)) as progress:
             progress.advance(len(requests) - len(missing))
-            for answers in self._sample([ids[i] for i in missing], [keys[i] for i in missing]):
-                for j, tokens in answers:
-                    text = self.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-                    finish = "length" if len(tokens) == self.settings["max_tokens"] else "stop"
-                    choice = {"message": {"content": text}, "finish_reason": finish}
-                    stored[missing[j]] = json.dumps(
-                        {"choices": [choice]}, ensure_ascii=False
-                    ).encode()
-                rows = [
-                    (keys[i], bodies[i], requests[i].replicate, stored[i])
-                    for i in (missing[j] for j, _ in answers)
-                ]
+            for completed in answers:
+                rows = []
+                for j, tokens in completed:
+                    i = missing[j]
+                    stored[i] = self._as_reply(tokens)
+                    rows.append((keys[i], bodies[i], requests[i].replicate, stored[i]))
                 self.ledger.store(rows, endpoint=self.identity, model=self.name, role="student")
                 progress.advance(len(rows))
         return [parse(raw)[0] for raw in stored]
 
-    def _sample(
-        self, prompts: list[list[int]], keys: list[str]
-    ) -> Iterator[list[tuple[int, list[int]]]]:
-        seeds = [int(hashlib.sha256(k.encode()).hexdigest()[:15], 16) for k in keys]
-        settings = {
-            "temperature": self.settings["temperature"],
-            "top_p": self.settings.get("top_p", 1.0),
-            "end": self.end,
-        }
-        return in_threads(
-            self.model,
-            prompts,
-            seeds,
-            batch=self.batch,
-            new_tokens=self.settings["max_tokens"],
-            **settings,
-        )
+    def _as_reply(self, tokens: list[int]) -> bytes:
+        """An answer in the form in which a server sends one."""
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+        finish = "length" if len(tokens) == self.settings["max_tokens"] else "stop"
+        choice = {"message": {"content": text}, "finish_reason": finish}
+        return json.dumps({"choices": [choice]}, ensure_ascii=False).encode()
 
 
-def prompt_ids(tokenizer, messages: list[dict]) -> list[int]:
-    """The tokens of a chat up to where the assistant goes on, by the model's own template."""
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return tokenizer(text, add_special_tokens=False)[
-        "input_ids"
-    ]  # the template wrote <bos> already
+def seed_of(request_key: str) -> int:
+    return int(hashlib.sha256(request_key.encode()).hexdigest()[:15], 16)
 
 
-def context(config, name: str) -> int:
-    """How many tokens the model can attend to.
+def load(path: str, name: str, dtype: str, device: str):
+    """The model with the sampler's attention, on its device.
 
     Raises:
-        UserError: layers that keep another state than keys and values.
+        UserError: an architecture whose attention cannot be replaced, or no such device.
     """
-    config = config.get_text_config()
-    if strange := sorted(
-        set(getattr(config, "layer_types", None) or [])
-        - {"full_attention", "sliding_attention", "attention"}
-    ):
-        raise UserError(
-            f"{name} has layers of {', '.join(strange)}, which are not sampled here; give 03_grade a `serve` command"
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            revision=revision(path),
+            dtype=getattr(torch, dtype),
+            attn_implementation="cached",
         )
-    return min(
-        config.max_position_embeddings,
-        getattr(config, "sliding_window", None) or config.max_position_embeddings,
-    )
-
-
-def check_room(prompts: Sequence[list[int]], new_tokens: int, longest: int, name: str) -> None:
-    """Does every prompt leave room for an answer?"""
-    tokens = max(map(len, prompts), default=0)
-    if prompts and tokens + new_tokens > longest:
-        why = f"a prompt of {tokens} tokens and new_tokens = {new_tokens} are more than its context of {longest}"
+    except (KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(f"{name} cannot be sampled here ({reason}); {SERVE_IT}") from None
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return model.to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
         raise UserError(
-            f"{name}: {why}; shorten the prompts or new_tokens, or take another student"
+            f"sample_device = {device}: cannot be used ({reason}); use auto, cpu, cuda or cuda:1"
+        ) from None
+
+
+def prompt_ids(tokenizer, messages: list[dict], name: str) -> list[int]:
+    """The tokens of a chat up to where the assistant goes on, by the model's own template.
+
+    Raises:
+        UserError: the model has no chat template.
+    """
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"{name} has no chat template; take a model made for chats,"
+            " or put a chat_template.jinja into its folder"
+        )
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    # The template wrote <bos> already.
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def context_of(path: str, name: str) -> int:
+    """How many tokens the model can attend to when it is sampled here.
+
+    Raises:
+        UserError: layers that keep another state than keys and values, as Mamba's do.
+    """
+    config = AutoConfig.from_pretrained(path, revision=revision(path)).get_text_config()
+    positions = getattr(config, "max_position_embeddings", None)
+    if not positions or not getattr(config, "num_attention_heads", None):
+        raise UserError(
+            f"{name} is a {config.model_type}, without attention over numbered positions,"
+            f" which is not sampled here; {SERVE_IT}"
+        )
+    if strange := sorted(set(getattr(config, "layer_types", None) or []) - PLAIN):
+        raise UserError(
+            f"{name} has layers of {', '.join(strange)}, which are not sampled here; {SERVE_IT}"
+        )
+    return min(positions, getattr(config, "sliding_window", None) or positions)
+
+
+def check_room(prompts: Sequence[list[int]], new_tokens: int, context: int, name: str) -> None:
+    """Refuse prompts that leave no room for an answer.
+
+    Raises:
+        UserError: the longest prompt and `new_tokens` are more than the context, all in tokens.
+    """
+    longest = max(map(len, prompts), default=0)
+    if prompts and longest + new_tokens > context:
+        raise UserError(
+            f"{name}: a prompt of {longest} tokens and new_tokens = {new_tokens} are more than its"
+            f" context of {context}; shorten the prompts or new_tokens, or take another student"
         )

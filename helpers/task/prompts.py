@@ -94,8 +94,13 @@ def grading_turn(query: Query, answer: str, pack: Pack) -> str:
 
 
 def extract_answer(reply: str) -> str:
-    """The text between the last `Answer:` and the next `Explanation`, as the reference takes it."""
-    return reply.rsplit("Answer:", 1)[-1].split("Explanation", 1)[0].strip().strip("*").strip()
+    """The text between the last `Answer:` and the next `Explanation`.
+
+    The reference implementation takes it so. What a model thinks aloud before is no part of it; a
+    reply that is cut in its thoughts has no text.
+    """
+    spoken = reply.rsplit("</think>", 1)[-1].split("<think>", 1)[0]
+    return spoken.rsplit("Answer:", 1)[-1].split("Explanation", 1)[0].strip().strip("*").strip()
 
 
 GENERATION_FIELDS = set(fields(Query("", ())))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from helpers.files import sha256
+from helpers.training.hub import at_revision
 
 STARTED_BY = "TRAINING_STARTED_BY"  # environment variable, machine:process, without which a training has no purpose
 
@@ -55,7 +56,7 @@ def fingerprint(student: str) -> str:
         return hashlib.sha256("".join(map(sha256, [*weights, *others])).encode()).hexdigest()
     if student.startswith((".", "/")) or folder.exists():
         raise FileNotFoundError(f"{student}: no such folder, or no *.safetensors in it")
-    return student
+    return at_revision(student)
 
 
 def run_identity(recipe: Recipe) -> str:

@@ -1,8 +1,12 @@
-"""Students behind a real server, `transformers serve` with toy models: two turns, samples, seeds, and all that goes wrong."""
+"""Students behind a real server: two turns, samples, seeds, and all that goes wrong.
+
+`transformers serve` with toy models, and vLLM where `VLLM` names its program.
+"""
 
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -13,20 +17,33 @@ import psutil
 import pytest
 
 from helpers import evaluate
+from helpers.chat import client
+from helpers.chat.conversation import converse
 from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Request, identity
 from helpers.errors import UserError
 from helpers.paths import ROOT
-from helpers.profile import load, schema
-from helpers.student.served import Served, arguments
+from helpers.profile import schema
+from helpers.profile.load import load_profile
+from helpers.student.served import Served, Server, arguments, check
 from helpers.task.catalog import evaluation_queries
-from helpers.task.prompts import converse
+from helpers.task.prompts import generation_turns
 from helpers.training.recipe import fingerprint
+from helpers.world.endpoint import Rates, serve
+from tests.faults.server import Server as FaultyServer
+from tests.student.students import BASE, request, texts
 from tests.toys import toy
 
 SERVE = "transformers serve {model} --port {port} --device cpu --log-level error"
-SMOKE = load.load("smoke")["03_grade/base"]
+VLLM = os.environ.get("VLLM", "")
+SERVE_VLLM = (
+    f"env VLLM_TARGET_DEVICE=cpu VLLM_CPU_KVCACHE_SPACE=1 {VLLM} serve {{model}}"
+    " --served-model-name {name} --host 127.0.0.1 --port {port} --dtype {dtype}"
+    " --max-model-len 512 --generation-config vllm"
+)
+with_vllm = pytest.mark.skipif(not VLLM, reason="VLLM=<path of a vllm program> is not set")
+SMOKE = load_profile("smoke")["03_grade/base"]
 
 
 @pytest.fixture(scope="module")
@@ -35,44 +52,30 @@ def llama(tmp_path_factory):
 
 
 def served(path, folder, ledger="l", command=SERVE, **settings):
-    # One at a time: this server keeps one random state for all requests, so a seed holds only while nobody else asks.
+    # This server keeps one random state for all requests: a seed holds only for one at a time.
     known = {
         "base_url": "http://127.0.0.1:9/v1",
         "model": path,
         "max_tokens": 8,
         "takes_n": False,
+        "free": True,
         "concurrency": 1,
         "top_p": 1.0,
+        "weights": f"served:{fingerprint(path)}",
     }
-    endpoint = Endpoint(**known | {"weights": f"served:{fingerprint(path)}", **settings})
-    words = (
-        arguments(command, {"model": path, "name": "toy", "dtype": "float32", "port": "{port}"})
-        if command
-        else []
-    )
-    ledger = Ledger(folder / f"{ledger}.sqlite")
+    values = {"model": path, "name": "toy", "dtype": "float32", "port": "{port}"}
     return Served(
         path,
-        endpoint,
-        ledger,
-        command=words,
+        Endpoint(**known | settings),
+        Ledger(folder / f"{ledger}.sqlite"),
+        command=arguments(command, values) if command else [],
         output=folder / "server.txt",
-        start_seconds=settings.get("timeout", 120),
+        start_seconds=settings.get("timeout", 240),
     )
 
 
 def requests(n, word="sewing"):
-    return [
-        Request(
-            [{"role": "user", "content": f"Write about {word} {i // 2}."}], replicate=100 * (i % 2)
-        )
-        for i in range(n)
-    ]
-
-
-def texts(replies):
-    assert all(len(r) == 1 for r in replies)
-    return [r[0].text for r in replies]
+    return [request(f"Write about {word} {i // 2}.", 100 * (i % 2)) for i in range(n)]
 
 
 def replied(ledger):
@@ -80,8 +83,12 @@ def replied(ledger):
     return int(summary.attempts[summary.state == "replied"].sum())
 
 
-def family(child):
-    return [child, *child.children(recursive=True)]
+def family(process):
+    return [process, *process.children(recursive=True)]
+
+
+def processes_of(student):
+    return family(psutil.Process(student.server.process.pid))
 
 
 def gone(processes, seconds=25):
@@ -98,51 +105,61 @@ def test_two_turns_and_samples_by_seed(name, tmp_path):
 
     with served(path, tmp_path, "a") as student:
         first = talk(student)
-        processes = family(psutil.Process(student.child.pid))
-        assert len(processes) > 1, "the server runs while it is asked"
+        processes = processes_of(student)
+        assert len(processes) > 2, "the server runs while it is asked, and a guard"
         running = {"command": "", "base_url": student.endpoint.base_url}
         with served(path, tmp_path, "another seed", **running, seed=1) as other:
             assert talk(other) != first
-        # Asked for three at once it gives one, so an endpoint of this kind declares takes_n: false; the rest is asked for alone.
+        # Asked for three at once it gives one, so an endpoint of this kind declares
+        # takes_n: false; the rest is asked for alone.
         with served(path, tmp_path, "n", **running, takes_n=True) as other:
-            (three,) = other.ask([Request([{"role": "user", "content": "Write."}], n=3)])
-            assert len({r.text for r in three}) == replied(other.ledger) == 3
+            three = Request(request("Write.").messages, n=3)
+            (outcome,) = client.ask([three], other.endpoint, other.ledger, role="student")
+            assert len({reply.text for reply in outcome.usable}) == replied(other.ledger) == 3
     assert gone(processes), "it ends with everything it started"
-    assert all([m["role"] for m in messages] == ["user", "assistant"] * 2 for messages, _ in first)
-    assert all(cut for _, cut in first), "a toy never ends by itself within 8 tokens"
-    said = [tuple(m["content"] for m in messages[1::2]) for messages, _ in first]
-    assert len(set(said[::2])) == len(set(said[1::2])) == 3, "each replicate has a seed of its own"
+    for conversation in first:
+        assert [m["role"] for m in conversation.messages] == ["user", "assistant"] * 2
+        assert conversation.cut, "a toy never ends by itself within 8 tokens"
+    answers = [tuple(m["content"] for m in c.messages[1::2]) for c in first]
+    for query in (0, 1):
+        assert len(set(answers[query::2])) == 3, "each replicate has a seed of its own"
     with served(path, tmp_path, "b") as student:
         assert talk(student) == first, "the same seeds, the same answers"
     with served(path, tmp_path, "a", command="false {model} {port}") as student:
         assert talk(student) == first
-        assert student.child is None, "all is stored: no server is started"
+        assert student.server is None, "all is stored: no server is started"
 
 
 @pytest.mark.slow
-def test_the_server_dies_and_comes_back(llama, tmp_path):
-    with served(llama, tmp_path) as student:
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [(SERVE, None), pytest.param(SERVE_VLLM, "toy", marks=with_vllm)],
+    ids=["transformers", "vllm"],
+)
+def test_the_server_dies_and_comes_back(command, name, llama, tmp_path):
+    known = {"command": command, "model": name or llama}
+    with served(llama, tmp_path, **known) as student:
         student.ask(requests(2))
 
         def kill():
             while replied(Ledger(tmp_path / "l.sqlite")) < 12:
                 time.sleep(0.01)
-            os.kill(psutil.Process(student.child.pid).children()[0].pid, signal.SIGKILL)
+            os.kill(processes_of(student)[1].pid, signal.SIGKILL)
 
         killer = threading.Thread(target=kill)
         killer.start()
         with pytest.raises(
             UserError,
-            match=r"the server of .* ended \(exit 137\) while it was asked; its output is in .*server.txt and ends: ",
+            match=r"ended while it was asked \(exit 137\); its output is in .* and ends: ",
         ):
             student.ask(requests(400))
         killer.join()
     before = replied(Ledger(tmp_path / "l.sqlite"))
     assert 12 <= before < 400
-    with served(llama, tmp_path) as student:
+    with served(llama, tmp_path, **known) as student:
         again = texts(student.ask(requests(before + 6)))
         assert replied(student.ledger) == before + 6, "nothing stored is asked again"
-    with served(llama, tmp_path, "straight") as student:
+    with served(llama, tmp_path, "straight", **known) as student:
         assert texts(student.ask(requests(before + 6))) == again
 
 
@@ -155,7 +172,7 @@ def test_another_model_and_one_that_does_not_sample(llama, tmp_path):
             UserError, match=rf"does not serve {llama}.*Server is pinned to '{other}'"
         ):
             student.ask(requests(2))
-        processes = family(psutil.Process(student.child.pid))
+        processes = processes_of(student)
     assert gone(processes)
     assert replied(student.ledger) == 0
     greedy = Path(shutil.copytree(llama, tmp_path / "greedy"))
@@ -198,8 +215,8 @@ def test_too_long_a_prompt_is_a_sentence_before_anything_starts(llama, tmp_path)
             UserError,
             match=r"a prompt of \d+ tokens and new_tokens = 8 are more than its context of 512",
         ):
-            student.ask([*requests(1), Request([{"role": "user", "content": "loom " * 200}])])
-        assert student.child is None
+            student.ask([*requests(1), request("loom " * 200)])
+        assert student.server is None
 
 
 @pytest.mark.parametrize(
@@ -223,9 +240,9 @@ def test_a_server_that_does_not_come_up_is_a_sentence(command, said, llama, tmp_
     with served(llama, tmp_path, command=command, timeout=3.0) as student:
         with pytest.raises(UserError, match=said) as error:
             student.ask(requests(2))
-        processes = (
-            family(psutil.Process(student.child.pid)) if student.child.poll() is None else []
-        )
+        processes = []
+        if student.server.exit_code() is None:
+            processes = processes_of(student)
     assert "\n" not in str(error.value)
     assert gone(processes)
 
@@ -233,32 +250,83 @@ def test_a_server_that_does_not_come_up_is_a_sentence(command, said, llama, tmp_
 CHILD = """
 import sys
 from pathlib import Path
-from tests.test_serving import requests, served
-with served(sys.argv[1], Path(sys.argv[2]), command="sh -c 'sleep 300 & sleep 300' {model} {port}") as student:
+from tests.student.test_served import requests, served
+command = "sh -c 'sleep 300 & sleep 300' {model} {port}"
+with served(sys.argv[1], Path(sys.argv[2]), command=command) as student:
     student.ask(requests(2))
 """
 
 
 @pytest.mark.parametrize(
-    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL]
+    ("number", "of_keeper"),
+    [
+        pytest.param(signal.SIGINT, False, marks=pytest.mark.slow),
+        (signal.SIGKILL, False),
+        (signal.SIGKILL, True),
+    ],
 )
-def test_whoever_started_it_is_stopped_or_killed(number, llama, tmp_path):
-    command = [sys.executable, "-c", CHILD, llama, tmp_path]
+def test_whoever_started_or_keeps_it_is_stopped_or_killed(number, of_keeper, llama, tmp_path):
+    """Neither leaves a server behind, nor what the server has started."""
     child = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", CHILD, llama, tmp_path],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
     )
-    deadline, parent, below = time.monotonic() + 60, psutil.Process(child.pid), []
+    deadline = time.monotonic() + 120
+    below = []
     while sum(p.name() == "sleep" for p in below) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.1)
-        below = parent.children(recursive=True)
-    child.send_signal(number)
+        below = psutil.Process(child.pid).children(recursive=True)
+    (below[0] if of_keeper else child).send_signal(number)
     child.wait()
     assert gone(below)
 
 
+def test_an_endpoint_that_answers_tasks_only(tmp_path):
+    """`make serve`: it is looked for with a task of the run, and refuses anything else."""
+    server = serve(0, Rates())
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    known = {"command": "", "base_url": address, "model": "teacher", "max_tokens": 120}
+    (query,) = evaluation_queries(SMOKE.pools()["I"], 2, 1, seed=0, setting="I")
+    task = request(generation_turns(query, SMOKE.pack())[0])
+    with served(BASE, tmp_path, **known) as student:
+        (text,) = texts(student.ask([task]))
+    assert "Answer:" in text
+    with (
+        served(BASE, tmp_path, "b", **known) as student,
+        pytest.raises(UserError, match=r"refuses what it is asked: .*the embedded world answers"),
+    ):
+        student.ask(requests(2))
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("temperature", [None, 0.0, 0.7])
+def test_hot_only_where_it_samples(temperature, llama, tmp_path):
+    """A model that takes no temperature is sent none; one that is not sampled gets no hot probe."""
+    known = {"command": "", "model": "gpt", "temperature": temperature}
+    with FaultyServer() as server:
+        with served(llama, tmp_path, base_url=server.url, **known) as student:
+            student.ask(requests(2))
+        bodies = server.bodies
+    hot = [body for body in bodies if body.get("temperature", 0) > 1]
+    assert len(hot) == (3 if temperature else 0)
+    assert len(bodies) == len(hot) + 3, "one to see whether it is up, and the two requests"
+    assert all(("temperature" in body) == (temperature is not None) for body in bodies)
+    assert bodies[0]["messages"] == requests(1)[0].messages, "a task of the run"
+
+
+def test_no_temperature_is_for_servers():
+    check("", Server(base_url="http://127.0.0.1:8000/v1"), None)
+    with pytest.raises(UserError, match="temperature = null is for a server"):
+        check("", Server(), None)
+
+
 def test_answers_are_stored_under_the_weights(llama, tmp_path):
-    """Another checkpoint under the same name does not read them; the same one at another address does."""
+    """Another checkpoint under the same name does not read them; the same one elsewhere does."""
     with served(llama, tmp_path, model="student", command="") as student:
         body = {
             "model": "student",
@@ -273,7 +341,7 @@ def test_answers_are_stored_under_the_weights(llama, tmp_path):
             [(identity(student.endpoint, body, 0), body, 0, stored)],
             endpoint="x",
             model="student",
-            stage="student",
+            role="student",
         )
         assert texts(student.ask(requests(1))) == ["said before"]
     with served(
@@ -303,14 +371,39 @@ def test_a_stage_serves_its_own_model(llama, tmp_path, monkeypatch):
         {**SMOKE.model_dump(), **few, "server": {"model": "{model}", "concurrency": 1}}
     )
     ledger = Ledger(tmp_path / "run/ledger.sqlite")
+    tasks = evaluate.tasks(p)
     with evaluate.student(p, ledger) as student:
-        talks = evaluate.answers(p, student)
-    records = evaluate.evaluate(p, talks, ledger)
+        conversations = evaluate.answers(p, tasks, student)
+    records = evaluate.evaluate(p, tasks, conversations, ledger)
     assert [r["generation"] for r in records] == [0, 1, 2]
     assert (tmp_path / "run/serving/base.txt").exists()
     again = p.model_copy(update={"serve": "false {model} {port}"})
     with evaluate.student(again, ledger) as student:
-        assert evaluate.answers(again, student) == talks
+        assert evaluate.answers(again, tasks, student) == conversations
+
+
+@pytest.mark.slow
+@with_vllm
+def test_a_base_through_vllm_scores_as_in_this_process(tmp_path, monkeypatch):
+    """Its points over 120 answers differ by less than three standard errors."""
+    monkeypatch.setattr("helpers.paths.run", lambda profile: tmp_path / "run")
+    few = {"evaluation_ks": [1, 2], "evaluation_queries": 20, "settings": ["I"], "gradings": 1}
+    here = {**SMOKE.model_dump(), **few}
+    server = {"concurrency": 64, "timeout": 120.0}
+    means = []
+    for changes in ({}, {"serve": SERVE_VLLM, "server": server}):
+        p = schema.Grade.of({**here, **changes})
+        ledger = Ledger(tmp_path / f"{len(means)}.sqlite")
+        tasks = evaluate.tasks(p)
+        with evaluate.student(p, ledger) as student:
+            conversations = evaluate.answers(p, tasks, student)
+        records = evaluate.evaluate(p, tasks, conversations, ledger)
+        points = [r["grades"]["first"]["points"] for r in records]
+        shares = [sum(given) / len(given) for given in points if given]
+        assert len(shares) > 100
+        means.append((statistics.mean(shares), statistics.variance(shares) / len(shares)))
+    (ours, a), (theirs, b) = means
+    assert abs(ours - theirs) < 3 * (a + b) ** 0.5
 
 
 @pytest.mark.parametrize(

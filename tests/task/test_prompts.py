@@ -104,6 +104,8 @@ def test_marks_cannot_be_forged():
         ("No marker at all.", "No marker at all."),
         ("Answer: A.\nExplanation: it has an Answer", "A."),
         ("Explanation: first. Answer: A text", "A text"),
+        ("<think>Answer: Old?</think>\n\nAnswer: New.", "New."),
+        ("<think>\nAnswer: a draft that the limit cut", ""),
         ("Answer:", ""),
         ("", ""),
     ],

@@ -1,0 +1,117 @@
+"""The answers under way: their keys and values, and the attention that writes and reads these."""
+
+import torch
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+from helpers.errors import UserError
+from helpers.training.attention import on_grid
+
+# Rows, tokens and lengths come in multiples of this, the odd ones filled up: a product of few rows,
+# or one over an odd length, is summed in another order (measured on a CPU: below 12 rows in fp32;
+# lengths that are no multiple of 4, or of 16).
+UNIT = 32
+
+# A prompt's number, and its new tokens without the end token.
+Answer = tuple[int, list[int]]
+
+
+def rounded(n: int) -> int:
+    return -(-n // UNIT) * UNIT
+
+
+class Slots:
+    """The answers under way, one a slot, the live ones first.
+
+    Keys and values are one tensor a layer, (slots + 1, heads, length, head size); the last slot
+    takes what is computed for nobody.
+    """
+
+    def __init__(self, model, slots: int, length: int, new_tokens: int):
+        config = model.config.get_text_config()
+        heads = config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        shape = (slots + 1, getattr(config, "num_key_value_heads", None) or heads, length, size)
+        on = {"device": model.device}
+        layers = range(config.num_hidden_layers)
+        self.k = [torch.zeros(shape, dtype=model.dtype, **on) for _ in layers]
+        self.v = [torch.zeros_like(k) for k in self.k]
+        self.prompt = torch.zeros(slots, dtype=torch.long, **on)  # its number
+        self.size = torch.zeros_like(self.prompt)  # tokens in all
+        self.count = torch.zeros_like(self.prompt)  # new tokens
+        self.token = torch.zeros_like(self.prompt)  # the newest
+        self.new = torch.zeros(slots, new_tokens, dtype=torch.long, **on)
+        self.uniform = torch.zeros(slots, new_tokens, **on)
+        self.live = 0
+
+    def copy(self, to: torch.Tensor, source: torch.Tensor, length: int) -> None:
+        """Keys and values of slots, as far as they are filled."""
+        for tensor in (*self.k, *self.v):
+            tensor[to, :, :length] = tensor[source, :, :length]
+
+    def release(self, done: torch.Tensor) -> list[Answer]:
+        """Give up the slots `done`; the last live slots move into their places."""
+        prompts = self.prompt[done].tolist()
+        counts = self.count[done].tolist()
+        rows = self.new[done].tolist()
+        left = self.live - len(prompts)
+        stays = torch.ones(self.live, dtype=torch.bool, device=done.device)
+        stays[done] = False
+        to = done[done < left]
+        source = stays[left:].nonzero()[:, 0] + left
+        if len(to):
+            for tensor in (self.prompt, self.size, self.count, self.token, self.new, self.uniform):
+                tensor[to] = tensor[source]
+            self.copy(to, source, int(self.size[source].max()))
+        self.live = left
+        return [(i, row[:n]) for i, n, row in zip(prompts, counts, rows, strict=True)]
+
+
+def cached_attention(
+    module,
+    q,
+    k,
+    v,
+    attention_mask,
+    scaling=None,
+    softcap=None,
+    s_aux=None,
+    slots=None,
+    rows=None,
+    at=None,
+    seen=None,
+    grid=None,
+    **_,
+):
+    """Attention of flattened tokens, (1, heads, T, D), over keys and values in the slots.
+
+    Prompts come all at once, `grid` = (their places on the right-padded grid, its rows, its
+    length); later each slot has one token and sees `seen`, an additive mask (slots, length).
+    """
+    keys = slots.k[module.layer_idx]
+    values = slots.v[module.layer_idx]
+    of_its_own = softcap is not None or s_aux is not None
+    if of_its_own or not k.shape[3] == v.shape[3] == keys.shape[3]:
+        raise UserError(
+            "this student's attention has soft-capping, sinks or keys unlike its values, which"
+            " sampling here has not; give 03_grade a `serve` command"
+        )
+    keys[rows, :, at] = k[0].transpose(0, 1)
+    values[rows, :, at] = v[0].transpose(0, 1)
+    if grid is not None:
+        return on_grid(q[0], k[0], v[0], *grid, scaling)[None], None
+    n, length = seen.shape
+    keys = keys[:n, :, :length]
+    values = values[:n, :, :length]
+    size = q.shape[3]
+    # (slots, heads of keys, queries of each, head size)
+    q = q[0].transpose(0, 1)
+    q = q.reshape(n, keys.shape[1], -1, size)
+    scores = torch.matmul(q, keys.transpose(2, 3)).float() * scaling
+    share = (scores + seen[:, None, None]).softmax(-1)
+    mixed = torch.matmul(share.to(values.dtype), values)
+    return mixed.reshape(1, n, -1, size), None
+
+
+AttentionInterface.register("cached", cached_attention)
+AttentionMaskInterface.register("cached", lambda *args, **kwargs: None)
