@@ -79,7 +79,7 @@ def config(folder: Path, model_config) -> str:
 
 def shows(monkeypatch, gpus: list[float], cpu: float = 16.0):
     monkeypatch.setattr(
-        fit, "devices", lambda t: [cpu / t.processes] * t.processes if t.cpu else gpus
+        memory, "devices", lambda t: [cpu / t.processes] * t.processes if t.cpu else gpus
     )
     monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=1e12))
 
@@ -105,17 +105,16 @@ def test_too_few_gpus_names_the_nearest_topology(monkeypatch, recipe):
     memory.check(recipe, ROOT / "params/accelerate/cpu1.yaml")
 
 
-def test_too_little_memory_names_what_fits(monkeypatch, tmp_path, recipe):
+def test_too_little_memory_says_what_helps(monkeypatch, tmp_path, recipe):
     large = Recipe(**{**vars(recipe), "student": config(tmp_path / "large", LLAMA_13B)})
     shows(monkeypatch, [80.0] * 4)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1e13))
     memory.check(large, FOUR.path)
     shows(monkeypatch, [64.0] * 4)
-    assert "needs about 67.3 GB of memory, and there are 64.0; micro_tokens: 4096 fits" in refusal(
-        large, "gpu4_fsdp2.yaml"
-    )
-    shows(monkeypatch, [24.0] * 4)
-    assert "no topology of params/accelerate fits either" in refusal(large, "gpu4_fsdp2.yaml")
+    assert (
+        "needs about 67.3 GB of memory, and there are 64.0; no topology of params/accelerate fits; "
+        "lower micro_tokens"
+    ) in refusal(large, "gpu4_fsdp2.yaml")
 
 
 def test_weights_pass_through_the_machines_own_memory(monkeypatch, tmp_path, recipe):

@@ -1,0 +1,10 @@
+"""The toy students of this room's tests, each made once."""
+
+import pytest
+
+from tests.toys import toy
+
+
+@pytest.fixture(scope="session")
+def toys(tmp_path_factory):
+    return {family: toy(tmp_path_factory.mktemp(family), family) for family in ("llama", "mistral")}
