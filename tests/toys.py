@@ -6,8 +6,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
+    GPT2Config,
     GraniteMoeHybridConfig,
     LlamaConfig,
+    MambaConfig,
     MistralConfig,
     PreTrainedTokenizerFast,
     Qwen3Config,
@@ -53,6 +55,10 @@ def config(family: str, vocabulary: int):
         return MistralConfig(**size, sliding_window=None)  # v0.2 has none
     if family == "qwen3":
         return Qwen3Config(**size, head_dim=16)
+    if family == "gpt2":  # its own names for all of it
+        return GPT2Config(vocab_size=vocabulary, n_positions=512, n_embd=32, n_layer=2, n_head=4)
+    if family == "mamba":  # no attention at all
+        return MambaConfig(vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2)
     assert family == "granite", family  # granite-4.0-350m: attention only, no experts
     scales = {
         "attention_multiplier": 0.125,

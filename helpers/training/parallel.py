@@ -142,8 +142,8 @@ def peak_memory(device: torch.device) -> float:
 
 # Checkpoints: torch's distributed format for every layout, written aside and then renamed.
 
-# A checkpoint holds what is trained: of LoRA the adapters alone.
-TRAINED = StateDictOptions(ignore_frozen_params=True)
+# A checkpoint holds what is trained: of LoRA the adapters alone, hence no strict look for the rest.
+TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
 def checkpoints(out: Path) -> list[int]:

@@ -182,7 +182,7 @@ def other_code(out: Path) -> str:
     """
     model = out / "model"
     then, now = read_json(model / "identity.json").get("code", {}), code()
-    changed = [name for name in then if then[name] != now.get(name)]
+    changed = sorted(name for name in then if then[name] != now.get(name))
     if not changed:
         return ""
     return (

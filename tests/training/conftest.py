@@ -7,4 +7,5 @@ from tests.toys import toy
 
 @pytest.fixture(scope="session")
 def toys(tmp_path_factory):
-    return {family: toy(tmp_path_factory.mktemp(family), family) for family in ("llama", "mistral")}
+    families = ("llama", "mistral", "gpt2", "mamba")
+    return {family: toy(tmp_path_factory.mktemp(family), family) for family in families}

@@ -1,5 +1,7 @@
 """From chats to micro-batches: what is learned, the global batch, and packing."""
 
+import shutil
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -111,27 +113,32 @@ def test_micro_batches_hold_every_row_once(world, budget):
     )
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "gpt2"])
 def test_packing_does_not_mix_texts(toys, family):
-    """Loss and gradient of a packed batch equal those of each text run alone through stock attention."""
-    tokenizer = AutoTokenizer.from_pretrained(toys[family])
-    data = [data.encode(tokenizer, c["messages"]) for c in chats(5)]
+    """Loss and gradient of a packed batch are those of each text alone, with stock attention."""
+    tokenizer = data.load_tokenizer(toys[family])
+    texts = [data.encode(tokenizer, chat["messages"]) for chat in chats(5)]
     packed = AutoModelForCausalLM.from_pretrained(toys[family], attn_implementation="packed")
     alone = AutoModelForCausalLM.from_pretrained(toys[family], attn_implementation="eager")
-    arguments, target, _ = data.collate(data, list(range(5)), "cpu")
-    loss = torch.nn.functional.cross_entropy(
-        packed(**arguments, use_cache=False).logits[0], target, reduction="sum"
-    )
+    arguments, target, _ = data.collate(texts, list(range(5)), "cpu")
+    logits = packed(**arguments, use_cache=False).logits[0]
+    loss = torch.nn.functional.cross_entropy(logits, target, reduction="sum")
     loss.backward()
     total = 0.0
-    for ids, labels in data:
+    for ids, labels in texts:
         logits = alone(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1]
         keep = torch.tensor(labels[1:], dtype=torch.bool)
-        one = torch.nn.functional.cross_entropy(
-            logits[keep], torch.tensor(ids[1:])[keep], reduction="sum"
-        )
+        target = torch.tensor(ids[1:])[keep]
+        one = torch.nn.functional.cross_entropy(logits[keep], target, reduction="sum")
         one.backward()
         total += one.item()
     assert loss.item() == pytest.approx(total, rel=1e-5)
     for (name, a), b in zip(packed.named_parameters(), alone.parameters(), strict=True):
         assert torch.allclose(a.grad, b.grad, atol=1e-4 * max(1.0, b.grad.abs().max().item())), name
+
+
+def test_a_student_without_a_chat_template_is_refused(toys, tmp_path):
+    shutil.copytree(toys["llama"], tmp_path / "bare")
+    (tmp_path / "bare/chat_template.jinja").unlink()
+    with pytest.raises(UserError, match="has no chat template; take the model's chat"):
+        data.load_tokenizer(str(tmp_path / "bare"))

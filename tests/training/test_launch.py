@@ -18,7 +18,7 @@ from tests.training.runs import CPU1, CPU2, distance, last_step, recipe, topolog
 
 
 def test_same_weights_on_any_layout(toys, tmp_path, monkeypatch):
-    """One process and one batch; one with many micro-batches; two, with DDP and FSDP2. Mistral's shape, 2 turns learned."""
+    """One process and one batch, or many micro-batches; two with DDP or FSDP2; 2 turns learned."""
     fp32 = {"mixed_precision": "'no'"}
     one = topology(tmp_path, "cpu1_fp32", like="cpu1", **fp32)
     one_sharded = topology(tmp_path, "cpu1_fsdp2", like="gpu1", **fp32)
@@ -52,7 +52,7 @@ def test_same_weights_on_any_layout(toys, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_dying_worker_ends_the_run_and_two_processes_resume(toys, tmp_path):
-    """One of two workers is killed: the launcher stops the other, the notebook gets a sentence, and a new start goes on."""
+    """One of two is killed: the other is stopped, the notebook says so, a new start goes on."""
     runs = {}
     for name in ("straight", "killed"):
         (tmp_path / name).mkdir()
@@ -84,7 +84,7 @@ def test_a_dying_worker_ends_the_run_and_two_processes_resume(toys, tmp_path):
 
 @pytest.mark.slow
 def test_several_machines_are_started_through_slurm(toys, tmp_path, monkeypatch):
-    """A stand-in for srun starts the command once a "machine", both of them here, with one CPU process each."""
+    """A stand-in for srun starts the command once a "machine", both here, one CPU process each."""
     r = recipe(tmp_path, toys["llama"], micro_tokens=400)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

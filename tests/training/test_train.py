@@ -1,4 +1,4 @@
-"""The training script alone: its steps, its checkpoints, and how it ends when something is wrong."""
+"""The training script alone: its steps, its checkpoints, and how it ends when something fails."""
 
 import dataclasses
 import random
@@ -25,7 +25,7 @@ def test_learning_rate_warms_up_then_stays():
 
 
 def test_killed_and_resumed_is_bit_for_bit_the_same(toys, tmp_path):
-    """SIGKILL at a random step; the second start goes on from the checkpoint and ends at the same weights."""
+    """SIGKILL at a random step; a second start goes on and ends at the same weights."""
     runs = {}
     for name in ("straight", "killed"):
         (tmp_path / name).mkdir()
@@ -48,7 +48,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(toys, tmp_path):
 
 
 def test_checkpoints_by_time_and_a_full_disk(toys, tmp_path):
-    """A checkpoint that cannot be written ends the run with a sentence; the one before stands, and the run goes on from it."""
+    """A checkpoint that cannot be written ends the run; the one before stands, to go on from."""
     r = recipe(tmp_path, toys["llama"], steps=400, save_every=1000, save_minutes=1e-6)
     child = alone(r)
     until(r, 20, child)
@@ -76,7 +76,7 @@ def test_a_loss_that_is_no_number_ends_the_run(toys, tmp_path):
 
 
 def test_a_log_of_another_run_is_not_shown_as_this_ones(toys, tmp_path):
-    """A finished, B begun in the same folder and stopped, back to A: A's model stands, but its log is gone, so A is trained again."""
+    """A finished, B begun in the same folder, back to A: its log is gone, it is trained again."""
     r = recipe(tmp_path, toys["llama"], steps=2)
     assert alone(r).wait() == 0
     other = dataclasses.replace(r, steps=4000)
