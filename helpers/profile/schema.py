@@ -110,6 +110,14 @@ class Generate(Grading):
     budget: Budget = None
 
 
+class Lora(Model):
+    """Adapters of low rank beside the student's matrices, trained in place of all weights."""
+
+    rank: PositiveInt
+    alpha: PositiveFloat
+    target: Literal["all-linear"] | Several[str]
+
+
 class Finetune(Experiment):
     variant: str
     student: str
@@ -128,6 +136,8 @@ class Finetune(Experiment):
     save_minutes: NonNegativeFloat
     export_dtype: Literal["float32", "bfloat16"]
     topology: str
+    lora: Lora | None = None
+    compile: bool = False
 
     def recipe(self) -> Recipe:
         """The training run; its data is the file `chats.jsonl` in its folder."""
@@ -149,6 +159,8 @@ class Finetune(Experiment):
             save_minutes=self.save_minutes,
             export_dtype=self.export_dtype,
             precision=memory.read_topology(ROOT / self.topology).precision,
+            lora=self.lora.model_dump() if self.lora else None,
+            compile=self.compile,
         )
 
 

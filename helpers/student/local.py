@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from helpers.chat.ledger import Ledger, key
@@ -19,6 +19,7 @@ from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.progress import Progress
 from helpers.student.sampler import in_threads
+from helpers.training.data import load_tokenizer
 from helpers.training.recipe import fingerprint
 
 
@@ -46,7 +47,7 @@ class Student:
     ):
         device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         disable_progress_bar()  # of loading: a widget that would stay in the notebook
-        self.tokenizer = AutoTokenizer.from_pretrained(path)
+        self.tokenizer = load_tokenizer(path)
         model = AutoModelForCausalLM.from_pretrained(
             path, dtype=getattr(torch, dtype), attn_implementation="cached"
         )

@@ -6,13 +6,18 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import psutil
+import pytest
 from safetensors.torch import load_file
 
+from helpers.errors import UserError
 from helpers.files import write_json_lines
 from helpers.paths import ROOT
+from helpers.training import launch
 from helpers.training.recipe import Recipe, read_log
 from tests.toys import chats
 
@@ -70,6 +75,27 @@ def until(r: Recipe, step: int, child: subprocess.Popen) -> None:
     """Wait for a step in the log, or the training's end."""
     while child.poll() is None and last_step(r) < step:
         time.sleep(0.005)
+
+
+def train_and_kill(r: Recipe, layout: Path, step: int) -> str:
+    """Start by the launcher, kill one process after a step; returns the notebook's error."""
+
+    def kill() -> None:
+        while last_step(r) < step:
+            time.sleep(0.02)
+        for process in psutil.process_iter(["cmdline"]):
+            words = process.info["cmdline"] or []
+            launched = str(Path(r.out) / "recipe.json") in words
+            if launched and "accelerate.commands.launch" not in words:
+                process.kill()
+                return
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    with pytest.raises(UserError) as failure:
+        launch.run(r, layout)
+    killer.join()
+    return str(failure.value)
 
 
 def last_step(r: Recipe) -> int:
