@@ -204,7 +204,7 @@ def needs(shape: Shape, recipe: Recipe, topology: Topology) -> dict[str, float]:
     whole = not (topology.sharded and topology.regathers)
     if recipe.lora:  # what is not trained has no gradient
         trained = shape.adapters(recipe.lora["rank"])
-        frozen = (2 if recipe.precision == "bf16" else 4) * shape.weights
+        frozen = (number if recipe.precision == "bf16" else 4) * shape.weights
         gathered = 2 * shape.embeddings + 4 * shape.layer if topology.sharded else 0
         whole = topology.sharded and not topology.regathers
     if whole:

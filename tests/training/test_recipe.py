@@ -120,7 +120,7 @@ def test_finished_runs_are_known_by_content(toys, tmp_path):
 
 def test_what_a_training_left(toys, tmp_path, monkeypatch):
     """An ordinary folder; the code that made it is noted; an edit of it is seen and not lost."""
-    r = recipe(tmp_path, toys["llama"], steps=2)
+    r = recipe(tmp_path, toys["gpt2"], steps=2)
     assert alone(r).wait() == 0
     out = Path(r.out)
     model = AutoModelForCausalLM.from_pretrained(out / "model")

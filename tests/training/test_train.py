@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.errors import UserError
 from helpers.training import parallel, train
 from helpers.training.recipe import Recipe, is_finished, read_log
 from tests.training.runs import alone, distance, recipe, until, weights
@@ -45,6 +46,19 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(toys, tmp_path):
     assert losses[0] == losses[1]
     assert [row["step"] for row in read_log(out)] == list(range(1, 61)), "the log has no step twice"
     assert not list(out.glob("step-*")), "a finished run needs no checkpoint"
+
+
+@pytest.mark.slow
+def test_compiled_layers_learn_the_same(toys, tmp_path):
+    runs = {}
+    for compile in (False, True):
+        folder = tmp_path / str(compile)
+        folder.mkdir()
+        runs[compile] = recipe(folder, toys["llama"], compile=compile, micro_tokens=400)
+        child = alone(runs[compile])
+        output, _ = child.communicate()
+        assert child.returncode == 0, output[-2000:]
+    assert distance(weights(runs[False]), weights(runs[True])) < 2e-5
 
 
 def test_checkpoints_by_time_and_a_full_disk(toys, tmp_path):
@@ -91,6 +105,12 @@ def test_a_log_of_another_run_is_not_shown_as_this_ones(toys, tmp_path):
     assert is_finished(r)
     assert [row["step"] for row in read_log(Path(r.out))] == [1, 2]
     assert not half.exists(), "what a kill in the middle of a save left"
+
+
+def test_a_student_that_keeps_a_state_over_texts_is_refused(toys):
+    r = Recipe(student=toys["mamba"], data="", out="")
+    with pytest.raises(UserError, match="MambaForCausalLM does not take packed texts"):
+        train.load_model(r, mixed=False)
 
 
 def test_out_of_memory_is_a_sentence():
