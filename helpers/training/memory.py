@@ -6,6 +6,7 @@ under FSDP2 and are computed, not measured, for every other shape; they err on t
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -21,8 +22,7 @@ from helpers.paths import ROOT
 from helpers.training.recipe import Recipe
 
 GB = 1e9
-# bf16 operations a second without sparsity, from the makers' data sheets; the first name that is in
-# the device's counts.
+# bf16 operations a second without sparsity, from data sheets; the first name in the device's counts.
 PEAKS = {
     "H200": 989e12,
     "H100 PCIe": 756e12,
@@ -89,8 +89,8 @@ def shape_of(config: dict) -> Shape:
     """
     if "num_attention_heads" not in config:
         config = standard(config)
-    heads, kinds = config.get("num_attention_heads"), config.get("layer_types") or []
-    recurrent = [kind for kind in kinds if kind not in ATTENTION]
+    heads = config.get("num_attention_heads")
+    recurrent = set(config.get("layer_types") or ()) - ATTENTION
     if not heads or recurrent:
         raise UserError(
             f"a student of the kind {config.get('model_type')} cannot be trained here: all its "
@@ -142,10 +142,7 @@ def config_of(student: str) -> dict:
 
 
 def flops(shape: Shape, sizes: Sequence[int], labelled: int) -> float:
-    """Operations of a step on texts of these token counts, forward and backward.
-
-    Activations that are computed a second time do not count.
-    """
+    """Operations of a step on texts of these token counts, without what is computed twice."""
     body = shape.layers * shape.layer * sum(sizes) + shape.vocabulary * shape.hidden * labelled
     squares = sum(n * n for n in sizes)  # causal: half of each square
     return 6.0 * (body + shape.layers * shape.queries * squares)
@@ -192,14 +189,12 @@ def needs(shape: Shape, recipe: Recipe, topology: Topology) -> dict[str, float]:
     shards = topology.processes if topology.sharded else 1
     number = 4 if topology.cpu else 2  # bytes of an activation
     tokens = min(recipe.micro_tokens, recipe.batch * recipe.max_tokens)
-    # Saved for the backward pass a token and layer: 16 vectors of the layer's width and 4 of the
-    # gated layer's.
+    # Saved a token and layer for the backward pass: 16 x the layer's width, 4 x the gated one's.
     layer = (16 * shape.hidden + 4 * shape.inner) * number
     kept = shape.layers * layer
     if topology.recomputes:
         kept = shape.layers * shape.hidden * number + layer
-    # What is trained: weight, gradient and Adam's two moments in fp32.
-    trained, frozen = shape.weights, 0
+    trained, frozen = shape.weights, 0  # trained: weight, gradient, two moments, all fp32
     gathered = 6 * shape.embeddings + 8 * shape.layer if topology.sharded else 0
     whole = not (topology.sharded and topology.regathers)
     if recipe.lora:  # what is not trained has no gradient
@@ -233,11 +228,11 @@ def devices(topology: Topology) -> list[float]:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
-    sizes = [float(line) * 2**20 / GB for line in answer.stdout.splitlines() if line.strip()]
+    sizes = [float(line) * 2**20 / GB for line in answer.stdout.split()]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return sizes
-    return sizes[: len([name for name in visible.split(",") if name.strip()])]
+    return sizes[: len(re.findall(r"[^,\s]+", visible))]
 
 
 def memory(need: dict[str, float]) -> float:
@@ -267,8 +262,7 @@ def check(recipe: Recipe, topology_path: Path) -> None:
     """Does the training fit this machine?
 
     Raises:
-        UserError: too few GPUs, too little memory or disk, with the nearest topology that fits if
-            any does; or a student that cannot be trained here.
+        UserError: no, with the nearest topology that does; or the student cannot be trained here.
     """
     topology = read_topology(topology_path)
     shape = shape_of(config_of(recipe.student))
@@ -285,8 +279,7 @@ def check(recipe: Recipe, topology_path: Path) -> None:
             f"{recipe.out}: checkpoints and model need about {need:,.1f} GB of disk, and "
             f"{free:,.1f} are free; make room"
         )
-    why = misfit(shape, recipe, topology)
-    if not why:
+    if not (why := misfit(shape, recipe, topology)):
         return
     fitting = []
     for path in sorted((ROOT / "params/accelerate").glob("*.yaml")):
