@@ -22,7 +22,7 @@ from helpers.paths import ROOT
 from helpers.training.recipe import Recipe
 
 GB = 1e9
-# bf16 operations a second without sparsity, from data sheets; the first name in the device's counts.
+# bf16 operations a second, not sparse, from data sheets; the first name in the device's counts.
 PEAKS = {
     "H200": 989e12,
     "H100 PCIe": 756e12,

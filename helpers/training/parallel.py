@@ -211,7 +211,6 @@ def merged(adapters: dict, recipe: Recipe, folder: Path) -> dict:
     student = AutoModelForCausalLM.from_pretrained(recipe.student, dtype="auto")
     model = adapted(student, recipe.lora)
     model.load_state_dict(adapters, strict=False)
-    shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder, save_embedding_layers=False)
     return model.merge_and_unload().state_dict()
 
@@ -226,8 +225,10 @@ def export(
     weights = get_model_state_dict(model, options=options)
     if state.is_main_process:
         trained = getattr(model, "module", model)
+        adapter = path.with_name("adapter")
+        shutil.rmtree(adapter, ignore_errors=True)  # of an earlier run
         if recipe.lora:
-            weights = merged(weights, recipe, path.with_name("adapter"))
+            weights = merged(weights, recipe, adapter)
         if trained.config.tie_word_embeddings:
             weights.pop("lm_head.weight", None)  # FSDP2 gathers a tied weight twice
         dtype = getattr(torch, recipe.export_dtype)
