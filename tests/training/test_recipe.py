@@ -15,7 +15,7 @@ from helpers.training import launch
 from helpers.training import recipe as recipes
 from helpers.training.recipe import Recipe, fingerprint, is_finished, read_log, run_identity
 from tests.toys import chats
-from tests.training.runs import CPU1, alone, recipe
+from tests.training.runs import CPU1, recipe
 
 
 def test_identities_are_as_ever(tmp_path, monkeypatch):
@@ -84,9 +84,16 @@ def test_large_files_are_read_once_and_again_when_changed(toys, tmp_path, monkey
     assert fingerprint(str(folder)) == before
 
 
-def test_finished_runs_are_known_by_content(toys, tmp_path):
-    r = recipe(tmp_path, toys["llama"], steps=2)
+@pytest.fixture(scope="module")
+def trained(toys, tmp_path_factory):
+    """A finished training of GPT-2's shape."""
+    r = recipe(tmp_path_factory.mktemp("trained"), toys["gpt2"], steps=2)
     assert launch.run(r, CPU1) > 0
+    return r
+
+
+def test_finished_runs_are_known_by_content(trained, toys, tmp_path):
+    r = trained
     assert is_finished(r)
     row = read_log(Path(r.out))[-1]
     assert row.keys() == {
@@ -115,14 +122,14 @@ def test_finished_runs_are_known_by_content(toys, tmp_path):
     ):
         assert not is_finished(dataclasses.replace(r, **change)), change
     write_json_lines(tmp_path / "chats.jsonl", chats(41))
-    assert not is_finished(r), "other data is another run"
+    other = dataclasses.replace(r, data=str(tmp_path / "chats.jsonl"))
+    assert not is_finished(other), "other data is another run"
 
 
-def test_what_a_training_left(toys, tmp_path, monkeypatch):
+def test_what_a_training_left(trained, tmp_path, monkeypatch):
     """An ordinary folder; the code that made it is noted; an edit of it is seen and not lost."""
-    r = recipe(tmp_path, toys["gpt2"], steps=2)
-    assert alone(r).wait() == 0
-    out = Path(r.out)
+    out = shutil.copytree(trained.out, tmp_path / "out")
+    r = dataclasses.replace(trained, out=str(out))
     model = AutoModelForCausalLM.from_pretrained(out / "model")
     assert model.config.use_cache, "ready to sample"
     assert fingerprint(str(out / "model")) == run_identity(r)
