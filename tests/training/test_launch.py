@@ -92,7 +92,7 @@ def test_the_papers_own_topology(toys, tmp_path, family):
     start = load_file(Path(toys[family]) / "model.safetensors")
     way = difference(weights(one), start)
     print(f"{family}: {difference(weights(one), weights(straight)) / way:.1e} of the way")
-    assert difference(weights(one), weights(straight)) < 0.05 * way
+    assert difference(weights(one), weights(straight)) < 0.01 * way  # measured: 0.0013
 
 
 def difference(a: dict, b: dict) -> float:

@@ -92,5 +92,5 @@ def test_same_weights_on_any_layout(toys, tmp_path, precision):
     learned = distance(made["one"], start)
     assert learned > 1e-4, "nothing was trained"
     for name in ("two", "sharded", "one sharded"):
-        most = 2e-5 if precision == "'no'" else learned / 2
+        most = 2e-5 if precision == "'no'" else learned / 5
         assert distance(made["one"], made[name]) < most, name
