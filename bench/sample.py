@@ -215,7 +215,7 @@ def on_cpu(rounds: int, threads: int, most: int | None = None) -> dict:
     prompts = []
     for task in evaluate.tasks(p)[:most]:
         turn = {"role": "user", "content": generation_turns(task.query, p.pack())[0]}
-        prompts.append(prompt_ids(tokenizer, [turn], path))
+        prompts.append(prompt_ids(tokenizer, [turn]))
     prompts.sort(key=len)
     dtype = getattr(torch, p.sample_dtype)
     load = partial(AutoModelForCausalLM.from_pretrained, path, dtype=dtype)

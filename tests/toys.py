@@ -7,8 +7,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
+    GPT2Config,
     GraniteMoeHybridConfig,
     LlamaConfig,
+    MambaConfig,
     MistralConfig,
     Olmo2Config,
     Phi3Config,
@@ -117,6 +119,10 @@ def config(family: str, vocabulary: int, **more):
         return Phi3Config(**size)
     if family == "olmo2":
         return Olmo2Config(**size)
+    if family == "gpt2":  # its own names for all of it
+        return GPT2Config(vocab_size=vocabulary, n_positions=512, n_embd=32, n_layer=2, n_head=4)
+    if family == "mamba":  # no attention at all
+        return MambaConfig(vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2)
     assert family == "granite", family  # granite-4.0-350m: attention only, no experts
     scales = {
         "attention_multiplier": 0.125,

@@ -146,6 +146,14 @@ class Generate(Grading):
     filter_gradings: Few
 
 
+class Lora(Model):
+    """Adapters of low rank beside the student's matrices, trained in place of all weights."""
+
+    rank: int = Field(ge=1, le=1024)
+    alpha: float = Field(gt=0, le=10_000)
+    target: Literal["all-linear"] | Several[Name]
+
+
 class Finetune(Experiment):
     variant: str
     student: str
@@ -164,6 +172,8 @@ class Finetune(Experiment):
     save_minutes: Minutes
     export_dtype: Literal["float32", "bfloat16"]
     topology: RepositoryFile
+    lora: Lora | None = None
+    compile: bool = False
 
     @pydantic.field_validator("warmup")
     @classmethod
@@ -193,6 +203,8 @@ class Finetune(Experiment):
             save_minutes=self.save_minutes,
             export_dtype=self.export_dtype,
             precision=memory.read_topology(ROOT / self.topology).precision,
+            lora=self.lora.model_dump() if self.lora else None,
+            compile=self.compile,
         )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from helpers.chat.ledger import Ledger, key
@@ -19,6 +19,7 @@ from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.progress import Progress
 from helpers.student.sampler import in_threads
+from helpers.training.data import load_tokenizer
 from helpers.training.hub import revision
 from helpers.training.recipe import fingerprint
 
@@ -61,7 +62,7 @@ class Student:
             self.settings["top_p"] = top_p
         self.identity = f"local:{fingerprint(path)}"
         disable_progress_bar()  # of loading: a widget that would stay in the notebook
-        self.tokenizer = AutoTokenizer.from_pretrained(path, revision=revision(path))
+        self.tokenizer = load_tokenizer(path)
         self.context = context_of(path, self.name)
         self.model = load(path, self.name, dtype, device)
         ends = self.model.generation_config.eos_token_id
@@ -93,7 +94,7 @@ class Student:
         ]
         stored = [self.ledger.reply(k) for k in keys]
         missing = [i for i, raw in enumerate(stored) if raw is None]
-        prompts = {i: prompt_ids(self.tokenizer, requests[i].messages, self.name) for i in missing}
+        prompts = {i: prompt_ids(self.tokenizer, requests[i].messages) for i in missing}
         # Equal prompts stand side by side; longer answers go with longer prompts.
         missing.sort(key=lambda i: (len(prompts[i]), i))
         new_tokens = self.settings["max_tokens"]
@@ -159,17 +160,8 @@ def load(path: str, name: str, dtype: str, device: str):
         ) from None
 
 
-def prompt_ids(tokenizer, messages: list[dict], name: str) -> list[int]:
-    """The tokens of a chat up to where the assistant goes on, by the model's own template.
-
-    Raises:
-        UserError: the model has no chat template.
-    """
-    if not tokenizer.chat_template:
-        raise UserError(
-            f"{name} has no chat template; take a model made for chats,"
-            " or put a chat_template.jinja into its folder"
-        )
+def prompt_ids(tokenizer, messages: list[dict]) -> list[int]:
+    """The tokens of a chat up to where the assistant goes on, by the model's own template."""
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     # The template wrote <bos> already.
     return tokenizer(text, add_special_tokens=False)["input_ids"]

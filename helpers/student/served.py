@@ -178,13 +178,14 @@ class Served:
         if not Path(self.path).is_dir():
             return
         # Slow to load, and not needed when all is stored.
-        from transformers import AutoConfig, AutoTokenizer
+        from transformers import AutoConfig
 
         from helpers.student.local import check_room, prompt_ids
+        from helpers.training.data import load_tokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(self.path)
+        tokenizer = load_tokenizer(self.path)
         config = AutoConfig.from_pretrained(self.path).get_text_config()
-        prompts = [prompt_ids(tokenizer, r.messages, self.path) for r in requests]
+        prompts = [prompt_ids(tokenizer, r.messages) for r in requests]
         context = getattr(config, "max_position_embeddings", None)
         if context:
             check_room(prompts, self.endpoint.max_tokens, context, self.path)

@@ -1,6 +1,7 @@
-"""Causal attention over packed texts: matrix products see real tokens only, and attention alone a grid with padding.
+"""Causal attention over packed texts: matrix products see real tokens only.
 
-On a grid that is padded on the right a causal mask is enough, since no real token has a pad to its left.
+Attention alone sees a grid with padding. It is padded on the right, so a causal mask is enough: no
+real token has a pad to its left.
 """
 
 from typing import NamedTuple
@@ -10,8 +11,11 @@ import torch.nn.functional as F
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-# The shortest text of a block over its longest. Attention on a CPU costs 140 ms of a step of 540 with one block for all lengths
-# (8 to 88 words), 82 ms with this (`bench.train`'s 2M shape); more blocks than that cost more calls than they save padding.
+from helpers.errors import UserError
+
+# The shortest text of a block over its longest. Attention on a CPU costs 140 ms of a step of 540
+# with one block for all lengths (8 to 88 words), 82 ms with this (`bench.train`'s 2M shape); more
+# blocks than that cost more calls than they save padding.
 ALIKE = 0.8
 
 
@@ -29,16 +33,20 @@ def blocks(sizes: list[int], device) -> list[Block]:
     """Texts of these sizes, in tokens, in blocks; the better sorted they are, the fewer."""
     groups = [[sizes[0]]]
     for size in sizes[1:]:
-        if min(*groups[-1], size) < ALIKE * max(*groups[-1], size):
-            groups.append([])
-        groups[-1].append(size)
-    found, start = [], 0
+        group = groups[-1]
+        if min(*group, size) < ALIKE * max(*group, size):
+            groups.append([size])
+        else:
+            group.append(size)
+    made = []
+    start = 0
     for group in groups:
-        length, stop = max(group), start + sum(group)
+        length = max(group)
+        stop = start + sum(group)
         place = torch.cat([torch.arange(n) + row * length for row, n in enumerate(group)])
-        found.append(Block(start, stop, place.to(device, non_blocking=True), len(group), length))
+        made.append(Block(start, stop, place.to(device, non_blocking=True), len(group), length))
         start = stop
-    return found
+    return made
 
 
 def on_grid(
@@ -50,13 +58,21 @@ def on_grid(
     length: int,
     scaling: float,
 ) -> torch.Tensor:
-    """q, k, v: (heads, T, D) of T packed tokens, fewer heads for k and v where they are shared. Returns (T, heads, D)."""
+    """Attention of T packed tokens, each within its own text.
 
-    def spread(a):
-        flat = a.new_zeros(rows * length, a.shape[0], a.shape[2]).index_copy(
-            0, place, a.transpose(0, 1)
-        )
-        return flat.view(rows, length, a.shape[0], -1).transpose(1, 2)
+    Args:
+        q, k, v: (heads, T, D); fewer heads for k and v where they are shared.
+        place: (T,), each token's place on the grid of `rows` times `length` tokens.
+
+    Returns:
+        (T, heads, D).
+    """
+
+    def spread(packed):
+        heads, _, size = packed.shape
+        grid = packed.new_zeros(rows * length, heads, size)
+        grid = grid.index_copy(0, place, packed.transpose(0, 1))
+        return grid.view(rows, length, heads, size).transpose(1, 2)
 
     shared = q.shape[0] != k.shape[0]
     out = F.scaled_dot_product_attention(
@@ -65,18 +81,29 @@ def on_grid(
     return out.transpose(1, 2).reshape(rows * length, q.shape[0], -1)[place]
 
 
-def packed_attention(module, q, k, v, attention_mask, scaling=None, blocks=None, **_):
-    """The attention named "packed" for `from_pretrained`. q, k, v: (1, heads, T, D). Returns (1, T, heads, D)."""
+def packed_attention(
+    module, q, k, v, attention_mask, scaling=None, blocks=None, softcap=None, s_aux=None, **_
+):
+    """The attention named "packed" for `from_pretrained`.
+
+    q, k, v: (1, heads, T, D). Returns (1, T, heads, D).
+
+    Raises:
+        UserError: the model changes its scores on the way, which would be lost here.
+    """
+    if softcap is not None or s_aux is not None:
+        raise UserError(
+            f"{type(module).__name__}: attention with capped scores or sinks is not supported"
+        )
     dtype = q.dtype
+    parts = []
     with torch.autocast(q.device.type, enabled=False):
         if q.device.type == "cpu":  # the CPU's flash kernel is 4x slower in bf16 than in fp32
             q, k, v = q.float(), k.float(), v.float()
-        parts = [
-            on_grid(
-                *(a[0, :, b.start : b.stop] for a in (q, k, v)), b.place, b.rows, b.length, scaling
-            )
-            for b in blocks
-        ]
+        for block in blocks:
+            tokens = slice(block.start, block.stop)
+            grid = block.place, block.rows, block.length
+            parts.append(on_grid(q[0, :, tokens], k[0, :, tokens], v[0, :, tokens], *grid, scaling))
     return torch.cat(parts)[None].to(dtype), None
 
 

@@ -1,98 +1,108 @@
-"""From chats to micro-batches: tokens and labels, the order of the texts, and their packing without padding."""
+"""From chats to micro-batches: tokens and labels, the order of texts, packing without padding."""
 
 import functools
 import json
 from pathlib import Path
 
 import torch
+from transformers import AutoTokenizer
 
 from helpers.errors import UserError
 from helpers.training.attention import blocks
+from helpers.training.hub import revision
 
 Text = tuple[list[int], list[int]]  # token ids, and 1 for each token to learn
 
 
-def encode(tokenizer, messages: list[dict], turns: str = "last") -> Text:
-    """Token ids of a chat and a 0/1 list of the tokens to learn: the assistant's words and the end token after them.
+def load_tokenizer(student: str):
+    """A student's tokenizer, which writes chats in the student's own form.
 
-    The chat is rendered whole and tokenised once; labels go by character offset, since a prompt tokenised apart can
-    differ at its border from the same prompt in the chat.
+    Raises:
+        UserError: it has no form for chats.
     """
-    full = tokenizer.apply_chat_template(messages, tokenize=False)
-    spans = []
+    tokenizer = AutoTokenizer.from_pretrained(student, revision=revision(student))
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"student = {student}: its tokenizer has no chat template; take the model's chat or "
+            "instruct version, or put a chat_template.jinja into its folder"
+        )
+    return tokenizer
+
+
+def encode(tokenizer, messages: list[dict], turns: str = "last") -> Text:
+    """Token ids of a chat, and which to learn: the assistant's words and the end token after them.
+
+    The chat is rendered whole and tokenised once. Labels go by character offset: a prompt that is
+    tokenised alone can differ at its border from the same prompt in the chat.
+    """
+
+    def render(several, **options) -> str:
+        return tokenizer.apply_chat_template(several, tokenize=False, **options)
+
+    full = render(messages)
+    last = len(messages) - 1
+    spans = []  # of characters to learn
     for i, message in enumerate(messages):
-        if message["role"] == "assistant" and (turns == "all" or i == len(messages) - 1):
-            # A chat that opens with the assistant is a document, learned whole.
-            asked = (
-                tokenizer.apply_chat_template(
-                    messages[:i], tokenize=False, add_generation_prompt=True
-                )
-                if i
-                else ""
+        if message["role"] != "assistant" or (turns == "last" and i < last):
+            continue
+        prompt = ""  # a chat that opens with the assistant is a document, learned whole
+        if i > 0:
+            prompt = render(messages[:i], add_generation_prompt=True)
+        answered = render(messages[: i + 1])
+        if not (full.startswith(prompt) and full.startswith(answered.rstrip())):
+            raise UserError(
+                "this student's chat template renders a chat's beginning differently from the "
+                "whole chat: answers cannot be told"
             )
-            until = (
-                full
-                if i == len(messages) - 1
-                else tokenizer.apply_chat_template(messages[: i + 1], tokenize=False)
-            )
-            if not (full.startswith(asked) and full.startswith(until.rstrip())):
-                raise UserError(
-                    "this student's chat template renders a chat's beginning differently from the whole chat: answers cannot be told"
-                )
-            spans.append([len(asked), len(until)])
+        spans.append([len(prompt), len(answered)])
     if not full.rstrip().endswith(tokenizer.eos_token):
         full += tokenizer.eos_token
         spans[-1][1] = len(full)
-    tokens = tokenizer(
-        full, add_special_tokens=False, return_offsets_mapping=True
-    )  # the template wrote <bos> already
-    labels = [
-        int(any(start < end <= stop for start, stop in spans))
-        for _, end in tokens["offset_mapping"]
-    ]
+    # The template wrote <bos> already.
+    tokens = tokenizer(full, add_special_tokens=False, return_offsets_mapping=True)
+    ends = [end for _, end in tokens["offset_mapping"]]
+    labels = [int(any(start < end <= stop for start, stop in spans)) for end in ends]
     return tokens["input_ids"], labels
 
 
 def read_chats(
     path: Path, tokenizer, *, turns: str, max_tokens: int, longer: str
 ) -> tuple[list[Text], dict]:
-    """The chats of a file, encoded. A chat of more than `max_tokens` is dropped, or cut at its end if `longer` is "cut".
+    """The chats of a file, encoded; longer ones are dropped, or cut to `max_tokens`.
 
-    A cut chat has no end token to learn any more; one with nothing left to learn is dropped all the same.
+    A cut chat has no end token to learn; one with nothing left to learn is dropped all the same.
 
     Returns:
         The texts, and how many there are: texts, dropped, cut, tokens, labelled.
     """
+    counts = {"texts": 0, "dropped": 0, "cut": 0, "tokens": 0, "labelled": 0}
+    texts = []
     with open(path, encoding="utf-8") as file:
-        every = [encode(tokenizer, json.loads(line)["messages"], turns) for line in file]
-    kept = [
-        (ids[:max_tokens], learned[:max_tokens])
-        for ids, learned in every
-        if longer == "cut" or len(ids) <= max_tokens
-    ]
-    kept = [text for text in kept if any(text[1][1:])]  # the first token is never predicted
-    counts = {"texts": len(kept), "dropped": len(every) - len(kept), "cut": 0}
-    if longer == "cut":
-        counts["cut"] = sum(
-            len(ids) > max_tokens and any(learned[1:max_tokens]) for ids, learned in every
-        )
-    return kept, {
-        **counts,
-        "tokens": sum(len(ids) for ids, _ in kept),
-        "labelled": sum(sum(learned[1:]) for _, learned in kept),
-    }
+        for line in file:
+            ids, learned = encode(tokenizer, json.loads(line)["messages"], turns)
+            is_long = len(ids) > max_tokens
+            ids, learned = ids[:max_tokens], learned[:max_tokens]
+            labelled = sum(learned[1:])  # the first token is never predicted
+            if not labelled or (is_long and longer == "drop"):
+                counts["dropped"] += 1
+                continue
+            texts.append((ids, learned))
+            counts["texts"] += 1
+            counts["cut"] += is_long
+            counts["tokens"] += len(ids)
+            counts["labelled"] += labelled
+    return texts, counts
 
 
 @functools.lru_cache(maxsize=2)
 def permutation(n: int, seed: int, epoch: int) -> list[int]:
-    """The order of epoch `epoch`."""
-    return torch.randperm(
-        n, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    ).tolist()
+    """The order of the texts in an epoch."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(n, generator=generator).tolist()
 
 
 def batch_rows(step: int, n: int, batch: int, seed: int) -> list[int]:
-    """Row numbers of global step `step`, a stateless walk through seeded epochs: resuming needs only `step`."""
+    """Row numbers of the global batch `step`: a walk through seeded epochs that needs no state."""
     rows = []
     while len(rows) < batch:
         epoch, i = divmod(step * batch + len(rows), n)
@@ -101,47 +111,46 @@ def batch_rows(step: int, n: int, batch: int, seed: int) -> list[int]:
 
 
 def split_batch(
-    rows: list[int], length: list[int], world: int, budget: int
+    rows: list[int], length: list[int], processes: int, budget: int
 ) -> list[list[list[int]]]:
-    """Micro-batches of at most `budget` padded tokens, in waves of one per process, alike in length within a wave."""
-    groups, current = [], []
+    """Micro-batches of at most `budget` padded tokens, in waves of one a process.
+
+    Texts within a wave are alike in length. A micro-batch may be empty: a pass of weight zero.
+    """
+
+    def padded(group: list[int]) -> int:
+        return len(group) * length[group[0]] if group else 0  # the longest comes first
+
+    groups = [[]]
     for row in sorted(rows, key=lambda r: (-length[r], r)):
-        if current and (len(current) + 1) * length[current[0]] > budget:
-            groups.append(current)
-            current = []
-        current.append(row)
-    groups.append(current)
-    while len(groups) % world:
-        i = max(
-            range(len(groups)),
-            key=lambda j: (
-                len(groups[j]) > 1,
-                len(groups[j]) * length[groups[j][0]] if groups[j] else 0,
-            ),
-        )
-        whole = groups.pop(i)
-        half = len(whole) // 2
-        groups[i:i] = (
-            [whole[:half], whole[half:]] if half else [whole, []]
-        )  # []: a pass of weight zero
-    return [groups[i : i + world] for i in range(0, len(groups), world)]
+        if groups[-1] and padded([*groups[-1], row]) > budget:
+            groups.append([])
+        groups[-1].append(row)
+    while len(groups) % processes:  # halve the largest, or add an empty one where all hold one text
+        largest = max(groups, key=lambda group: (len(group) > 1, padded(group)))
+        i = groups.index(largest)
+        half = len(largest) // 2 or 1
+        groups[i : i + 1] = [largest[:half], largest[half:]]
+    return [groups[i : i + processes] for i in range(0, len(groups), processes)]
 
 
-def collate(data, rows: list[int], device) -> tuple[dict, torch.Tensor, float]:
-    """The model's arguments, the target tokens, and the micro-batch's weight (0 for an empty one)."""
-    weight, rows = (1.0, rows) if rows else (0.0, [0])
-    sizes = [len(data[r][0]) for r in rows]
-    ids = torch.tensor([t for r in rows for t in data[r][0]])
-    position = torch.cat([torch.arange(n) for n in sizes])
-    learned = torch.tensor(
-        [x for r in rows for x in [*data[r][1][1:], 0]], dtype=torch.bool
-    )  # position t predicts t + 1
-    keep = learned.nonzero().squeeze(1)
-    target = ids.roll(-1)[keep]
-    arguments = {"input_ids": ids[None], "position_ids": position[None], "logits_to_keep": keep}
+def collate(texts: list[Text], rows: list[int], device) -> tuple[dict, torch.Tensor, float]:
+    """The model's arguments, the target tokens, and the micro-batch's weight (0 if it is empty)."""
+    weight = 1.0 if rows else 0.0
+    ids, position, learned, sizes = [], [], [], []
+    for row in rows or [0]:
+        tokens, labels = texts[row]
+        ids += tokens
+        position += range(len(tokens))
+        learned += [*labels[1:], 0]  # position t predicts t + 1
+        sizes.append(len(tokens))
+    keep = torch.tensor(learned).nonzero().squeeze(1)
+    ids = torch.tensor(ids)
+    arguments = {
+        "input_ids": ids[None],
+        "position_ids": torch.tensor(position)[None],
+        "logits_to_keep": keep,
+    }
     arguments = {name: a.to(device, non_blocking=True) for name, a in arguments.items()}
-    return (
-        {**arguments, "blocks": blocks(sizes, device)},
-        target.to(device, non_blocking=True),
-        weight,
-    )
+    arguments["blocks"] = blocks(sizes, device)
+    return arguments, ids.roll(-1)[keep].to(device, non_blocking=True), weight

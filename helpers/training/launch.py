@@ -1,7 +1,6 @@
-"""Starts a training as a child process of the notebook, with `accelerate launch`, and watches it."""
+"""Starts a training as a child process of the notebook, by `accelerate launch`, and watches it."""
 
 import dataclasses
-import json
 import os
 import re
 import shlex
@@ -15,7 +14,15 @@ from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.progress import Progress
 from helpers.training import memory
-from helpers.training.recipe import STARTED_BY, Recipe, begun, is_finished, read_log, run_identity
+from helpers.training.recipe import (
+    STARTED_BY,
+    Recipe,
+    begun,
+    is_finished,
+    read_log,
+    run_identity,
+    write_json,
+)
 
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -26,21 +33,22 @@ def run(recipe: Recipe, topology: Path) -> float:
     The child's output goes to `out/train.txt`; progress and the loss so far are read from its log.
 
     Raises:
-        UserError: the training does not fit this machine, or failed; the message then holds the last lines of its output.
+        UserError: the training does not fit this machine, or failed; the message then holds the
+            last lines of its output.
     """
     if is_finished(recipe):
         return 0.0
-    out, start = Path(recipe.out), time.monotonic()
+    start = time.monotonic()
+    out = Path(recipe.out)
     out.mkdir(parents=True, exist_ok=True)
     memory.check(recipe, topology)
-    (out / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=2))
+    write_json(out / "recipe.json", dataclasses.asdict(recipe))
     if begun(out) != run_identity(recipe):
         (out / "log.jsonl").unlink(missing_ok=True)  # another run's: no progress of this one
+    environment = {**os.environ, STARTED_BY: f"{socket.gethostname()}:{os.getpid()}"}
+    if memory.read_topology(topology).cpu:
+        environment["CUDA_VISIBLE_DEVICES"] = ""  # torch takes a GPU that it sees
     with open(out / "train.txt", "w") as output, Progress("steps", recipe.steps) as progress:
-        hidden = (
-            {"CUDA_VISIBLE_DEVICES": ""} if memory.read_topology(topology).cpu else {}
-        )  # torch takes a GPU that it sees
-        environment = {**os.environ, **hidden, STARTED_BY: f"{socket.gethostname()}:{os.getpid()}"}
         child = subprocess.Popen(
             command(recipe, topology),
             cwd=ROOT,
@@ -56,7 +64,7 @@ def run(recipe: Recipe, topology: Path) -> float:
                     progress.note = f", loss {losses[-1]:.3f} {curve(losses)}"
                     progress.advance(log[-1]["step"] - progress.done)
         finally:
-            child.terminate()  # an interrupted notebook stops its training too; the last checkpoint stands
+            child.terminate()  # so does an interrupted notebook; the last checkpoint stands
             child.wait()
     if child.returncode != 0:
         raise UserError(f"the training in {out} failed: {why((out / 'train.txt').read_text())}")
@@ -76,40 +84,40 @@ def command(recipe: Recipe, topology: Path) -> list[str]:
         return launcher + script
     if "SLURM_JOB_NODELIST" not in os.environ:
         raise UserError(
-            f"topology = {topology.name} is for {machines} machines: run it inside a Slurm job, as params/accelerate/slurm.sbatch does"
+            f"topology = {topology.name} is for {machines} machines: run it inside a Slurm job, as "
+            "params/accelerate/slurm.sbatch does"
         )
-    first = 'first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
-    here = f'{shlex.join(launcher)} --machine_rank "$SLURM_PROCID" --main_process_ip "$first" {shlex.join(script)}'
-    return [
-        "srun",
-        f"--nodes={machines}",
-        f"--ntasks={machines}",
-        "--ntasks-per-node=1",
-        "bash",
-        "-c",
-        f"{first}; exec {here}",
-    ]
+    each = (
+        'first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1); '
+        f'exec {shlex.join(launcher)} --machine_rank "$SLURM_PROCID" '
+        f'--main_process_ip "$first" {shlex.join(script)}'
+    )
+    tasks = [f"--nodes={machines}", f"--ntasks={machines}", "--ntasks-per-node=1"]
+    return ["srun", *tasks, "bash", "-c", each]
 
 
 def curve(losses: list[float], width: int = 24) -> str:
-    """The losses so far as a line of bars, the highest first on most days."""
+    """A sparkline of the losses, each bar the mean of its share of the steps."""
     n = min(width, len(losses))
-    means = [
-        sum(part) / len(part)
-        for i in range(n)
-        if (part := losses[i * len(losses) // n : (i + 1) * len(losses) // n])
-    ]
+    means = []
+    for i in range(n):
+        part = losses[i * len(losses) // n : (i + 1) * len(losses) // n]
+        means.append(sum(part) / len(part))
     low, high = min(means), max(means)
-    return "".join(BARS[round((m - low) / ((high - low) or 1) * (len(BARS) - 1))] for m in means)
+    scale = (len(BARS) - 1) / ((high - low) or 1)
+    return "".join(BARS[round((mean - low) * scale)] for mean in means)
 
 
 def why(output: str) -> str:
-    """The last lines of a training's output, without the launcher's own traceback, which says nothing new."""
-    said = output.rpartition("Traceback (most recent call last):")
-    own = said[0] if "commands/launch.py" in said[2] else output
-    last = [line for line in own.splitlines() if line.strip()][-12:]
-    killed = re.search(r"SIGKILL|exitcode\s*: -9", output)
-    hint = (
-        "a process was killed, most often because the machine ran out of memory; " if killed else ""
-    )
-    return f"{hint}its last lines were\n" + "\n".join(last)
+    """The last lines of a training's output, without the launcher's own traceback.
+
+    That one says nothing new.
+    """
+    own, _, last = output.rpartition("Traceback (most recent call last):")
+    if "commands/launch.py" not in last:
+        own = output
+    lines = [line for line in own.splitlines() if line.strip()]
+    hint = ""
+    if re.search(r"SIGKILL|exitcode\s*: -9", output):
+        hint = "a process was killed, most often because the machine ran out of memory; "
+    return f"{hint}its last lines were\n" + "\n".join(lines[-12:])

@@ -1,15 +1,16 @@
-"""Does a training fit this machine? Arithmetic from the architecture alone: memory, disk, floating-point operations.
+"""Does a training fit this machine? Memory, disk and operations, by arithmetic from the shape.
 
-Nothing here needs torch. The constants were fitted to published measurements of 7B and 13B models under FSDP2 and are
-computed, not measured, for every other shape; they err on the large side.
+Nothing here needs torch. The constants were fitted to published measurements of 7B and 13B models
+under FSDP2 and are computed, not measured, for every other shape; they err on the large side.
 """
 
-import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -18,26 +19,39 @@ import yaml
 
 from helpers.errors import UserError
 from helpers.paths import ROOT
+from helpers.training.hub import revision
 from helpers.training.recipe import Recipe
 
 GB = 1e9
-PEAKS = {  # bf16 operations a second without sparsity, from the makers' data sheets; the first name found in the device's counts
-    **{
-        "H200": 989e12,
-        "H100 PCIe": 756e12,
-        "H100": 989e12,
-        "A100": 312e12,
-        "L40S": 362e12,
-        "L4": 121e12,
-        "B200": 2250e12,
-    },
-    **{"RTX 5090": 210e12, "RTX 4090": 165e12, "RTX 3090": 71e12, "A10": 125e12},
+# bf16 operations a second, not sparse, from data sheets; the first name in the device's counts.
+PEAKS = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "B200": 2250e12,
+    "RTX 5090": 210e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+    "A10": 125e12,
 }
 
+# What `shape_of` reads, and the layers that it takes, in transformers' names.
+STANDARD = (
+    "model_type layer_types num_hidden_layers hidden_size intermediate_size num_attention_heads "
+    "head_dim num_key_value_heads vocab_size tie_word_embeddings sliding_window"
+).split()
+ATTENTION = {"attention", "full_attention", "sliding_attention"}
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclass(frozen=True)
 class Shape:
-    """What decides the size of a decoder with gated layers: Llama, Mistral, Qwen, SmolLM and their kin."""
+    """What decides the size of a decoder with gated layers: Llama, Mistral, Qwen, and their kin.
+
+    Others are counted as if gated: a GPT-2 comes out a third too large.
+    """
 
     layers: int
     hidden: int
@@ -46,15 +60,13 @@ class Shape:
     keys: int  # key-value heads x head size
     vocabulary: int
     tied: bool  # input and output embeddings are one
+    window: int | None  # tokens that a layer looks back at most; None: all
 
     @property
     def layer(self) -> int:
         """Weights of one layer: attention, gated layer, two norms."""
-        return (
-            2 * self.hidden * (self.queries + self.keys)
-            + 3 * self.hidden * self.inner
-            + 2 * self.hidden
-        )
+        attention = 2 * self.hidden * (self.queries + self.keys)
+        return attention + 3 * self.hidden * self.inner + 2 * self.hidden
 
     @property
     def embeddings(self) -> int:
@@ -64,20 +76,49 @@ class Shape:
     def weights(self) -> int:
         return self.layers * self.layer + self.embeddings + self.hidden
 
+    def adapters(self, rank: int) -> int:
+        """Weights of LoRA adapters of this rank on all matrices of all layers."""
+        attention = 4 * self.hidden + 2 * self.queries + 2 * self.keys
+        return self.layers * rank * (attention + 3 * self.hidden + 3 * self.inner)
+
 
 def shape_of(config: dict) -> Shape:
-    """From a model's `config.json`."""
-    heads = config["num_attention_heads"]
+    """The shape that a model's `config.json` describes.
+
+    Raises:
+        UserError: the model is no decoder whose layers all look back by attention.
+    """
+    if "num_attention_heads" not in config:
+        config = standard(config)
+    heads = config.get("num_attention_heads")
+    recurrent = set(config.get("layer_types") or ()) - ATTENTION
+    if not heads or recurrent:
+        raise UserError(
+            f"a student of the kind {config.get('model_type')} cannot be trained here: all its "
+            "layers have to be attention, as in Llama, Mistral, Qwen3, Gemma, Phi, OLMo or GPT-2"
+        )
     size = config.get("head_dim") or config["hidden_size"] // heads
     return Shape(
         layers=config["num_hidden_layers"],
         hidden=config["hidden_size"],
-        inner=config["intermediate_size"],
+        inner=config.get("intermediate_size") or 4 * config["hidden_size"],
         queries=heads * size,
         keys=(config.get("num_key_value_heads") or heads) * size,
         vocabulary=config["vocab_size"],
         tied=bool(config.get("tie_word_embeddings", False)),
+        window=config.get("sliding_window"),
     )
+
+
+def standard(config: dict) -> dict:
+    """A configuration in the names that transformers has for all families: GPT-2 says `n_head`."""
+    from transformers import AutoConfig  # loads torch, which the common families do not need
+
+    try:
+        described = AutoConfig.for_model(**config).get_text_config()
+    except ValueError:  # a family that transformers does not know
+        return config
+    return {name: getattr(described, name, None) for name in STANDARD}
 
 
 def config_of(student: str) -> dict:
@@ -86,27 +127,26 @@ def config_of(student: str) -> dict:
     Raises:
         UserError: the hub does not give it.
     """
-    if (Path(student) / "config.json").is_file():
-        return json.loads((Path(student) / "config.json").read_text())
-    from huggingface_hub import hf_hub_download  # only where a hub is asked
+    path = Path(student) / "config.json"
+    if not path.is_file():
+        from huggingface_hub import hf_hub_download  # only where a hub is asked
 
-    try:
-        return json.loads(Path(hf_hub_download(student, "config.json")).read_text())
-    except Exception as e:
-        why = (str(e).strip() or type(e).__name__).splitlines()[0]
-        mend = "for a gated model accept its licence there and set HF_TOKEN"
-        raise UserError(
-            f"student = {student}: the hub does not give its config.json ({why}); {mend}"
-        ) from None
+        try:
+            path = Path(hf_hub_download(student, "config.json", revision=revision(student)))
+        except Exception as e:
+            why = (str(e).strip() or type(e).__name__).splitlines()[0]
+            raise UserError(
+                f"student = {student}: the hub does not give its config.json ({why}); for a gated "
+                "model accept its licence there and set HF_TOKEN"
+            ) from None
+    return json.loads(path.read_text())
 
 
 def flops(shape: Shape, sizes: Sequence[int], labelled: int) -> float:
-    """Operations of a step on texts of these token counts, forward and backward; recomputed activations do not count."""
+    """Operations of a step on texts of these token counts, without what is computed twice."""
     body = shape.layers * shape.layer * sum(sizes) + shape.vocabulary * shape.hidden * labelled
-    attention = (
-        shape.layers * shape.queries * sum(n * n for n in sizes)
-    )  # causal: half of the square
-    return 6.0 * (body + attention)
+    squares = sum(n * n for n in sizes)  # causal: half of each square
+    return 6.0 * (body + shape.layers * shape.queries * squares)
 
 
 def peak_flops(device: str) -> float | None:
@@ -114,7 +154,7 @@ def peak_flops(device: str) -> float | None:
     return next((peak for name, peak in PEAKS.items() if name in device), None)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Topology:
     """What an accelerate YAML says of a training."""
 
@@ -129,18 +169,19 @@ class Topology:
 
 
 def read_topology(path: Path) -> Topology:
-    """Processes on CPUs are told by the file's name: the launcher starts several of them only as MULTI_GPU."""
-    said = yaml.safe_load(path.read_text())
-    machines, fsdp = said.get("num_machines", 1), said.get("fsdp_config") or {}
+    """A file named cpu... is for CPUs: the launcher starts several processes only as MULTI_GPU."""
+    settings = yaml.safe_load(path.read_text())
+    machines = settings.get("num_machines", 1)
+    fsdp = settings.get("fsdp_config") or {}
     return Topology(
         path=path,
-        processes=said.get("num_processes", 1) // machines,
+        processes=settings.get("num_processes", 1) // machines,
         machines=machines,
         cpu=path.stem.startswith("cpu"),
-        sharded=said.get("distributed_type") == "FSDP",
+        sharded=settings.get("distributed_type") == "FSDP",
         regathers=bool(fsdp.get("fsdp_reshard_after_forward", True)),
         recomputes=bool(fsdp.get("fsdp_activation_checkpointing")),
-        precision=str(said.get("mixed_precision", "no")),
+        precision=str(settings.get("mixed_precision", "no")),
     )
 
 
@@ -149,47 +190,50 @@ def needs(shape: Shape, recipe: Recipe, topology: Topology) -> dict[str, float]:
     shards = topology.processes if topology.sharded else 1
     number = 4 if topology.cpu else 2  # bytes of an activation
     tokens = min(recipe.micro_tokens, recipe.batch * recipe.max_tokens)
-    # Saved for the backward pass a token and layer: 16 vectors of the layer's width and 4 of the gated layer's.
+    # Saved a token and layer for the backward pass: 16 x the layer's width, 4 x the gated one's.
     layer = (16 * shape.hidden + 4 * shape.inner) * number
-    kept = (
-        shape.layers * shape.hidden * number + layer
-        if topology.recomputes
-        else shape.layers * layer
-    )
+    kept = shape.layers * layer
+    if topology.recomputes:
+        kept = shape.layers * shape.hidden * number + layer
+    trained, frozen = shape.weights, 0  # trained: weight, gradient, two moments, all fp32
     gathered = 6 * shape.embeddings + 8 * shape.layer if topology.sharded else 0
-    if not (topology.sharded and topology.regathers):
+    whole = not (topology.sharded and topology.regathers)
+    if recipe.lora:  # what is not trained has no gradient
+        trained = shape.adapters(recipe.lora["rank"])
+        frozen = (number if recipe.precision == "bf16" else 4) * shape.weights
+        gathered = 2 * shape.embeddings + 4 * shape.layer if topology.sharded else 0
+        whole = topology.sharded and not topology.regathers
+    if whole:
         gathered += 2 * shape.weights  # bf16 copies of all weights
-    parts = {
-        "weights, gradients, Adam": 16 * shape.weights / shards,  # fp32, four numbers a weight
-        "working copies": gathered,
-        "activations": tokens * kept,
-        "logits": tokens
-        * 14
-        * shape.vocabulary,  # bf16, fp32, and fp32 gradient of each; every token counted as labelled
-        "the process": 0.5 * GB if topology.cpu else 1.5 * GB,
-    }
     # A new checkpoint beside the old one (fp32 weights and two moments each), and the final model.
     saves = recipe.save_every < recipe.steps or recipe.save_minutes > 0
-    disk = shape.weights * ((24 if saves else 0) + (2 if recipe.export_dtype == "bfloat16" else 4))
-    return {name: size / GB for name, size in {**parts, "disk": disk}.items()}
+    exported = shape.weights * (2 if recipe.export_dtype == "bfloat16" else 4)
+    parts = {
+        "weights, gradients, Adam": (16 * trained + frozen) / shards,
+        "working copies": gathered,
+        "activations": tokens * kept,
+        # bf16, fp32, and fp32 gradient of each; every token counted as labelled.
+        "logits": tokens * 14 * shape.vocabulary,
+        "the process": 0.5 * GB if topology.cpu else 1.5 * GB,
+        "disk": exported + (24 * trained if saves else 0),
+    }
+    return {name: size / GB for name, size in parts.items()}
 
 
 def devices(topology: Topology) -> list[float]:
-    """GB of each GPU that this machine shows, or for a topology of CPU processes its free memory, once a process."""
+    """GB of each GPU that this machine shows; of CPU processes each one's share of free memory."""
     if topology.cpu:
         return [psutil.virtual_memory().available / GB / topology.processes] * topology.processes
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
-        asked = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-        said = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True).stdout
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
-    seen = [float(line) * 2**20 / GB for line in said.split("\n") if line.strip()]
+    sizes = [float(line) * 2**20 / GB for line in answer.stdout.split()]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return (
-        seen
-        if visible is None
-        else seen[: len([name for name in visible.split(",") if name.strip()])]
-    )
+    if visible is None:
+        return sizes
+    return sizes[: len(re.findall(r"[^,\s]+", visible))]
 
 
 def memory(need: dict[str, float]) -> float:
@@ -199,14 +243,19 @@ def memory(need: dict[str, float]) -> float:
 
 def misfit(shape: Shape, recipe: Recipe, topology: Topology) -> str | None:
     """Why the training does not fit here, or None."""
-    there, need = devices(topology), needs(shape, recipe, topology)
-    if len(there) < topology.processes:
-        return f"it is for {topology.processes} GPUs, and this machine shows {len(there)}"
-    host, room = 2 * shape.weights * topology.processes / GB, psutil.virtual_memory().available / GB
-    if not topology.cpu and host > room:
-        return f"its {topology.processes} processes load {host:,.1f} GB of weights into this machine's memory first, and {room:,.1f} are free"
-    if memory(need) > min(there):
-        return f"a process needs about {memory(need):,.1f} GB of memory, and there are {min(there):,.1f}"
+    sizes = devices(topology)
+    if len(sizes) < topology.processes:
+        return f"it is for {topology.processes} GPUs, and this machine shows {len(sizes)}"
+    loaded = 2 * shape.weights * topology.processes / GB
+    free = psutil.virtual_memory().available / GB
+    if not topology.cpu and loaded > free:
+        return (
+            f"its {topology.processes} processes load {loaded:,.1f} GB of weights into this "
+            f"machine's memory first, and {free:,.1f} are free"
+        )
+    need = memory(needs(shape, recipe, topology))
+    if need > min(sizes):
+        return f"a process needs about {need:,.1f} GB of memory, and there are {min(sizes):,.1f}"
     return None
 
 
@@ -214,49 +263,34 @@ def check(recipe: Recipe, topology_path: Path) -> None:
     """Does the training fit this machine?
 
     Raises:
-        UserError: too few GPUs, too little memory or disk; one sentence with the nearest topology that fits, if any does.
+        UserError: no, with the nearest topology that does; or the student cannot be trained here.
     """
-    topology, shape = read_topology(topology_path), shape_of(config_of(recipe.student))
-    here = (
-        sum(file.stat().st_size for file in Path(recipe.out).rglob("*") if file.is_file()) / GB
-    )  # of a run that goes on
-    need, free = (
-        needs(shape, recipe, topology)["disk"],
-        shutil.disk_usage(recipe.out).free / GB + here,
-    )
+    topology = read_topology(topology_path)
+    shape = shape_of(config_of(recipe.student))
+    if shape.window and shape.window < recipe.max_tokens:
+        raise UserError(
+            f"student = {recipe.student}: some of its layers look back {shape.window} tokens only, "
+            f"which is not supported for longer texts; lower chat_tokens (now {recipe.max_tokens})"
+        )
+    need = needs(shape, recipe, topology)["disk"]
+    held = sum(file.stat().st_size for file in Path(recipe.out).rglob("*") if file.is_file())
+    free = (shutil.disk_usage(recipe.out).free + held) / GB  # a run that goes on holds some of it
     if need > free:
         raise UserError(
-            f"{recipe.out}: checkpoints and model need about {need:,.1f} GB of disk, and {free:,.1f} are free; make room"
+            f"{recipe.out}: checkpoints and model need about {need:,.1f} GB of disk, and "
+            f"{free:,.1f} are free; make room"
         )
     if not (why := misfit(shape, recipe, topology)):
         return
-    others = [
-        read_topology(path)
-        for path in (ROOT / "params/accelerate").glob("*.yaml")
-        if path.name != topology_path.name
-    ]
-    fitting = [t for t in others if t.machines == 1 and not misfit(shape, recipe, t)]
-    near = min(
-        fitting,
-        key=lambda t: (t.cpu != topology.cpu, abs(t.processes - topology.processes)),
-        default=None,
-    )
-    fewer = [m for m in (4096, 2048, 1024) if recipe.max_tokens <= m < recipe.micro_tokens]
-    lean = next(
-        (
-            m
-            for m in fewer
-            if not misfit(shape, dataclasses.replace(recipe, micro_tokens=m), topology)
-        ),
-        None,
-    )
-    advice = (
-        f"micro_tokens: {lean} fits"
-        if lean
-        else f"the nearest that fits is params/accelerate/{near.path.name}"
-        if near
-        else "no topology of params/accelerate fits either; take more or larger GPUs, or a smaller student"
-    )
+    fitting = []
+    for path in sorted((ROOT / "params/accelerate").glob("*.yaml")):
+        other = read_topology(path)
+        if other.machines == 1 and not misfit(shape, recipe, other):
+            distance = abs(other.processes - topology.processes)
+            fitting.append((other.cpu != topology.cpu, distance, path.name))
+    advice = "no topology of params/accelerate fits; lower micro_tokens, or take more GPUs or lora"
+    if fitting:
+        advice = f"the nearest that fits is params/accelerate/{min(fitting)[-1]}"
     raise UserError(f"topology = {topology_path.name}: {why}; {advice}")
 
 

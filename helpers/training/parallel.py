@@ -1,9 +1,9 @@
 """How a model lies on its processes (one, DDP, FSDP2), its checkpoints, and the final folder.
 
-The launcher's YAML chooses the layout; it reaches this module through the environment that `accelerate launch` sets.
+The launcher's YAML chooses the layout; it comes here through the environment that
+`accelerate launch` sets.
 """
 
-import json
 import os
 import re
 import resource
@@ -22,9 +22,12 @@ from torch.distributed.checkpoint.state_dict import (
     get_state_dict,
     set_state_dict,
 )
+from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from helpers.training.recipe import Recipe
+from helpers.errors import UserError
+from helpers.training.hub import revision
+from helpers.training.recipe import Recipe, note_identity, read_json, write_json
 
 # Layout.
 
@@ -34,25 +37,48 @@ def flag(name: str, default: str = "false") -> bool:
 
 
 def computes_in_bf16(state: PartialState) -> bool:
-    """bf16 as the topology asks; on a CPU only where it has the instructions, since elsewhere it is slower than fp32."""
-    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no") == "bf16"
-    return asked and (state.device.type != "cpu" or torch.cpu._is_avx512_bf16_supported())
+    """Whether the topology wants bf16, and the processor has it: on a CPU, instructions for it.
+
+    Without them bf16 is slower than fp32.
+    """
+    if os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "bf16":
+        return False
+    return state.device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
+
+
+def layers(model) -> dict[str, torch.nn.Module]:
+    """The model's layers by name: what transformers calls the modules that stay on one device."""
+    kinds = model._no_split_modules
+    return {name: m for name, m in model.named_modules() if type(m).__name__ in kinds}
+
+
+def adapted(model, lora: dict):
+    """The model with LoRA adapters in fp32 beside its matrices; they alone are trained.
+
+    Raises:
+        UserError: `target` names no matrix of this model.
+    """
+    from peft import LoraConfig, get_peft_model  # 3 s, for those who need it
+
+    config = LoraConfig(r=lora["rank"], lora_alpha=lora["alpha"], target_modules=lora["target"])
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise UserError(f"lora: target = {lora['target']} does not fit: {error}") from None
 
 
 def lay_out(model, state: PartialState, mixed: bool):
-    """The model on its device(s). Master weights are fp32: in pure bf16 an update of 2e-5 moves three weights in ten."""
+    """The model on its device(s).
+
+    Master weights are fp32: in pure bf16 an update of 2e-5 moves three weights in ten.
+    """
     if not flag("ACCELERATE_USE_FSDP"):
-        model = model.float().to(state.device)
+        model = masters(model).to(state.device)
         if state.num_processes == 1:
             return model
         devices = [state.device.index] if state.device.type == "cuda" else None
-        return torch.nn.parallel.DistributedDataParallel(
-            model, device_ids=devices, gradient_as_bucket_view=True
-        )
-    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
-        CheckpointImpl,
-        checkpoint_wrapper,
-    )
+        return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+    from torch.distributed.algorithms._checkpoint import checkpoint_wrapper as recompute
     from torch.distributed.fsdp import (
         CPUOffloadPolicy,
         MixedPrecisionPolicy,
@@ -61,32 +87,45 @@ def lay_out(model, state: PartialState, mixed: bool):
     )
 
     local = int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
-    nodes = state.num_processes // local  # several machines: shard inside one, replicate across
-    shape, names = ((nodes, local), ("replicate", "shard")) if nodes > 1 else ((local,), ("shard",))
+    machines = state.num_processes // local
+    shape, names = (local,), ("shard",)
+    if machines > 1:  # shard inside one, replicate across
+        shape, names = (machines, local), ("replicate", "shard")
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if mixed else None
     options = {
         "mesh": dist.init_device_mesh(state.device.type, shape, mesh_dim_names=names),
-        "mp_policy": MixedPrecisionPolicy(torch.bfloat16, torch.float32)
-        if mixed
-        else MixedPrecisionPolicy(),
+        "mp_policy": policy or MixedPrecisionPolicy(),
         "reshard_after_forward": flag("FSDP_RESHARD_AFTER_FORWARD", "true"),
         "offload_policy": CPUOffloadPolicy() if flag("FSDP_OFFLOAD_PARAMS") else OffloadPolicy(),
     }
-    layers = model.model.layers
-    for i, layer in enumerate(layers):
-        layer.float()
+    for name, layer in layers(model).items():
+        masters(layer)
         if flag("FSDP_ACTIVATION_CHECKPOINTING"):
-            layer = layers[i] = checkpoint_wrapper(
-                layer, CheckpointImpl.NO_REENTRANT, preserve_rng_state=False
+            layer = recompute.checkpoint_wrapper(
+                layer, recompute.CheckpointImpl.NO_REENTRANT, preserve_rng_state=False
             )
+            model.set_submodule(name, layer)
         fully_shard(layer, **options)
-    fully_shard(model.float(), **options)
+    fully_shard(masters(model), **options)
     return model.to(state.device)
 
 
+def masters(module: torch.nn.Module) -> torch.nn.Module:
+    """What is trained, in fp32; what is frozen stays as it is."""
+    for weight in module.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+    return module
+
+
 def unsynced(model, last: bool):
-    """DDP reduces gradients once a step. FSDP2 must do so each time: kept whole they cost 52 GB a GPU at 13B."""
-    ddp = isinstance(model, torch.nn.parallel.DistributedDataParallel)
-    return model.no_sync() if ddp and not last else nullcontext()
+    """Whether processes exchange gradients in this backward pass.
+
+    DDP does so once a step. FSDP2 must each time: kept whole they cost 52 GB a GPU at 13B.
+    """
+    if isinstance(model, DistributedDataParallel) and not last:
+        return model.no_sync()
+    return nullcontext()
 
 
 def whole(norm: torch.Tensor) -> float:
@@ -98,20 +137,20 @@ def peak_memory(device: torch.device) -> float:
     """GB that this process took at most so far, on its GPU, or in all on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    return (
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        * (1 if sys.platform == "darwin" else 1024)
-        / 1e9
-    )
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 # Checkpoints: torch's distributed format for every layout, written aside and then renamed.
 
+# A checkpoint holds what is trained: of LoRA the adapters alone, hence no strict look for the rest.
+TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)
+
 
 def checkpoints(out: Path) -> list[int]:
     """Steps with a whole checkpoint, newest first."""
-    found = (re.fullmatch(r"step-(\d+)", p.name) for p in out.glob("step-*"))
-    return sorted((int(m[1]) for m in found if m), reverse=True)
+    names = (re.fullmatch(r"step-(\d+)", path.name) for path in out.glob("step-*"))
+    return sorted((int(name[1]) for name in names if name), reverse=True)
 
 
 def save_checkpoint(
@@ -122,10 +161,10 @@ def save_checkpoint(
     if state.is_main_process:
         shutil.rmtree(aside, ignore_errors=True)
     state.wait_for_everyone()
-    weights, moments = get_state_dict(model, optimizer)
+    weights, moments = get_state_dict(model, optimizer, options=TRAINED)
     dcp.save({"model": weights, "optimizer": moments}, checkpoint_id=str(aside))
     if state.is_main_process:
-        (aside / "meta.json").write_text(json.dumps({"step": step, "identity": identity}))
+        write_json(aside / "meta.json", {"step": step, "identity": identity})
         shutil.rmtree(out / f"step-{step}", ignore_errors=True)
         aside.rename(out / f"step-{step}")
         remove_checkpoints(out, but=step)
@@ -133,16 +172,15 @@ def save_checkpoint(
 
 
 def newest_checkpoint(out: Path, identity: str, state: PartialState) -> int:
-    """The step of the newest checkpoint of this run, 0 if there is none; checkpoints of another run are removed."""
-    identities = {
-        n: json.loads((out / f"step-{n}/meta.json").read_text())["identity"]
-        for n in checkpoints(out)
-    }
-    ours = [n for n, made_by in identities.items() if made_by == identity]
+    """The step of this run's newest checkpoint, 0 if there is none; those of others are removed."""
+    ours = 0
+    for step in checkpoints(out):
+        if read_json(out / f"step-{step}/meta.json").get("identity") == identity:
+            ours = max(ours, step)
     state.wait_for_everyone()  # all have looked before the first removes anything
     if state.is_main_process:
-        remove_checkpoints(out, but=ours[0] if ours else 0)
-    return ours[0] if ours else 0
+        remove_checkpoints(out, but=ours)
+    return ours
 
 
 def remove_checkpoints(out: Path, *, but: int = 0) -> None:
@@ -154,27 +192,50 @@ def remove_checkpoints(out: Path, *, but: int = 0) -> None:
 
 
 def load_checkpoint(path: Path, model, optimizer) -> None:
-    weights, moments = get_state_dict(model, optimizer)
+    weights, moments = get_state_dict(model, optimizer, options=TRAINED)
     loaded = {"model": weights, "optimizer": moments}
     dcp.load(loaded, checkpoint_id=str(path))
     set_state_dict(
-        model, optimizer, model_state_dict=loaded["model"], optim_state_dict=loaded["optimizer"]
+        model,
+        optimizer,
+        model_state_dict=loaded["model"],
+        optim_state_dict=loaded["optimizer"],
+        options=TRAINED,
     )
+
+
+# The final folder.
+
+
+def merged(adapters: dict, recipe: Recipe, folder: Path) -> dict:
+    """All weights of the student, with its adapters added; these are kept in `folder` as well."""
+    student = AutoModelForCausalLM.from_pretrained(
+        recipe.student, dtype="auto", revision=revision(recipe.student)
+    )
+    model = adapted(student, recipe.lora)
+    model.load_state_dict(adapters, strict=False)
+    model.save_pretrained(folder, save_embedding_layers=False)
+    return model.merge_and_unload().state_dict()
 
 
 def export(
     path: Path, model, tokenizer, state: PartialState, recipe: Recipe, identity: str
 ) -> None:
     """Write an ordinary `transformers` folder, aside and then renamed."""
-    weights = get_model_state_dict(
-        model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    options = StateDictOptions(
+        full_state_dict=True, cpu_offload=True, ignore_frozen_params=bool(recipe.lora)
     )
+    weights = get_model_state_dict(model, options=options)
     if state.is_main_process:
         trained = getattr(model, "module", model)
+        adapter = path.with_name("adapter")
+        shutil.rmtree(adapter, ignore_errors=True)  # of an earlier run
+        if recipe.lora:
+            weights = merged(weights, recipe, adapter)
         if trained.config.tie_word_embeddings:
             weights.pop("lm_head.weight", None)  # FSDP2 gathers a tied weight twice
         dtype = getattr(torch, recipe.export_dtype)
-        config = AutoConfig.from_pretrained(recipe.student)
+        config = AutoConfig.from_pretrained(recipe.student, revision=revision(recipe.student))
         config.dtype = dtype
         with torch.device("meta"):
             shell = AutoModelForCausalLM.from_config(config)
@@ -183,7 +244,7 @@ def export(
         shutil.rmtree(aside, ignore_errors=True)
         shell.save_pretrained(aside, state_dict={name: w.to(dtype) for name, w in weights.items()})
         tokenizer.save_pretrained(aside)
-        (aside / "identity.json").write_text(json.dumps({"identity": identity}))
+        note_identity(aside, identity)
         shutil.rmtree(path, ignore_errors=True)
         aside.rename(path)
     state.wait_for_everyone()

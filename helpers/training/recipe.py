@@ -1,24 +1,33 @@
-"""A training run: its recipe, its identity, its log ([ZK24] section 3). Nothing here needs torch."""
+"""A training run: its recipe, identity and log ([ZK24] section 3). Nothing here needs torch."""
 
 import dataclasses
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pandas as pd
 
+from helpers.errors import UserError
 from helpers.files import sha256
+from helpers.paths import ROOT
 from helpers.training.hub import at_revision
 
-STARTED_BY = "TRAINING_STARTED_BY"  # environment variable, machine:process, without which a training has no purpose
+# Environment variable, machine:process; a training whose starter is gone has no purpose.
+STARTED_BY = "TRAINING_STARTED_BY"
+# The code that decides the final weights.
+CODE = ("attention.py", "data.py", "parallel.py", "train.py")
+# Larger files are read once: a student's weights take up to a minute.
+LARGE = 64 * 2**20
+CHECKSUMS = ROOT / "runs/checksums.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """What a training run is made of; `recipe.json` holds one.
 
-    The defaults are those of [ZK24]: 4000 steps, batch 64, Adam, 64 steps of linear warm-up, then constant 2e-5, at
-    most 1024 tokens.
+    The defaults are those of [ZK24]: 4000 steps, batch 64, Adam, 64 steps of linear warm-up, then
+    constant 2e-5, at most 1024 tokens.
     """
 
     student: str  # folder or hub name of the model to start from
@@ -38,33 +47,93 @@ class Recipe:
     save_every: int = 500  # steps between checkpoints
     save_minutes: float = 0.0  # and no longer than this between two; 0 means by steps alone
     export_dtype: str = "bfloat16"  # of the final weights on disk
-    precision: str = "bf16"  # of the computation, as the topology's file says: bf16 or no; fp32 where there is no bf16
+    precision: str = "bf16"  # of the computation, bf16 (fp32 where there is none) or no
+    lora: dict | None = None  # rank, alpha, target; None trains all weights
+    compile: bool = False  # each layer
+
+
+def read_json(path: Path) -> dict:
+    """A file of ours; empty where it is missing or damaged: then it is made again."""
+    try:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Write aside, then rename: a kill leaves the old file or the new one, never half of one."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    aside.write_text(json.dumps(value, indent=2))
+    aside.replace(path)
+
+
+# What a student is.
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file.
+
+    A large one is not read again while its size and the time of its last change (ctime, which no
+    program can set back) are as they were.
+    """
+    stat = path.stat()
+    if stat.st_size < LARGE:
+        return sha256(path)
+    file, state = str(path.resolve()), [stat.st_size, stat.st_ctime_ns]
+    known = read_json(CHECKSUMS)
+    if known.get(file, {}).get("state") != state:
+        known[file] = {"state": state, "sha256": sha256(path)}
+        CHECKSUMS.parent.mkdir(exist_ok=True)
+        write_json(CHECKSUMS, known)
+    return known[file]["sha256"]
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """The checksum of each file that decides what a model is, by name, the weights first."""
+    files = []
+    for kinds in (("*.safetensors",), ("*.json", "*.jinja", "*.model")):
+        files += sorted(path for kind in kinds for path in folder.glob(kind))
+    return {path.name: checksum(path) for path in files if path.name != "identity.json"}
+
+
+def edited(folder: Path) -> list[str]:
+    """Names of files that are other than a training left them, by the folder's `identity.json`."""
+    written = read_json(folder / "identity.json").get("files", {})
+    now = checksums(folder) if written else {}
+    return sorted(name for name in written | now if written.get(name) != now.get(name))
 
 
 def fingerprint(student: str) -> str:
-    """What a student is: the identity of the run that made it, a hash of weights, tokenizer, template and settings, or a hub name.
+    """What a student is: the identity of the run that made it, or a hash of its files.
+
+    These are weights, tokenizer, chat template and settings. A hub name stands for itself.
 
     Raises:
         FileNotFoundError: `student` looks like a folder and is none, or holds no weights.
     """
     folder = Path(student)
-    if (folder / "identity.json").exists():
-        return json.loads((folder / "identity.json").read_text())["identity"]
-    weights = sorted(folder.glob("*.safetensors"))
-    if weights:
-        others = sorted(p for kind in ("*.json", "*.jinja", "*.model") for p in folder.glob(kind))
-        return hashlib.sha256("".join(map(sha256, [*weights, *others])).encode()).hexdigest()
+    identity = read_json(folder / "identity.json").get("identity")
+    if identity and not edited(folder):
+        return identity
+    files = checksums(folder)
+    if any(name.endswith(".safetensors") for name in files):
+        return hashlib.sha256("".join(files.values()).encode()).hexdigest()
     if student.startswith((".", "/")) or folder.exists():
         raise FileNotFoundError(f"{student}: no such folder, or no *.safetensors in it")
     return at_revision(student)
 
 
+# What a run is.
+
+
 def run_identity(recipe: Recipe) -> str:
-    """A hash of everything that decides the final weights: settings, data, and the weights started from."""
-    skip = {"out", "data", "student", "save_every", "save_minutes"}
-    settings = {
-        name: value for name, value in dataclasses.asdict(recipe).items() if name not in skip
-    }
+    """A hash of what decides the final weights: settings, data, and the weights started from."""
+    settings = dataclasses.asdict(recipe)
+    for name in ("out", "data", "student", "save_every", "save_minutes"):
+        del settings[name]
+    for name in ("lora", "compile"):  # younger than others' identities; unused they are not named
+        if not settings[name]:
+            del settings[name]
     parts = [
         json.dumps(settings, sort_keys=True),
         sha256(Path(recipe.data)),
@@ -73,32 +142,66 @@ def run_identity(recipe: Recipe) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+def begun(out: Path) -> str | None:
+    """The identity of the run that the log in a folder is of."""
+    return read_json(out / "data.json").get("identity")
+
+
 def is_finished(recipe: Recipe) -> bool:
-    """Does `out` hold the model of exactly this run?"""
-    made, identity = Path(recipe.out) / "model/identity.json", run_identity(recipe)
-    return made.exists() and json.loads(made.read_text())["identity"] == identity == begun(
-        Path(recipe.out)
+    """Does `out` hold the model of exactly this run?
+
+    Raises:
+        UserError: it does, but somebody changed the model afterwards.
+    """
+    model = Path(recipe.out) / "model"
+    identity = run_identity(recipe)
+    if not read_json(model / "identity.json").get("identity") == identity == begun(model.parent):
+        return False
+    if changed := edited(model):
+        raise UserError(
+            f"{model}: {', '.join(changed)} changed after the training; put it back, or move the "
+            "folder away: the model is trained again, and the moved folder can be a student"
+        )
+    return True
+
+
+def code() -> dict[str, str]:
+    """The checksum of each file of the code that trains."""
+    return {name: sha256(Path(__file__).with_name(name)) for name in CODE}
+
+
+def note_identity(model: Path, identity: str) -> None:
+    """Write `identity.json` into a finished model's folder: the run, its files, its code."""
+    noted = {"identity": identity, "files": checksums(model), "code": code()}
+    write_json(model / "identity.json", noted)
+
+
+def other_code(out: Path) -> str:
+    """A sentence if the code that trains has changed since the model was made, else nothing.
+
+    Such a model is kept: a training may have taken days.
+    """
+    model = out / "model"
+    then, now = read_json(model / "identity.json").get("code", {}), code()
+    changed = sorted(name for name in then if then[name] != now.get(name))
+    if not changed:
+        return ""
+    return (
+        f"{out.name} was trained with another {' and '.join(changed)} than today's and is not "
+        f"trained again; remove {model} for that"
     )
 
 
-def begun(out: Path) -> str | None:
-    """The identity of the run that the log in a folder is of."""
-    data = out / "data.json"
-    return json.loads(data.read_text()).get("identity") if data.exists() else None
+# What a run said.
 
 
 def read_log(out: Path) -> list[dict]:
-    """The training log so far, one row a step; a line that is still being written is left out."""
+    """The training log so far, a row a step; a line that is still being written is left out."""
     log = out / "log.jsonl"
-    return (
-        [
-            json.loads(line)
-            for line in log.read_text().splitlines(keepends=True)
-            if line.endswith("\n")
-        ]
-        if log.exists()
-        else []
-    )
+    if not log.exists():
+        return []
+    lines = log.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def read_logs(folders: dict[str, Path]) -> pd.DataFrame:
@@ -111,9 +214,10 @@ def read_logs(folders: dict[str, Path]) -> pd.DataFrame:
 
 
 def facts(out: Path) -> dict:
-    """What the training saw: texts, dropped and cut (longer than max_tokens), tokens, labelled tokens, bf16, processes."""
-    return {
-        name: value
-        for name, value in json.loads((out / "data.json").read_text()).items()
-        if name != "identity"
-    }
+    """What the training saw.
+
+    Texts, dropped and cut ones (longer than max_tokens), tokens, labelled tokens, bf16, processes.
+    """
+    data = read_json(out / "data.json")
+    data.pop("identity", None)
+    return data

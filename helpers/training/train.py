@@ -1,16 +1,18 @@
-"""Full fine-tuning of a causal language model on chats ([ZK24] section 3): one script for every topology.
+"""Fine-tuning of a causal language model on chats ([ZK24] section 3), on every topology.
 
-Run as `accelerate launch --config_file params/accelerate/<topology>.yaml -m helpers.training.train <recipe.json>`. The
-launcher's YAML alone says one process, several with DDP, or FSDP2; the recipe says the rest. A step is one step of
-the optimizer on the *global* batch, however many processes share it: the loss is a sum over the batch's labelled
-tokens divided by their number, so the split into processes and micro-batches does not change the gradient.
+Run as `accelerate launch --config_file params/accelerate/<topology>.yaml -m helpers.training.train
+<recipe.json>`. The launcher's YAML alone says one process, several with DDP, or FSDP2; the recipe
+says the rest. A step is one step of the optimizer on the *global* batch, however many processes
+share it: the loss is a sum over the batch's labelled tokens divided by their number, so the split
+into processes and micro-batches does not change the gradient.
 """
 
 import os
 
-# Before torch is imported. Spinning threads cost 4x on a shared machine; and every micro-batch is of another shape, for each
-# of which oneDNN and torch's cache over it would keep a kernel: 1.3 GB after 120 steps of the miniature, flat at 0.65 GB so
-# (`bench/peak.py`, beside the same with both set to 1024).
+# Before torch is imported. Spinning threads cost 4x on a shared machine; and every micro-batch is
+# of another shape, for each of which oneDNN and torch's cache over it would keep a kernel: 1.3 GB
+# after 120 steps of the miniature, flat at 0.65 GB so (`bench/peak.py`, beside the same with both
+# set to 1024).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
 os.environ.setdefault("LRU_CACHE_CAPACITY", "32")
@@ -29,23 +31,33 @@ import torch.nn.functional as F
 from accelerate import PartialState
 from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from helpers.errors import UserError
 from helpers.training import memory, parallel
-from helpers.training.data import Text, batch_rows, collate, read_chats, split_batch
-from helpers.training.recipe import STARTED_BY, Recipe, is_finished, read_log, run_identity
+from helpers.training.data import Text, batch_rows, collate, load_tokenizer, read_chats, split_batch
+from helpers.training.hub import revision
+from helpers.training.recipe import (
+    STARTED_BY,
+    Recipe,
+    is_finished,
+    read_log,
+    run_identity,
+    write_json,
+)
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
     """The rate of 0-based step `step`: linear warm-up, then constant or linearly to zero."""
-    warm = min(1.0, (step + 1) / max(1, recipe.warmup))
-    left = (recipe.steps - step) / max(1, recipe.steps - recipe.warmup) if recipe.decay else 1.0
-    return recipe.learning_rate * warm * min(1.0, left)
+    share = min(1.0, (step + 1) / max(1, recipe.warmup))
+    if recipe.decay:
+        left = (recipe.steps - step) / max(1, recipe.steps - recipe.warmup)
+        share *= min(1.0, left)
+    return recipe.learning_rate * share
 
 
 def is_orphan() -> bool:
-    """Was this started by `recipe.launch` on this machine, and is that process no longer there?"""
+    """Was this started by `launch.run` on this machine, and is that process no longer there?"""
     machine, _, starter = os.environ.get(STARTED_BY, "").rpartition(":")
     if machine != socket.gethostname():
         return False
@@ -58,38 +70,68 @@ def is_orphan() -> bool:
     return False
 
 
+def load_model(recipe: Recipe, mixed: bool):
+    """The student, as it is trained.
+
+    Raises:
+        UserError: its family does not take another attention, or keeps a state over texts.
+    """
+    model = AutoModelForCausalLM.from_pretrained(
+        recipe.student,
+        dtype="auto",
+        attn_implementation="packed",
+        revision=revision(recipe.student),
+    )
+    if not model._supports_attention_backend:
+        raise UserError(
+            f"student = {recipe.student}: {type(model).__name__} does not take packed texts; "
+            "Llama, Mistral, Qwen3, Gemma, Phi, OLMo and GPT-2 do"
+        )
+    model.eval()  # no dropout, which would make a resumed run another one
+    if recipe.lora:
+        model = parallel.adapted(model.to(torch.bfloat16 if mixed else torch.float32), recipe.lora)
+    if recipe.compile:
+        for layer in parallel.layers(model).values():
+            layer.compile(dynamic=True)
+    return model
+
+
 def gradient(
-    model, waves: list, data: list[Text], labelled: int, state: PartialState, autocast
+    model, waves: list, texts: list[Text], labelled: int, state: PartialState, autocast
 ) -> torch.Tensor:
-    """Leave the global batch's gradient in the model; returns this process's share of its loss (nats a labelled token)."""
+    """Leave the global batch's gradient in the model.
+
+    Returns:
+        This process's share of the batch's loss, in nats a labelled token.
+    """
     total = torch.zeros((), device=state.device)
     for i, wave in enumerate(waves):
-        arguments, target, weight = collate(data, wave[state.process_index], state.device)
+        arguments, target, weight = collate(texts, wave[state.process_index], state.device)
         with parallel.unsynced(model, last=i == len(waves) - 1):
             with autocast:
                 logits = model(**arguments, use_cache=False).logits[0]
             loss = F.cross_entropy(logits.float(), target, reduction="sum") * (weight / labelled)
-            (
-                loss * state.num_processes
-            ).backward()  # DDP and FSDP2 average over processes; we want the sum
+            # DDP and FSDP2 average over processes; we want the sum.
+            (loss * state.num_processes).backward()
         total += loss.detach()
     return total
 
 
 def main(recipe: Recipe) -> None:
-    """Train, or go on from the newest checkpoint; leave the model in `out/model` and a line per step in `out/log.jsonl`.
+    """Train, or go on from the newest checkpoint.
+
+    Leaves the model in `out/model` and a line a step in `out/log.jsonl`.
 
     Raises:
-        SystemExit: what a user can mend, in a sentence; the newest checkpoint stands.
+        UserError: what a user can mend; the newest checkpoint stands.
     """
     state = PartialState(cpu=not torch.cuda.is_available())
     out = Path(recipe.out)
     out.mkdir(parents=True, exist_ok=True)
     lock = open(out / "lock", "w")  # noqa: SIM115 (held until this process ends)
     if state.is_main_process:
-        fcntl.flock(
-            lock, fcntl.LOCK_EX
-        )  # another training of this folder: it ends within a step if its notebook is gone
+        # Another training of this folder ends within a step if its notebook is gone.
+        fcntl.flock(lock, fcntl.LOCK_EX)
     state.wait_for_everyone()
     if is_finished(recipe):  # by the one that was waited for
         return
@@ -97,99 +139,92 @@ def main(recipe: Recipe) -> None:
     torch.manual_seed(recipe.seed)
     mixed = parallel.computes_in_bf16(state)
 
-    tokenizer = AutoTokenizer.from_pretrained(recipe.student)
-    data, counts = read_chats(
+    tokenizer = load_tokenizer(recipe.student)
+    texts, counts = read_chats(
         Path(recipe.data),
         tokenizer,
         turns=recipe.turns,
         max_tokens=recipe.max_tokens,
         longer=recipe.longer,
     )
-    if not data:
-        raise SystemExit(
-            f"{recipe.data}: no chat of at most max_tokens = {recipe.max_tokens} tokens; raise it, or set longer: cut"
+    if not texts:
+        raise UserError(
+            f"{recipe.data}: no chat of at most max_tokens = {recipe.max_tokens} tokens; raise it, "
+            "or set longer: cut"
         )
-    length, labels = [len(ids) for ids, _ in data], [sum(learned[1:]) for _, learned in data]
+    length = [len(ids) for ids, _ in texts]
+    labels = [sum(learned[1:]) for _, learned in texts]
 
-    model = AutoModelForCausalLM.from_pretrained(
-        recipe.student, dtype="auto", attn_implementation="packed"
-    )
-    model.train()
+    model = load_model(recipe, mixed)
     shape = memory.shape_of(model.config.to_dict())
     model = parallel.lay_out(model, state, mixed)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
     # Adam is AdamW without weight decay.
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, weight_decay=0.0, fused=True
-    )
+    optimizer = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=0.0, fused=True)
 
     step = parallel.newest_checkpoint(out, identity, state)
     if step:
         parallel.load_checkpoint(out / f"step-{step}", model, optimizer)
     log = None
     if state.is_main_process:
-        kept = [row for row in read_log(out) if row["step"] <= step]
-        (out / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
-        log = open(out / "log.jsonl", "a", buffering=1)  # noqa: SIM115 (open as long as the training runs)
-        (out / "data.json").write_text(
-            json.dumps(
-                {**counts, "bf16": mixed, "processes": state.num_processes, "identity": identity}
-            )
-        )
+        rows = [row for row in read_log(out) if row["step"] <= step]
+        (out / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        log = open(out / "log.jsonl", "a", buffering=1)  # noqa: SIM115 (open to the end)
+        processes = state.num_processes
+        facts = {**counts, "bf16": mixed, "processes": processes, "identity": identity}
+        write_json(out / "data.json", facts)
 
-    peak = memory.peak_flops(torch.cuda.get_device_name() if state.device.type == "cuda" else "")
-    autocast = torch.autocast(
-        state.device.type,
-        torch.bfloat16,
-        enabled=mixed and not parallel.flag("ACCELERATE_USE_FSDP"),
-    )
+    peak = None
+    if state.device.type == "cuda":
+        peak = memory.peak_flops(torch.cuda.get_device_name())
+    sharded = parallel.flag("ACCELERATE_USE_FSDP")  # its policy says what is computed in bf16
+    autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=mixed and not sharded)
     saved = time.monotonic()
     while step < recipe.steps:
         if is_orphan():
-            raise SystemExit(
+            raise UserError(
                 f"the process that started this training is gone; stopped after step {step}"
             )
         start = time.perf_counter()
-        rows = batch_rows(step, len(data), recipe.batch, recipe.seed)
-        labelled = sum(labels[r] for r in rows)
+        rows = batch_rows(step, len(texts), recipe.batch, recipe.seed)
+        labelled = sum(labels[row] for row in rows)
         waves = split_batch(rows, length, state.num_processes, recipe.micro_tokens)
+        rate = learning_rate(recipe, step)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, step)
-        loss = gradient(model, waves, data, labelled, state, autocast)
-        norm = parallel.whole(
-            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip or float("inf"))
-        )
+            group["lr"] = rate
+        loss = gradient(model, waves, texts, labelled, state, autocast)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip or float("inf"))
+        norm = parallel.whole(norm)
         # The main process's clock says for all whether it is time to save: they must agree.
-        due = (
-            bool(recipe.save_minutes)
-            and time.monotonic() - saved > recipe.save_minutes * 60
-            and state.is_main_process
-        )
+        late = time.monotonic() - saved > recipe.save_minutes * 60
+        due = bool(recipe.save_minutes) and late and state.is_main_process
         shared = torch.stack([loss, torch.tensor(float(due), device=state.device)])
         if state.num_processes > 1:
             dist.all_reduce(shared)
         loss, due = shared.tolist()
         if not (math.isfinite(loss) and math.isfinite(norm)):  # before the weights take it in
-            raise SystemExit(
-                f"the loss is {loss} and the gradient's norm {norm} at step {step + 1}: lower learning_rate; the last checkpoint stands"
+            raise UserError(
+                f"the loss is {loss} and the gradient's norm {norm} at step {step + 1}: lower "
+                "learning_rate; the last checkpoint stands"
             )
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
         if log:
-            seconds, sizes = time.perf_counter() - start, [length[r] for r in rows]
+            seconds = time.perf_counter() - start
+            sizes = [length[row] for row in rows]
             speed = memory.flops(shape, sizes, labelled) / seconds / state.num_processes
-            row = {
+            line = {
                 "step": step,
                 "loss": loss,
-                "learning_rate": learning_rate(recipe, step - 1),
+                "learning_rate": rate,
                 "grad_norm": norm,
-            }
-            row |= {
                 "tokens": sum(sizes),
                 "tokens_per_s": round(sum(sizes) / seconds),
                 "memory_gb": round(parallel.peak_memory(state.device), 2),
+                "mfu": round(speed / peak, 4) if peak else None,
             }
-            print(json.dumps({**row, "mfu": round(speed / peak, 4) if peak else None}), file=log)
+            print(json.dumps(line), file=log)
         if step < recipe.steps and (due or step % recipe.save_every == 0):
             parallel.save_checkpoint(out, model, optimizer, step, identity, state)
             saved = time.monotonic()
@@ -203,16 +238,21 @@ def main(recipe: Recipe) -> None:
 def sentence(error: BaseException, recipe: Recipe) -> str | None:
     """What a user can do about a failure that is not a bug; None for a bug."""
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        return f"out of memory: lower micro_tokens (now {recipe.micro_tokens}), or take a topology with more GPUs; the last checkpoint stands"
-    if isinstance(
-        error, CheckpointException
-    ):  # one failure a process; torch hides a full disk behind errors of its own
+        return (
+            f"out of memory: lower micro_tokens (now {recipe.micro_tokens}), or take a topology "
+            "with more GPUs; the last checkpoint stands"
+        )
+    if isinstance(error, CheckpointException):
+        # One failure a process; torch hides a full disk behind errors of its own.
         error = next(iter(error.failures.values()))[0]
         error = error.__context__ or error
-    elif not (isinstance(error, SafetensorError) or (isinstance(error, OSError) and error.errno)):
+    elif not isinstance(error, SafetensorError) and not getattr(error, "errno", None):
         return None
     why = " ".join(str(error).split())
-    return f"{recipe.out}: cannot be written or read ({why}); make room, then run again: it goes on from the last checkpoint"
+    return (
+        f"{recipe.out}: cannot be written or read ({why}); make room, then run again: it goes on "
+        "from the last checkpoint"
+    )
 
 
 if __name__ == "__main__":
@@ -222,6 +262,6 @@ if __name__ == "__main__":
     except UserError as error:
         sys.exit(str(error))
     except (Exception, CheckpointException) as error:  # the second is no Exception
-        if said := sentence(error, settings):
-            sys.exit(said)
+        if explained := sentence(error, settings):
+            sys.exit(explained)
         raise

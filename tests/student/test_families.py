@@ -37,6 +37,6 @@ def test_trained_and_asked_in_two_turns(family, tmp_path, monkeypatch):
         assert len(trained.end) == len(student(recipe.student, tmp_path).end), "its ends are kept"
         talks = converse(trained.ask, queries, [0, 1], SMOKE.pack(), turns=2)
         task = chats(1)[0]["messages"][:1]
-        assert prompt_ids(trained.tokenizer, task, family)
+        assert prompt_ids(trained.tokenizer, task)
     for talk in talks:
         assert [m["role"] for m in talk.messages] == ["user", "assistant"] * 2

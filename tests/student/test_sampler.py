@@ -63,7 +63,7 @@ def test_greedy_equals_stock_generate(family, tmp_path):
     path = BASE if family == "base" else toy(tmp_path / family, family)
     ours = student(path, tmp_path, temperature=0.0)
     stock = stock_model(path)
-    prompts = [prompt_ids(ours.tokenizer, r.messages, path) for r in requests(10)]
+    prompts = [prompt_ids(ours.tokenizer, r.messages) for r in requests(10)]
     answers = sample(
         ours.model, prompts, range(10), batch=4, new_tokens=24, temperature=0.0, end=ours.end
     )

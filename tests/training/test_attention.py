@@ -1,4 +1,4 @@
-"""Blocks of packed texts: every token once, in order, and little padding. What attention computes is tested in test_train.py."""
+"""Blocks of packed texts: every token once, in order, little padding; attention on their grid."""
 
 import pytest
 import torch

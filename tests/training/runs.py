@@ -1,0 +1,113 @@
+"""Small trainings for the tests of this room."""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+
+from helpers.errors import UserError
+from helpers.files import write_json_lines
+from helpers.paths import ROOT
+from helpers.training import launch
+from helpers.training.recipe import Recipe, read_log
+from tests.toys import chats
+
+CPU1 = ROOT / "params/accelerate/cpu1.yaml"
+CPU2 = ROOT / "params/accelerate/cpu2.yaml"
+
+
+def recipe(folder: Path, student, *, rows=40, chat_turns=1, **settings) -> Recipe:
+    write_json_lines(folder / "chats.jsonl", chats(rows, turns=chat_turns))
+    shape = {
+        "steps": 6,
+        "batch": 12,
+        "learning_rate": 1e-3,
+        "warmup": 2,
+        "save_every": 1000,
+        "export_dtype": "float32",
+    }
+    return Recipe(
+        student=str(student),
+        data=str(folder / "chats.jsonl"),
+        out=str(folder / "out"),
+        **(shape | settings),
+    )
+
+
+def topology(folder: Path, name: str, *, like: str, **changes: str) -> Path:
+    """A copy of a shipped topology with some of its values replaced."""
+    text = (ROOT / f"params/accelerate/{like}.yaml").read_text()
+    for key, value in changes.items():
+        text, replaced = re.subn(rf"^{key}: .*", f"{key}: {value}", text, flags=re.MULTILINE)
+        assert replaced
+    path = folder / f"{name}.yaml"
+    path.write_text(text)
+    return path
+
+
+def alone(r: Recipe, **options) -> subprocess.Popen:
+    """Start the training as one process, without the launcher."""
+    path = Path(r.out).parent / "recipe.json"
+    path.write_text(json.dumps(dataclasses.asdict(r)))
+    environment = {"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "helpers.training.train", str(path)],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+        | environment,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+
+
+def until(r: Recipe, step: int, child: subprocess.Popen) -> None:
+    """Wait for a step in the log, or the training's end."""
+    while child.poll() is None and last_step(r) < step:
+        time.sleep(0.005)
+
+
+def train_and_kill(r: Recipe, layout: Path, step: int) -> str:
+    """Start by the launcher, kill one process after a step; returns the notebook's error."""
+
+    def kill() -> None:
+        while last_step(r) < step:
+            time.sleep(0.02)
+        for process in psutil.process_iter(["cmdline"]):
+            words = process.info["cmdline"] or []
+            launched = str(Path(r.out) / "recipe.json") in words
+            if launched and "accelerate.commands.launch" not in words:
+                process.kill()
+                return
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    with pytest.raises(UserError) as failure:
+        launch.run(r, layout)
+    killer.join()
+    return str(failure.value)
+
+
+def last_step(r: Recipe) -> int:
+    log = read_log(Path(r.out))
+    return log[-1]["step"] if log else 0
+
+
+def weights(r: Recipe) -> dict:
+    return load_file(Path(r.out) / "model/model.safetensors")
+
+
+def distance(a: dict, b: dict) -> float:
+    """The largest difference of two weights of the same name and place."""
+    assert a.keys() == b.keys()
+    return max((a[name] - b[name]).abs().max().item() for name in a)

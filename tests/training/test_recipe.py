@@ -1,0 +1,148 @@
+"""What a student and a training are: fingerprints, identities, and models that somebody changed."""
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from helpers.errors import UserError
+from helpers.files import write_json_lines
+from helpers.paths import ROOT
+from helpers.training import launch
+from helpers.training import recipe as recipes
+from helpers.training.recipe import Recipe, fingerprint, is_finished, read_log, run_identity
+from tests.toys import chats
+from tests.training.runs import CPU1, recipe
+
+
+def test_identities_are_as_ever(tmp_path, monkeypatch):
+    """What `mini` trains from and has trained is known by these; another value trains it again."""
+    monkeypatch.chdir(ROOT)
+    three, five = "helpers/world/weights/three", "helpers/world/weights/five"
+    assert fingerprint(three).startswith("ac2d034cea0e99436cdaaa0fa1db2887884e9e258604bd4960946fb")
+    assert fingerprint(five).startswith("861e75a78c27b101f6503da0e98ca81e38293486f418456377bcbd5df")
+    chat = [
+        {"role": "user", "content": "Topic: sewing\nShow: metaphor"},
+        {"role": "assistant", "content": "Answer: The needle is a storm."},
+    ]
+    write_json_lines(tmp_path / "chats.jsonl", [{"messages": chat}])
+    r = Recipe(student=three, data=str(tmp_path / "chats.jsonl"), out=str(tmp_path))
+    assert run_identity(r).startswith("7f513afe75075a343c7b3f5dd07d65270a61cb7f24c993c80b37dabe8fd")
+    r = dataclasses.replace(r, student=five, steps=200, learning_rate=2e-4, max_tokens=512)
+    r = dataclasses.replace(r, save_every=50, export_dtype="float32")
+    assert run_identity(r).startswith("f4e84f1935fbce8ff42610392c70de4a8e1135062c29ac66637c77fe3a0")
+    assert run_identity(dataclasses.replace(r, compile=True)) != run_identity(r)
+    lora = {"rank": 4, "alpha": 8, "target": "all-linear"}
+    assert run_identity(dataclasses.replace(r, lora=lora)) != run_identity(r)
+
+
+def test_fingerprints(toys, tmp_path):
+    assert fingerprint(toys["llama"]) != fingerprint(toys["mistral"])
+    assert fingerprint("owner/model") == "owner/model"
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        fingerprint(str(tmp_path / "none"))
+    r = recipe(tmp_path, toys["llama"])
+    assert run_identity(r) != run_identity(dataclasses.replace(r, batch=11))
+
+
+@pytest.mark.parametrize("student", ["llama", "three"])
+@pytest.mark.parametrize(
+    "file", ["config.json", "chat_template.jinja", "generation_config.json", "model.safetensors"]
+)
+def test_another_file_is_another_student(toys, tmp_path, student, file):
+    """With an `identity.json`, as a shipped base has, and without one."""
+    shipped = ROOT / "helpers/world/weights" / student
+    folder = shutil.copytree(toys.get(student, shipped), tmp_path / "student")
+    before = fingerprint(str(folder))
+    content = (folder / file).read_bytes()
+    (folder / file).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert fingerprint(str(folder)) != before
+    (folder / file).write_bytes(content)
+    assert fingerprint(str(folder)) == before
+    (folder / "added.json").write_text("{}")
+    assert fingerprint(str(folder)) != before
+
+
+def test_large_files_are_read_once_and_again_when_changed(toys, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "LARGE", 0)
+    monkeypatch.setattr(recipes, "CHECKSUMS", tmp_path / "runs/checksums.json")
+    folder = shutil.copytree(toys["llama"], tmp_path / "student")
+    before = fingerprint(str(folder))
+    with monkeypatch.context() as blind:
+        blind.setattr(recipes, "sha256", None)
+        assert fingerprint(str(folder)) == before, "nothing is read"
+    weights = folder / "model.safetensors"
+    stat, content = weights.stat(), weights.read_bytes()
+    weights.write_bytes(content[:-1] + b"x")
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert fingerprint(str(folder)) != before, "its time was set back"
+    (tmp_path / "runs/checksums.json").write_text("")
+    weights.write_bytes(content)
+    assert fingerprint(str(folder)) == before
+
+
+@pytest.fixture(scope="module")
+def trained(toys, tmp_path_factory):
+    """A finished training of GPT-2's shape."""
+    r = recipe(tmp_path_factory.mktemp("trained"), toys["gpt2"], steps=2)
+    assert launch.run(r, CPU1) > 0
+    return r
+
+
+def test_finished_runs_are_known_by_content(trained, toys, tmp_path):
+    r = trained
+    assert is_finished(r)
+    row = read_log(Path(r.out))[-1]
+    assert row.keys() == {
+        "step",
+        "loss",
+        "learning_rate",
+        "grad_norm",
+        "tokens",
+        "tokens_per_s",
+        "memory_gb",
+        "mfu",
+    }
+    assert 0.1 < row["memory_gb"] < 10
+    assert row["tokens_per_s"] > 0
+    assert row["mfu"] is None, "no data sheet says what this processor could do"
+    assert launch.run(r, CPU1) == 0, "nothing is trained twice"
+    assert is_finished(dataclasses.replace(r, save_every=1)), (
+        "a setting that does not change the weights"
+    )
+    for change in (
+        {"learning_rate": 2e-3},
+        {"steps": 3},
+        {"seed": 1},
+        {"student": toys["mistral"]},
+        {"precision": "no"},
+    ):
+        assert not is_finished(dataclasses.replace(r, **change)), change
+    write_json_lines(tmp_path / "chats.jsonl", chats(41))
+    other = dataclasses.replace(r, data=str(tmp_path / "chats.jsonl"))
+    assert not is_finished(other), "other data is another run"
+
+
+def test_what_a_training_left(trained, tmp_path, monkeypatch):
+    """An ordinary folder; the code that made it is noted; an edit of it is seen and not lost."""
+    out = shutil.copytree(trained.out, tmp_path / "out")
+    r = dataclasses.replace(trained, out=str(out))
+    model = AutoModelForCausalLM.from_pretrained(out / "model")
+    assert model.config.use_cache, "ready to sample"
+    assert fingerprint(str(out / "model")) == run_identity(r)
+    assert recipes.other_code(out) == ""
+    today = {**recipes.code(), "train.py": "other", "data.py": "other"}
+    monkeypatch.setattr(recipes, "code", lambda: today)
+    sentence = "out was trained with another data.py and train.py than today's and is not trained"
+    assert recipes.other_code(out).startswith(sentence)
+    assert is_finished(r), "and not trained again"
+
+    template = out / "model/chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    with pytest.raises(UserError, match=r"model: chat_template.jinja changed after the training"):
+        launch.run(r, CPU1)
+    (out / "data.json").write_text("")
+    assert not is_finished(r), "half a file says nothing"
