@@ -97,7 +97,7 @@ def test_what_cannot_be_sampled_is_a_sentence(tmp_path):
         student(BASE, tmp_path, device="cuda:9")
     bare = shutil.copytree(toy(tmp_path / "toy", "llama"), tmp_path / "bare")
     (bare / "chat_template.jinja").unlink()
-    with pytest.raises(UserError, match="bare has no chat template; take a model made for chats"):
+    with pytest.raises(UserError, match="its tokenizer has no chat template"):
         student(str(bare), tmp_path).ask(requests(2))
     assert stored(tmp_path / "l.sqlite") == 0, "nothing was sampled"
 
