@@ -11,7 +11,7 @@ from helpers.chat.replies import Reply, Request
 from helpers.errors import UserError
 from helpers.judge.grade import grade
 from helpers.profile.schema import Generate
-from helpers.task.catalog import Query, evaluation_queries, training_queries
+from helpers.task.catalog import Query, counts_of, evaluation_queries
 from helpers.task.points import DUPLICATE, NOT_NEEDED, Points
 
 
@@ -35,9 +35,9 @@ class Writer:
         """Ask until `wanted` new texts have full marks, or `most` queries were asked.
 
         Returns:
-            A record for every text asked for: k, topic, skills, messages, text, points, dropped
-            (why; empty if kept). A good text that came after the last one wanted is dropped as
-            not needed.
+            A record for every text asked for: kind, k, topic, skills, things, messages, text,
+            points, dropped (why; empty if kept). A good text that came after the last one wanted
+            is dropped as not needed.
         """
         records: list[dict] = []
         samples: Counter = Counter()  # how often a query came
@@ -102,9 +102,11 @@ def record_of(
 ) -> dict:
     """One line of the corpus; the points are in the rubric's order."""
     return {
+        "kind": query.kind,
         "k": query.k,
         "topic": query.topic,
         "skills": list(query.names),
+        "things": list(query.things),
         "messages": conversation.messages if conversation else [],
         "text": conversation.text if conversation else "",
         "points": list(points.numbers) if points else None,
@@ -124,17 +126,21 @@ def avoided(p: Generate) -> set:
 
 
 def build(p: Generate, ledger: Ledger) -> list[dict]:
-    """D(1), D(2), ...: every text asked for, training skills and topics only, in the order of k."""
-    pool, avoid, writer = p.pools()["I"], avoided(p), Writer(p, ledger)
+    """D(1), D(2), ...: every text asked for, training skills and topics only, in the order of k.
+
+    Texts with things to mention, the control's, come last: they leave the others as they are.
+    """
+    avoid, writer = avoided(p), Writer(p, ledger)
     records = []
-    for k, wanted in sorted((int(k), n) for k, n in p.texts.items()):
-        queries = training_queries(pool, k, seed=p.seed, avoid=avoid)
-        records += writer.write(queries, wanted, most=round(wanted * p.queries_per_text))
+    for kind in sorted(p.texts, key=lambda kind: counts_of(kind)[::-1]):
+        wanted = p.texts[kind]
+        most = round(wanted * p.queries_per_text)
+        records += writer.write(p.queries(kind, avoid), wanted, most)
     return records
 
 
-def training_chats(corpus: list[dict], mix: dict[int, int], *, turns: int) -> list[dict]:
-    """The fine-tuning data of a mix: the first `mix[k]` kept texts of each D(k), as chats.
+def training_chats(corpus: list[dict], mix: dict[str, int], *, turns: int) -> list[dict]:
+    """The fine-tuning data of a mix: the first `mix[kind]` kept texts of each kind, as chats.
 
     With one turn the student learns to give the teacher's improved text at once.
 
@@ -142,11 +148,11 @@ def training_chats(corpus: list[dict], mix: dict[int, int], *, turns: int) -> li
         UserError: the corpus holds fewer texts than the mix asks for.
     """
     chats = []
-    for k, n in mix.items():
-        kept = [record for record in corpus if record["k"] == k and not record["dropped"]]
+    for kind, n in mix.items():
+        kept = [record for record in corpus if record["kind"] == kind and not record["dropped"]]
         if len(kept) < n:
             raise UserError(
-                f"mix: {n} texts of k = {k} asked for, and the corpus holds {len(kept)}"
+                f"mix: {n} texts of k = {kind} asked for, and the corpus holds {len(kept)}"
             )
         for record in kept[:n]:
             messages = record["messages"]

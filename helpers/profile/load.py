@@ -21,6 +21,7 @@ from helpers.files import sha256
 from helpers.paths import ROOT
 from helpers.profile.schema import DERIVED, STAGES, Model, Variants, checked, unknown_key
 from helpers.student import served
+from helpers.task.catalog import counts_of
 from helpers.task.points import FIRST_JUDGE
 from helpers.training import recipe
 
@@ -177,15 +178,19 @@ def check_together(folder: Path, variants: Variants, notebooks: dict[str, Model]
                 f"{folder}/03_grade.yaml: second_judges.{name} is the first judge again; it would agree with itself"
             )
     for k in (*generate.texts, *(k for mix in mixes.values() for k in mix)):
-        if not k.isdecimal() or k == "0":
-            raise UserError(f"{shared}: {k!r} is no number of skills; write it as '1', '2', ...")
+        if not re.fullmatch(r"[1-9]\d*(\+[1-9]\d*)?", k):
+            raise UserError(
+                f"{shared}: {k!r} is no number of skills; write it as '1', '2', ...,"
+                " or '1+2' for one skill and two things to mention"
+            )
     for mix, texts in mixes.items():
         for k, n in texts.items():
             if n > generate.texts.get(k, 0):
                 raise UserError(
                     f"{shared}: mix {mix} takes {n} texts of k = {k}, and {folder}/01_generate.yaml makes {generate.texts.get(k, 0)}"
                 )
-    most = {"I": max(*map(int, generate.texts), *generate.evaluation_ks)} | {
+    written = [counts_of(kind)[0] for kind in generate.texts]
+    most = {"I": max(*written, *generate.evaluation_ks)} | {
         s: max(grade.evaluation_ks) for s in grade.settings if s != "I"
     }
     for setting, k in most.items():
@@ -193,6 +198,11 @@ def check_together(folder: Path, variants: Variants, notebooks: dict[str, Model]
             raise UserError(
                 f"{shared}: k = {k} needs {k} skills, and setting {setting} has {len(pools[setting].skills)}"
             )
+    for kind in generate.texts:
+        try:
+            generate.queries(kind, set())
+        except UserError as error:
+            raise UserError(f"{folder}/01_generate.yaml: {error}") from None
     if finetune.student_turns > len(pack.generation):
         raise UserError(
             f"{shared}: student_turns = {finetune.student_turns}, and the prompt pack has {len(pack.generation)}"

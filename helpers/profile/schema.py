@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Iterator
 from typing import Annotated, Literal, TypeVar, get_args
 
 import pydantic
@@ -12,7 +13,17 @@ from helpers.chat.endpoint import Endpoint
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.student.served import Server
-from helpers.task.catalog import Pool, load_skills, load_topics, split
+from helpers.task.catalog import (
+    Pool,
+    Query,
+    counts_of,
+    load_skills,
+    load_things,
+    load_topics,
+    padded,
+    split,
+    training_queries,
+)
 from helpers.task.points import FIRST_JUDGE, Rules
 from helpers.task.prompts import Pack, load_pack
 from helpers.training import memory
@@ -79,7 +90,8 @@ class Tasks(Experiment):
         return load_pack(ROOT / self.generation_prompts, ROOT / self.grading_prompts)
 
 
-# In JSON and YAML the keys of a mapping are text: {"1": 1200} is 1200 texts of k = 1.
+# In JSON and YAML the keys of a mapping are text: {"1": 1200} is 1200 texts of k = 1, and "1+2" are
+# texts of one skill and two things to mention.
 TextsPerK = dict[str, PositiveInt]
 # US dollars that everything in the profile's ledger, all stages together, may cost; null for no limit.
 Budget = Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
@@ -105,9 +117,29 @@ class SecondJudge(Endpoint):
 class Generate(Grading):
     teacher: Endpoint
     texts: TextsPerK
+    things: str = ""
     queries_per_text: PositiveFloat
     filter_gradings: PositiveInt
     budget: Budget = None
+
+    def queries(self, kind: str, avoid: set) -> Iterator[Query]:
+        """Endless queries for texts of a kind, a key of `texts`; none whose identity is in `avoid`.
+
+        Raises:
+            UserError: a file of things that has too few of them for a training topic.
+        """
+        k, n = counts_of(kind)
+        pool = self.pools()["I"]
+        queries = training_queries(pool, k, seed=self.seed, avoid=avoid)
+        if not n:
+            return queries
+        if not self.things:
+            raise UserError(f"texts: {kind} mentions things; name a file of them as things")
+        things = load_things(ROOT / self.things)
+        for topic in pool.topics:
+            if len(things.get(topic, ())) < n:
+                raise UserError(f"{self.things}: texts {kind} need {n} things about {topic}")
+        return padded(queries, n, things, seed=self.seed)
 
 
 class Finetune(Experiment):

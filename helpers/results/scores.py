@@ -21,7 +21,12 @@ KEY = ["model", "seed", "setting", "k", "query"]
 
 
 def kind_of(mix: dict[str, int]) -> str:
-    """Which k a model was trained on: `k123` for texts of k = 1, 2 and 3, however many; `base` for none."""
+    """Which k a model was trained on: `k123` for texts of k = 1, 2 and 3, however many.
+
+    `base` for none, `padded` where texts mention things beside their skills.
+    """
+    if any("+" in kind for kind in mix):
+        return "padded"
     return "k" + "".join(sorted(mix, key=int)) if mix else "base"
 
 
@@ -146,7 +151,10 @@ def spread(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def outcomes(records: list[dict]) -> pd.DataFrame:
-    """How many texts of each k were kept, or dropped and why. Columns: k, outcome, texts."""
+    """How many texts of each kind were kept, or dropped and why. Columns: k, outcome, texts.
+
+    `k` is text: `3` for three skills, `1+2` for one skill and two things to mention.
+    """
     outcome = [record["dropped"] or KEPT for record in records]
-    table = pd.DataFrame({"k": [record["k"] for record in records], "outcome": outcome})
+    table = pd.DataFrame({"k": [record["kind"] for record in records], "outcome": outcome})
     return table.value_counts(sort=False).rename("texts").reset_index()

@@ -20,7 +20,7 @@ from helpers.chat.replies import Outcome, Reply, Request
 from helpers.errors import command
 from helpers.profile.load import load_profile
 from helpers.profile.schema import Finetune, Generate, Grade, Model
-from helpers.task.catalog import Pool, draw, training_queries
+from helpers.task.catalog import Pool, counts_of, draw
 from helpers.task.points import FIRST_JUDGE
 from helpers.task.prompts import generation_turns, grading_turn
 
@@ -128,8 +128,8 @@ def conversation(turns: list[float], answer: float) -> float:
     return sum(sum(turns[: i + 1]) + i * answer for i in range(len(turns)))
 
 
-def stored_texts(p: Generate, k: int, ledger: Ledger) -> tuple[int, int]:
-    """How many of the requests to teacher and judge that `corpus` makes for k the ledger holds; re-asks do not count."""
+def stored_texts(p: Generate, kind: str, ledger: Ledger) -> tuple[int, int]:
+    """How many of the requests to teacher and judge that `corpus` makes for a kind of texts the ledger holds; re-asks do not count."""
     pack, held, times = p.pack(), {"teacher": 0, "judge": 0}, {}
 
     def look(name: str, endpoint: Endpoint, requests: list[Request]) -> list[Reply | None]:
@@ -140,8 +140,8 @@ def stored_texts(p: Generate, k: int, ledger: Ledger) -> tuple[int, int]:
             replies.append(outcome.first)
         return replies
 
-    queries = training_queries(p.pools()["I"], k, seed=p.seed, avoid=corpus.avoided(p))
-    queries = islice(queries, round(p.texts[str(k)] * p.queries_per_text))
+    queries = p.queries(kind, corpus.avoided(p))
+    queries = islice(queries, round(p.texts[kind] * p.queries_per_text))
     while some := list(islice(queries, max(256, p.teacher.concurrency))):
         replicates, before = [], held["teacher"]
         for query in some:
@@ -171,8 +171,8 @@ def plan_generate(p: Generate, ledger: Ledger | None = None) -> pd.DataFrame:
     """What the teacher and the filter's judge are asked; with a ledger, what of it is missing."""
     rows, pool = [], p.pools()["I"]
     for k, n in p.texts.items():
-        turns, grading = mean_prompts(p, pool, int(k))
-        written, judged = stored_texts(p, int(k), ledger) if ledger else (0, 0)
+        turns, grading = mean_prompts(p, pool, sum(counts_of(k)))
+        written, judged = stored_texts(p, k, ledger) if ledger else (0, 0)
         queries = [n / share for share in KEPT]
         asked = tuple(q * len(turns) for q in queries)
         sent = tuple(

@@ -36,10 +36,10 @@ class Pack:
 
 def fields(query: Query) -> dict:
     """Values of every field that a generation turn may use."""
-    limit = sentence_limit(query.k)
+    limit = sentence_limit(len(query.items))
     return {
         "topic": query.topic,
-        "skills_str": ", ".join(query.names),
+        "skills_str": ", ".join(query.items),
         "skills_defs_and_examples_simple": "\n".join(
             f"**{s.name}**: {s.definition} For example, {s.example}" for s in query.skills
         ),
@@ -48,8 +48,8 @@ def fields(query: Query) -> dict:
             for s in query.skills
         ),
         "skills_defs": "\n".join(f"**{s.name}**: {s.definition}" for s in query.skills),
-        "num_skills": query.k,
-        "num_skills_str": number(query.k),
+        "num_skills": len(query.items),
+        "num_skills_str": number(len(query.items)),
         "num_sentences": limit,
         "num_sentences_str": in_words(limit, "sentence"),
     }
