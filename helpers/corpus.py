@@ -1,11 +1,11 @@
-"""01_generate: the teacher's texts, and what is kept of them: D(1), D(2), D(3) ([ZK24] section 3)."""
+"""01_generate: the teacher's texts, and those kept of them: D(1), D(2), D(3) ([ZK24] section 3)."""
 
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 
 from helpers.chat import client
-from helpers.chat.conversation import Conversation, converse
+from helpers.chat.conversation import converse
 from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Reply, Request
 from helpers.errors import UserError
@@ -24,6 +24,52 @@ class Writer:
     def __init__(self, p: Generate, ledger: Ledger):
         self.p, self.ledger, self.pack = p, ledger, p.pack()
         self.texts: set[str] = set()  # all that were written, for any k
+        self.samples: Counter = Counter()  # how often a query came
+
+    def write(self, queries: Iterator[Query], wanted: int, most: int) -> list[dict]:
+        """Ask until `wanted` new texts have full marks, or `most` queries were asked.
+
+        Returns:
+            A record for every text asked for: kind, k, topic, skills, things, messages, text,
+            points (in the rubric's order; None without a readable grade), dropped (why; empty if
+            kept). A good text that came after the last one wanted is dropped as not needed.
+        """
+        records: list[dict] = []
+        kept = 0
+        while kept < wanted and len(records) < most:
+            share = kept / len(records) if kept else 1.0
+            size = max(8, round((wanted - kept) / share))
+            for record in self.texts_for(list(islice(queries, min(most - len(records), size)))):
+                if kept == wanted and not record["dropped"]:
+                    record["dropped"] = NOT_NEEDED
+                kept += not record["dropped"]
+                records.append(record)
+        return records
+
+    def texts_for(self, queries: list[Query]) -> list[dict]:
+        """The record of one new text for each query."""
+        replicates = []
+        for query in queries:
+            replicates.append(self.samples[query.identity])
+            self.samples[query.identity] += 1
+        turns = len(self.pack.generation)
+        conversations = converse(self.ask_teacher, queries, replicates, self.pack, turns=turns)
+        records = []
+        for query, conversation in zip(queries, conversations, strict=True):
+            record = {
+                "kind": query.kind,
+                "k": query.k,
+                "topic": query.topic,
+                "skills": list(query.names),
+                "things": list(query.things),
+                "messages": conversation.messages if conversation else [],
+                "text": conversation.text if conversation else "",
+                "points": None,
+                "dropped": "" if conversation else "no answer",
+            }
+            records.append(record)
+        self.grade(queries, records)
+        return records
 
     def ask_teacher(self, requests: list[Request]) -> list[Reply | None]:
         outcomes = client.ask(
@@ -31,87 +77,31 @@ class Writer:
         )
         return [outcome.first for outcome in outcomes]
 
-    def write(self, queries: Iterator[Query], wanted: int, most: int) -> list[dict]:
-        """Ask until `wanted` new texts have full marks, or `most` queries were asked.
-
-        Returns:
-            A record for every text asked for: kind, k, topic, skills, things, messages, text,
-            points, dropped (why; empty if kept). A good text that came after the last one wanted
-            is dropped as not needed.
-        """
-        records: list[dict] = []
-        samples: Counter = Counter()  # how often a query came
-        kept = 0
-        while kept < wanted and len(records) < most:
-            share = kept / len(records) if kept else 1.0
-            size = max(8, round((wanted - kept) / share))
-            round_of_queries = list(islice(queries, min(most - len(records), size)))
-            replicates = []
-            for query in round_of_queries:
-                replicates.append(samples[query.identity])
-                samples[query.identity] += 1
-            conversations = converse(
-                self.ask_teacher,
-                round_of_queries,
-                replicates,
-                self.pack,
-                turns=len(self.pack.generation),
-            )
-            written = []
-            for query, conversation in zip(round_of_queries, conversations, strict=True):
-                if conversation is None:
-                    records.append(record_of(query, None, None, dropped="no answer"))
-                else:
-                    written.append((query, conversation))
-            for query, conversation, points in self.graded(written):
-                dropped = self.why_dropped(conversation.text, points, enough=kept == wanted)
-                self.texts.add(conversation.text)
-                kept += not dropped
-                records.append(record_of(query, conversation, points, dropped=dropped))
-        return records
-
-    def graded(
-        self, written: list[tuple[Query, Conversation]]
-    ) -> Iterator[tuple[Query, Conversation, Points | None]]:
-        """The written texts with their points, None where no grading was readable."""
+    def grade(self, queries: list[Query], records: list[dict]) -> None:
+        """Put the judge's points into the records, and why a text is dropped."""
+        answered = [i for i, record in enumerate(records) if not record["dropped"]]
         graded = grade(
-            [query for query, _ in written],
-            [conversation.text for _, conversation in written],
+            [queries[i] for i in answered],
+            [records[i]["text"] for i in answered],
             self.pack,
             self.p.judge,
             self.ledger,
             gradings=self.p.filter_gradings,
             rules=self.p.rules(),
         )
-        for (query, conversation), text_graded in zip(written, graded, strict=True):
-            yield query, conversation, text_graded.points
+        for i, text_graded in zip(answered, graded, strict=True):
+            record, points = records[i], text_graded.points
+            record["points"] = list(points.numbers) if points else None
+            record["dropped"] = self.fault(record["text"], points)
+            self.texts.add(record["text"])
 
-    def why_dropped(self, text: str, points: Points | None, *, enough: bool) -> str:
-        """In a few words; empty for a text that is kept."""
+    def fault(self, text: str, points: Points | None) -> str:
+        """Why a text is dropped, in a few words; empty for a new one with full marks."""
         if points is None:
             return "grade unreadable"
         if not points.full_marks:
             return points.fault()
-        if text in self.texts:
-            return DUPLICATE
-        return NOT_NEEDED if enough else ""
-
-
-def record_of(
-    query: Query, conversation: Conversation | None, points: Points | None, *, dropped: str
-) -> dict:
-    """One line of the corpus; the points are in the rubric's order."""
-    return {
-        "kind": query.kind,
-        "k": query.k,
-        "topic": query.topic,
-        "skills": list(query.names),
-        "things": list(query.things),
-        "messages": conversation.messages if conversation else [],
-        "text": conversation.text if conversation else "",
-        "points": list(points.numbers) if points else None,
-        "dropped": dropped,
-    }
+        return DUPLICATE if text in self.texts else ""
 
 
 def avoided(p: Generate) -> set:
