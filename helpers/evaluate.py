@@ -185,6 +185,26 @@ def as_record(graded: Graded) -> dict:
     }
 
 
+def graded_answers(profile: str) -> pd.DataFrame:
+    """Every graded answer of a run with its text and points, a row an answer and judge.
+
+    Columns: variant, what 03_grade writes of an answer (`evaluate`), judge, and that judge's
+    gradings, points, unreadable.
+
+    Raises:
+        UserError: nothing was graded yet.
+    """
+    folder = paths.run(profile) / "grades"
+    rows = []
+    for file in sorted(folder.glob("*.jsonl")):
+        for record in read_json_lines(file, "03_grade"):
+            for judge, grades in record.pop("grades").items():
+                rows.append({"variant": file.stem, **record, "judge": judge, **grades})
+    if not rows:
+        raise UserError(f"{folder}: no graded answers there yet; run 03_grade first")
+    return pd.DataFrame(rows)
+
+
 def training_texts(p: Grade) -> list[str]:
     """The texts that the model was fine-tuned on; none for a base."""
     if not p.mix:
