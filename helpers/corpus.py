@@ -1,11 +1,12 @@
 """01_generate: the teacher's texts, and those kept of them: D(1), D(2), D(3) ([ZK24] section 3)."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
+from helpers import dataset, paths
 from helpers.chat import client
-from helpers.chat.conversation import converse
+from helpers.chat.conversation import Conversation, converse
 from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Reply, Request
 from helpers.errors import UserError
@@ -54,20 +55,7 @@ class Writer:
             self.samples[query.identity] += 1
         turns = len(self.pack.generation)
         conversations = converse(self.ask_teacher, queries, replicates, self.pack, turns=turns)
-        records = []
-        for query, conversation in zip(queries, conversations, strict=True):
-            record = {
-                "kind": query.kind,
-                "k": query.k,
-                "topic": query.topic,
-                "skills": list(query.names),
-                "things": list(query.things),
-                "messages": conversation.messages if conversation else [],
-                "text": conversation.text if conversation else "",
-                "points": None,
-                "dropped": "" if conversation else "no answer",
-            }
-            records.append(record)
+        records = [record_of(*pair) for pair in zip(queries, conversations, strict=True)]
         self.grade(queries, records)
         return records
 
@@ -77,7 +65,7 @@ class Writer:
         )
         return [outcome.first for outcome in outcomes]
 
-    def grade(self, queries: list[Query], records: list[dict]) -> None:
+    def grade(self, queries: Sequence[Query], records: list[dict]) -> None:
         """Put the judge's points into the records, and why a text is dropped."""
         answered = [i for i, record in enumerate(records) if not record["dropped"]]
         graded = grade(
@@ -90,18 +78,53 @@ class Writer:
             rules=self.p.rules(),
         )
         for i, text_graded in zip(answered, graded, strict=True):
-            record, points = records[i], text_graded.points
-            record["points"] = list(points.numbers) if points else None
-            record["dropped"] = self.fault(record["text"], points)
-            self.texts.add(record["text"])
+            self.note(records[i], text_graded.points)
 
-    def fault(self, text: str, points: Points | None) -> str:
-        """Why a text is dropped, in a few words; empty for a new one with full marks."""
+    def note(self, record: dict, points: Points | None) -> None:
+        """Put the points into a record, and why its text is dropped; empty if it is kept."""
+        text = record["text"]
         if points is None:
-            return "grade unreadable"
-        if not points.full_marks:
-            return points.fault()
-        return DUPLICATE if text in self.texts else ""
+            record["dropped"] = "grade unreadable"
+        elif not points.full_marks:
+            record["dropped"] = points.fault()
+        elif text in self.texts:
+            record["dropped"] = DUPLICATE
+        record["points"] = list(points.numbers) if points else None
+        self.texts.add(text)
+
+
+class Reader(Writer):
+    """Takes texts that somebody wrote already, each with its query, in the place of new ones."""
+
+    def texts_for(self, texts: list[tuple[Query, dataset.Row]]) -> list[dict]:
+        """The record of each text, graded by the judge or as its row claims."""
+        queries, rows = zip(*texts, strict=True)
+        records = []
+        for query, row in texts:
+            messages = [message.model_dump() for message in row.messages]
+            records.append(record_of(query, Conversation(messages)))
+        if self.p.corpus_grades == "judge":
+            self.grade(queries, records)
+        else:
+            for row, record in zip(rows, records, strict=True):
+                claimed = row.points or [1] * (len(row.skills) + 3)
+                self.note(record, Points.of(claimed))
+        return records
+
+
+def record_of(query: Query, conversation: Conversation | None) -> dict:
+    """One line of the corpus, not graded yet."""
+    return {
+        "kind": query.kind,
+        "k": query.k,
+        "topic": query.topic,
+        "skills": list(query.names),
+        "things": list(query.things),
+        "messages": conversation.messages if conversation else [],
+        "text": conversation.text if conversation else "",
+        "points": None,
+        "dropped": "" if conversation else "no answer",
+    }
 
 
 def avoided(p: Generate) -> set:
@@ -118,14 +141,26 @@ def avoided(p: Generate) -> set:
 def build(p: Generate, ledger: Ledger) -> list[dict]:
     """D(1), D(2), ...: every text asked for, training skills and topics only, in the order of k.
 
-    Texts with things to mention, the control's, come last: they leave the others as they are.
+    Texts with things to mention, the control's, come last: they leave the others as they are. With
+    `corpus` the texts are somebody else's, and none that answers an evaluation query is taken.
     """
-    avoid, writer = avoided(p), Writer(p, ledger)
+    avoid = avoided(p)
+    texts = []
+    if p.corpus:
+        for query, row in dataset.read(paths.ROOT / p.corpus, p.pools()["I"]):
+            if (query.topic, frozenset(query.names)) not in avoid:
+                texts.append((query, row))
+    writer = Reader(p, ledger) if p.corpus else Writer(p, ledger)
     records = []
     for kind in sorted(p.texts, key=lambda kind: counts_of(kind)[::-1]):
         wanted = p.texts[kind]
-        most = round(wanted * p.queries_per_text)
-        records += writer.write(p.queries(kind, avoid), wanted, most)
+        if p.corpus:
+            source = [text for text in texts if text[0].kind == kind]
+            most = len(source)
+        else:
+            source = p.queries(kind, avoid)
+            most = round(wanted * p.queries_per_text)
+        records += writer.write(iter(source), wanted, most)
     return records
 
 

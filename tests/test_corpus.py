@@ -125,7 +125,9 @@ def test_unreadable_grades_are_their_own_outcome(writer):
 
 def test_why_a_text_is_dropped(writer):
     def fault(*numbers):
-        return writer().fault("A text.", Points.of(numbers))
+        record = {"text": "A text.", "dropped": ""}
+        writer().note(record, Points.of(numbers) if numbers else None)
+        return record["dropped"]
 
     assert fault(1, 1, 1, 1, 1) == ""
     assert fault(1, 0, 1, 1, 1) == fault(0, 0, 1, 1, 1) == "skill missing"
@@ -133,7 +135,7 @@ def test_why_a_text_is_dropped(writer):
     assert fault(1, 1, 1, 0, 1) == "makes no sense"
     assert fault(1, 1, 1, 1, 0) == "too many sentences"
     assert fault(1, 0, 1, 1, 0) == "several faults"
-    assert writer().fault("A text.", None) == "grade unreadable"
+    assert fault() == "grade unreadable"
 
 
 def test_mixes_take_the_first_texts_of_each_k(built):

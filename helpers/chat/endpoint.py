@@ -79,6 +79,8 @@ class Network:
         UserError: it is neither HTTP nor the embedded world.
     """
 
+    licence = "unknown"  # of its output
+
     def __init__(self, base_url: str):
         if not base_url.startswith(("http://", "https://")):
             raise UserError(f"base_url = {base_url!r} is neither http(s)://... nor world:")
@@ -98,7 +100,7 @@ def host(base_url: str):
     """Who answers at an address: the one place that tells the embedded world from the network.
 
     Returns:
-        An object with `provider` (what replies are stored under), `url`, `needs_key`,
+        An object with `provider` (what replies are stored under), `url`, `needs_key`, `licence`,
         `check(model, skills, topics)` and `http_client()`.
     """
     if base_url.startswith("world:"):

@@ -118,6 +118,8 @@ class Generate(Grading):
     teacher: Endpoint
     texts: TextsPerK
     things: str = ""
+    corpus: str = ""
+    corpus_grades: Literal["judge", "claimed"] = "judge"
     queries_per_text: PositiveFloat
     filter_gradings: PositiveInt
     budget: Budget = None

@@ -131,6 +131,7 @@ class World:
 
     url = "http://world/v1"
     needs_key = False
+    licence = "mit"  # of the texts: this repository's
 
     def __init__(self, address: str):
         self.rates = rates_of(address)
