@@ -172,25 +172,25 @@ def plan_generate(p: Generate, ledger: Ledger | None = None) -> pd.DataFrame:
     rows, pool = [], p.pools()["I"]
     for k, n in p.texts.items():
         turns, grading = mean_prompts(p, pool, sum(counts_of(k)))
-        written, judged = stored_texts(p, k, ledger) if ledger else (0, 0)
-        queries = [n / share for share in KEPT]
+        written, judged = stored_texts(p, k, ledger) if ledger and not p.corpus else (0, 0)
+        claimed = p.corpus and p.corpus_grades == "claimed"
+        queries = [0.0 if claimed else n / share for share in KEPT]
         asked = tuple(q * len(turns) for q in queries)
         sent = tuple(
             q * conversation(turns, a) for q, a in zip(queries, ANSWER_TOKENS, strict=True)
         )
         back = tuple(q * len(turns) * a for q, a in zip(queries, ANSWER_TOKENS, strict=True))
-        rows.append(
-            row(
-                "01_generate",
-                f"teacher, k = {k}: {n:,} texts",
-                p.teacher,
-                asked,
-                sent,
-                back,
-                stored=written,
-                ledger=ledger,
-            )
+        teacher = row(
+            "01_generate",
+            f"teacher, k = {k}: {n:,} texts",
+            p.teacher,
+            asked,
+            sent,
+            back,
+            stored=written,
+            ledger=ledger,
         )
+        rows += [] if p.corpus else [teacher]
         calls, choices = (1, p.filter_gradings) if p.judge.takes_n else (p.filter_gradings, 1)
         graded = tuple(
             q * p.filter_gradings * t for q, t in zip(queries, GRADE_TOKENS, strict=True)

@@ -132,6 +132,11 @@ def load_skills(path: Path) -> list[Skill]:
 def load_things(path: Path) -> dict[str, list[str]]:
     """Things to mention, by topic: a CSV with the columns topic and thing, any number a topic.
 
+    The miniature's are in the world's language: `pale needle shines`. For any other teacher name
+    phrases that read well in a list of skills, without a comma: `mention of a silver needle`. The
+    judge's criteria stay the one skill, topic, sense, sentences; nobody checks that a thing is
+    mentioned, so look at a few texts before you rely on their length.
+
     Raises:
         UserError: a missing file or column, a thing that holds a comma.
     """
