@@ -23,7 +23,9 @@ class Writer:
     """
 
     def __init__(self, p: Generate, ledger: Ledger):
-        self.p, self.ledger, self.pack = p, ledger, p.pack()
+        self.p = p
+        self.ledger = ledger
+        self.pack = p.pack()
         self.texts: set[str] = set()  # all that were written, for any k
         self.samples: Counter = Counter()  # how often a query came
 
@@ -40,7 +42,8 @@ class Writer:
         while kept < wanted and len(records) < most:
             share = kept / len(records) if kept else 1.0
             size = max(8, round((wanted - kept) / share))
-            for record in self.texts_for(list(islice(queries, min(most - len(records), size)))):
+            size = min(size, most - len(records))
+            for record in self.texts_for(list(islice(queries, size))):
                 if kept == wanted and not record["dropped"]:
                     record["dropped"] = NOT_NEEDED
                 kept += not record["dropped"]
@@ -55,7 +58,10 @@ class Writer:
             self.samples[query.identity] += 1
         turns = len(self.pack.generation)
         conversations = converse(self.ask_teacher, queries, replicates, self.pack, turns=turns)
-        records = [record_of(*pair) for pair in zip(queries, conversations, strict=True)]
+        records = []
+        for query, conversation in zip(queries, conversations, strict=True):
+            messages = conversation.messages if conversation else []
+            records.append(record_of(query, messages))
         self.grade(queries, records)
         return records
 
@@ -98,32 +104,32 @@ class Reader(Writer):
 
     def texts_for(self, texts: list[tuple[Query, dataset.Row]]) -> list[dict]:
         """The record of each text, graded by the judge or as its row claims."""
-        queries, rows = zip(*texts, strict=True)
+        queries = []
         records = []
         for query, row in texts:
-            messages = [message.model_dump() for message in row.messages]
-            records.append(record_of(query, Conversation(messages)))
+            queries.append(query)
+            records.append(record_of(query, [message.model_dump() for message in row.messages]))
         if self.p.corpus_grades == "judge":
             self.grade(queries, records)
-        else:
-            for row, record in zip(rows, records, strict=True):
-                claimed = row.points or [1] * (len(row.skills) + 3)
-                self.note(record, Points.of(claimed))
+            return records
+        for record, (query, row) in zip(records, texts, strict=True):
+            claimed = row.points or [1] * (query.k + 3)
+            self.note(record, Points.of(claimed))
         return records
 
 
-def record_of(query: Query, conversation: Conversation | None) -> dict:
-    """One line of the corpus, not graded yet."""
+def record_of(query: Query, messages: list[dict]) -> dict:
+    """One line of the corpus, not graded yet; without messages there was no answer."""
     return {
         "kind": query.kind,
         "k": query.k,
         "topic": query.topic,
         "skills": list(query.names),
         "things": list(query.things),
-        "messages": conversation.messages if conversation else [],
-        "text": conversation.text if conversation else "",
+        "messages": messages,
+        "text": Conversation(messages).text if messages else "",
         "points": None,
-        "dropped": "" if conversation else "no answer",
+        "dropped": "" if messages else "no answer",
     }
 
 
@@ -181,5 +187,7 @@ def training_chats(corpus: list[dict], mix: dict[str, int], *, turns: int) -> li
             )
         for record in kept[:n]:
             messages = record["messages"]
-            chats.append({"messages": messages if turns > 1 else [messages[0], messages[-1]]})
+            if turns == 1:
+                messages = [messages[0], messages[-1]]
+            chats.append({"messages": messages})
     return chats

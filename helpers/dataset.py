@@ -74,11 +74,10 @@ def write(p: Generate, records: list[dict], dollars: float) -> Path:
         if stale.stem[1:] not in p.texts:
             stale.unlink()
     for kind in p.texts:
-        rows = [
-            row_of(record, p)
-            for record in records
-            if record["kind"] == kind and not record["dropped"]
-        ]
+        rows = []
+        for record in records:
+            if record["kind"] == kind and not record["dropped"]:
+                rows.append(row_of(record, p))
         write_json_lines(folder / f"D{kind}.jsonl", rows)
     (folder / "README.md").write_text(card(p, records, dollars), encoding="utf-8")
     return folder
@@ -86,9 +85,11 @@ def write(p: Generate, records: list[dict], dollars: float) -> Path:
 
 def row_of(record: dict, p: Generate) -> dict:
     """A kept text as it leaves."""
-    names = ("k", "topic", "skills", "things", "messages", "text", "points")
-    row = {name: record[name] for name in names}
-    return row | {"teacher": p.corpus or p.teacher.model, "judge": p.judge.model, "split": "train"}
+    row = {name: value for name, value in record.items() if name not in ("kind", "dropped")}
+    row["teacher"] = p.corpus or p.teacher.model
+    row["judge"] = p.judge.model
+    row["split"] = "train"
+    return row
 
 
 def card(p: Generate, records: list[dict], dollars: float) -> str:
@@ -164,8 +165,8 @@ def read(path: Path, pool: Pool) -> list[tuple[Query, Row]]:
                 wrong = fault(row, pool)
             except pydantic.ValidationError as error:
                 first = error.errors()[0]
-                name = ".".join(map(str, first["loc"]))
-                wrong = f"{name or 'the line'}: {first['msg'].lower()}"
+                name = ".".join(map(str, first["loc"])) or "the line"
+                wrong = f"{name}: {first['msg'].lower()}"
             if wrong:
                 raise UserError(f"corpus: {file}, line {number}: {wrong}")
             shown = tuple(skills[name] for name in row.skills)
