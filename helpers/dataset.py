@@ -110,7 +110,7 @@ def card(p: Generate, records: list[dict], dollars: float) -> str:
         "configs": configs,
     }
     table = ["| D | outcome | texts |", "|---|---|---|"]
-    for row in outcomes(records).itertuples():
+    for row in outcomes(records).sort_values(["k", "outcome"]).itertuples():
         table.append(f"| D{row.k} | {row.outcome} | {row.texts:,} |")
     pack = p.pack()
     prompts = [f"```\n{turn}\n```" for turn in (*pack.generation, pack.grading)]
