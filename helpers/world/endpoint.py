@@ -61,7 +61,8 @@ def complete(body: dict, rates: Rates) -> tuple[int, dict]:
         for i in range(n):
             rng = random.Random(f"{seed}/{i}")
             if to_be_graded:
-                text, finish = roles.graded(rng, prompt, rates)
+                by_schema = "response_format" in body
+                text, finish = roles.graded(rng, prompt, rates, by_schema=by_schema)
             else:
                 text, finish = roles.written(rng, messages, rates), "stop"
             message = {"role": "assistant", "content": text}
@@ -132,6 +133,7 @@ class World:
     url = "http://world/v1"
     needs_key = False
     licence = "mit"  # of the texts: this repository's
+    reply_seconds = (0.001, 0.01)
 
     def __init__(self, address: str):
         self.rates = rates_of(address)

@@ -7,6 +7,7 @@ make a text longer, which is what the control of the experiment needs.
 """
 
 import dataclasses
+import json
 import random
 import re
 
@@ -128,8 +129,10 @@ def judged(criterion: str, task: Task, text: str) -> bool:
     return detectors.on_topic(task.topic, text)
 
 
-def graded(rng: random.Random, prompt: str, rates: Rates) -> tuple[str, str]:
-    """The judge's reply and its finish reason."""
+def graded(
+    rng: random.Random, prompt: str, rates: Rates, *, by_schema: bool = False
+) -> tuple[str, str]:
+    """The judge's reply, in JSON where a schema is asked for, and its finish reason."""
     task = read_task(prompt)
     marked = re.search(r"^(=+ \w+ =+)\n(.*)\n\1$(.*)", prompt, re.M | re.S)
     text = marked[2]
@@ -145,6 +148,11 @@ def graded(rng: random.Random, prompt: str, rates: Rates) -> tuple[str, str]:
         points[criterion] = int(met)
     as_list = rng.random() < rates.shape
     unreadable = rng.random() < rates.unreadable
+    if by_schema:
+        reasons = {0: "The text does not.", 1: "The text does."}
+        grades = {c: {"reason": reasons[p], "point": p} for c, p in points.items()}
+        reply = json.dumps(grades, ensure_ascii=False)
+        return (reply[: len(reply) // 2], "length") if unreadable else (reply, "stop")
     if unreadable and as_list:
         return "I am sorry, but you have not provided the student's answer.", "stop"
     if as_list:

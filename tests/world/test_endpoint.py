@@ -1,5 +1,6 @@
 """The endpoint's contract, and the real client talking to it, in process and over the network."""
 
+import json
 import random
 import threading
 
@@ -65,6 +66,22 @@ def test_a_reply_depends_on_the_body_alone():
     assert len(texts) == 3, "choices differ by their index"
     another = endpoint.complete(body | {"seed": 2}, endpoint.Rates())
     assert another[1]["choices"] != first[1]["choices"]
+
+
+def test_a_schema_is_answered_in_json(queries, pack):
+    (query,) = queries(1, k=3)
+    text = language.text(random.Random(0), query.topic, list(query.names))
+    messages = [{"role": "user", "content": grading_turn(query, text, pack)}]
+    body = {"model": "judge", "messages": messages, "response_format": {"type": "json_schema"}}
+    whole, cut = (
+        endpoint.complete(body, endpoint.Rates(flip=0, unreadable=rate))[1]["choices"][0]
+        for rate in (0, 1)
+    )
+    grades = json.loads(whole["message"]["content"])
+    assert [grade["point"] for grade in grades.values()] == [1] * 6
+    assert cut["finish_reason"] == "length"
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(cut["message"]["content"])
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_knows_single_skills_and_composes_poorly(name, tmp_path):
 
 @pytest.mark.parametrize("name", BASES)
 def test_the_diet_is_what_it_says(name):
-    """No request has more skills than `request_skills` weights; answers to several are unreliable."""
+    """No request has more skills than `request_skills`; answers to several are unreliable."""
     diet = pretrain.Diet(**yaml.safe_load((ROOT / f"params/base/{name}.yaml").read_text()))
     rng = random.Random(0)
     asked, complete, longest = [], [], 0
