@@ -111,13 +111,13 @@ def embedded_base() -> tuple[str, list]:
     """The miniature's base, and requests of its world."""
     import yaml
 
-    from helpers.world import base
+    from helpers.world import pretrain
 
     rng, diet = (
         random.Random(0),
-        base.Diet(**yaml.safe_load((ROOT / "params/base/three.yaml").read_text())),
+        pretrain.Diet(**yaml.safe_load((ROOT / "params/base/three.yaml").read_text())),
     )
-    rows = (base.row(rng, diet)["messages"] for _ in range(100 * TEXTS))
+    rows = (pretrain.row(rng, diet)["messages"] for _ in range(100 * TEXTS))
     return str(ROOT / "helpers/world/weights/three"), [
         m for m, _ in zip((m for m in rows if len(m) == 2), range(TEXTS), strict=False)
     ]

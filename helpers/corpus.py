@@ -1,9 +1,10 @@
-"""01_generate: the teacher's texts, and what is kept of them: D(1), D(2), D(3) ([ZK24] section 3)."""
+"""01_generate: the teacher's texts, and those kept of them: D(1), D(2), D(3) ([ZK24] section 3)."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
+from helpers import dataset, paths
 from helpers.chat import client
 from helpers.chat.conversation import Conversation, converse
 from helpers.chat.ledger import Ledger
@@ -11,7 +12,7 @@ from helpers.chat.replies import Reply, Request
 from helpers.errors import UserError
 from helpers.judge.grade import grade
 from helpers.profile.schema import Generate
-from helpers.task.catalog import Query, evaluation_queries, training_queries
+from helpers.task.catalog import Query, counts_of, evaluation_queries
 from helpers.task.points import DUPLICATE, NOT_NEEDED, Points
 
 
@@ -22,8 +23,47 @@ class Writer:
     """
 
     def __init__(self, p: Generate, ledger: Ledger):
-        self.p, self.ledger, self.pack = p, ledger, p.pack()
+        self.p = p
+        self.ledger = ledger
+        self.pack = p.pack()
         self.texts: set[str] = set()  # all that were written, for any k
+        self.samples: Counter = Counter()  # how often a query came
+
+    def write(self, queries: Iterator[Query], wanted: int, most: int) -> list[dict]:
+        """Ask until `wanted` new texts have full marks, or `most` queries were asked.
+
+        Returns:
+            A record for every text asked for: kind, k, topic, skills, things, messages, text,
+            points (in the rubric's order; None without a readable grade), dropped (why; empty if
+            kept). A good text that came after the last one wanted is dropped as not needed.
+        """
+        records: list[dict] = []
+        kept = 0
+        while kept < wanted and len(records) < most:
+            share = kept / len(records) if kept else 1.0
+            size = max(8, round((wanted - kept) / share))
+            size = min(size, most - len(records))
+            for record in self.texts_for(list(islice(queries, size))):
+                if kept == wanted and not record["dropped"]:
+                    record["dropped"] = NOT_NEEDED
+                kept += not record["dropped"]
+                records.append(record)
+        return records
+
+    def texts_for(self, queries: list[Query]) -> list[dict]:
+        """The record of one new text for each query."""
+        replicates = []
+        for query in queries:
+            replicates.append(self.samples[query.identity])
+            self.samples[query.identity] += 1
+        turns = len(self.pack.generation)
+        conversations = converse(self.ask_teacher, queries, replicates, self.pack, turns=turns)
+        records = []
+        for query, conversation in zip(queries, conversations, strict=True):
+            messages = conversation.messages if conversation else []
+            records.append(record_of(query, messages))
+        self.grade(queries, records)
+        return records
 
     def ask_teacher(self, requests: list[Request]) -> list[Reply | None]:
         outcomes = client.ask(
@@ -31,84 +71,65 @@ class Writer:
         )
         return [outcome.first for outcome in outcomes]
 
-    def write(self, queries: Iterator[Query], wanted: int, most: int) -> list[dict]:
-        """Ask until `wanted` new texts have full marks, or `most` queries were asked.
-
-        Returns:
-            A record for every text asked for: k, topic, skills, messages, text, points, dropped
-            (why; empty if kept). A good text that came after the last one wanted is dropped as
-            not needed.
-        """
-        records: list[dict] = []
-        samples: Counter = Counter()  # how often a query came
-        kept = 0
-        while kept < wanted and len(records) < most:
-            share = kept / len(records) if kept else 1.0
-            size = max(8, round((wanted - kept) / share))
-            round_of_queries = list(islice(queries, min(most - len(records), size)))
-            replicates = []
-            for query in round_of_queries:
-                replicates.append(samples[query.identity])
-                samples[query.identity] += 1
-            conversations = converse(
-                self.ask_teacher,
-                round_of_queries,
-                replicates,
-                self.pack,
-                turns=len(self.pack.generation),
-            )
-            written = []
-            for query, conversation in zip(round_of_queries, conversations, strict=True):
-                if conversation is None:
-                    records.append(record_of(query, None, None, dropped="no answer"))
-                else:
-                    written.append((query, conversation))
-            for query, conversation, points in self.graded(written):
-                dropped = self.why_dropped(conversation.text, points, enough=kept == wanted)
-                self.texts.add(conversation.text)
-                kept += not dropped
-                records.append(record_of(query, conversation, points, dropped=dropped))
-        return records
-
-    def graded(
-        self, written: list[tuple[Query, Conversation]]
-    ) -> Iterator[tuple[Query, Conversation, Points | None]]:
-        """The written texts with their points, None where no grading was readable."""
+    def grade(self, queries: Sequence[Query], records: list[dict]) -> None:
+        """Put the judge's points into the records, and why a text is dropped."""
+        answered = [i for i, record in enumerate(records) if not record["dropped"]]
         graded = grade(
-            [query for query, _ in written],
-            [conversation.text for _, conversation in written],
+            [queries[i] for i in answered],
+            [records[i]["text"] for i in answered],
             self.pack,
             self.p.judge,
             self.ledger,
             gradings=self.p.filter_gradings,
             rules=self.p.rules(),
         )
-        for (query, conversation), text_graded in zip(written, graded, strict=True):
-            yield query, conversation, text_graded.points
+        for i, text_graded in zip(answered, graded, strict=True):
+            self.note(records[i], text_graded.points)
 
-    def why_dropped(self, text: str, points: Points | None, *, enough: bool) -> str:
-        """In a few words; empty for a text that is kept."""
+    def note(self, record: dict, points: Points | None) -> None:
+        """Put the points into a record, and why its text is dropped; empty if it is kept."""
+        text = record["text"]
         if points is None:
-            return "grade unreadable"
-        if not points.full_marks:
-            return points.fault()
-        if text in self.texts:
-            return DUPLICATE
-        return NOT_NEEDED if enough else ""
+            record["dropped"] = "grade unreadable"
+        elif not points.full_marks:
+            record["dropped"] = points.fault()
+        elif text in self.texts:
+            record["dropped"] = DUPLICATE
+        record["points"] = list(points.numbers) if points else None
+        self.texts.add(text)
 
 
-def record_of(
-    query: Query, conversation: Conversation | None, points: Points | None, *, dropped: str
-) -> dict:
-    """One line of the corpus; the points are in the rubric's order."""
+class Reader(Writer):
+    """Takes texts that somebody wrote already, each with its query, in the place of new ones."""
+
+    def texts_for(self, texts: list[tuple[Query, dataset.Row]]) -> list[dict]:
+        """The record of each text, graded by the judge or as its row claims."""
+        queries = []
+        records = []
+        for query, row in texts:
+            queries.append(query)
+            records.append(record_of(query, [message.model_dump() for message in row.messages]))
+        if self.p.corpus_grades == "judge":
+            self.grade(queries, records)
+            return records
+        for record, (query, row) in zip(records, texts, strict=True):
+            claimed = row.points or [1] * (query.k + 3)
+            self.note(record, Points.of(claimed))
+        return records
+
+
+def record_of(query: Query, messages: list[dict]) -> dict:
+    """One line of the corpus, not graded yet; without messages there was no answer."""
     return {
+        "kind": query.kind,
         "k": query.k,
         "topic": query.topic,
         "skills": list(query.names),
-        "messages": conversation.messages if conversation else [],
-        "text": conversation.text if conversation else "",
-        "points": list(points.numbers) if points else None,
-        "dropped": dropped,
+        "things": list(query.things),
+        "messages": messages,
+        "text": Conversation(messages).text if messages else "",
+        "points": None,
+        "dropped": "" if messages else "no answer",
     }
 
 
@@ -124,17 +145,33 @@ def avoided(p: Generate) -> set:
 
 
 def build(p: Generate, ledger: Ledger) -> list[dict]:
-    """D(1), D(2), ...: every text asked for, training skills and topics only, in the order of k."""
-    pool, avoid, writer = p.pools()["I"], avoided(p), Writer(p, ledger)
+    """D(1), D(2), ...: every text asked for, training skills and topics only, in the order of k.
+
+    Texts with things to mention, the control's, come last: they leave the others as they are. With
+    `corpus` the texts are somebody else's, and none that answers an evaluation query is taken.
+    """
+    avoid = avoided(p)
+    texts = []
+    if p.corpus:
+        for query, row in dataset.read(paths.ROOT / p.corpus, p.pools()["I"]):
+            if (query.topic, frozenset(query.names)) not in avoid:
+                texts.append((query, row))
+    writer = Reader(p, ledger) if p.corpus else Writer(p, ledger)
     records = []
-    for k, wanted in sorted((int(k), n) for k, n in p.texts.items()):
-        queries = training_queries(pool, k, seed=p.seed, avoid=avoid)
-        records += writer.write(queries, wanted, most=round(wanted * p.queries_per_text))
+    for kind in sorted(p.texts, key=lambda kind: counts_of(kind)[::-1]):
+        wanted = p.texts[kind]
+        if p.corpus:
+            source = [text for text in texts if text[0].kind == kind]
+            most = len(source)
+        else:
+            source = p.queries(kind, avoid)
+            most = round(wanted * p.queries_per_text)
+        records += writer.write(iter(source), wanted, most)
     return records
 
 
-def training_chats(corpus: list[dict], mix: dict[int, int], *, turns: int) -> list[dict]:
-    """The fine-tuning data of a mix: the first `mix[k]` kept texts of each D(k), as chats.
+def training_chats(corpus: list[dict], mix: dict[str, int], *, turns: int) -> list[dict]:
+    """The fine-tuning data of a mix: the first `mix[kind]` kept texts of each kind, as chats.
 
     With one turn the student learns to give the teacher's improved text at once.
 
@@ -142,13 +179,15 @@ def training_chats(corpus: list[dict], mix: dict[int, int], *, turns: int) -> li
         UserError: the corpus holds fewer texts than the mix asks for.
     """
     chats = []
-    for k, n in mix.items():
-        kept = [record for record in corpus if record["k"] == k and not record["dropped"]]
+    for kind, n in mix.items():
+        kept = [record for record in corpus if record["kind"] == kind and not record["dropped"]]
         if len(kept) < n:
             raise UserError(
-                f"mix: {n} texts of k = {k} asked for, and the corpus holds {len(kept)}"
+                f"mix: {n} texts of k = {kind} asked for, and the corpus holds {len(kept)}"
             )
         for record in kept[:n]:
             messages = record["messages"]
-            chats.append({"messages": messages if turns > 1 else [messages[0], messages[-1]]})
+            if turns == 1:
+                messages = [messages[0], messages[-1]]
+            chats.append({"messages": messages})
     return chats

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
@@ -22,7 +23,7 @@ from helpers.results.leaks import nearest
 from helpers.student.local import Student
 from helpers.student.served import Served, arguments
 from helpers.task.catalog import Query, evaluation_queries
-from helpers.task.points import FIRST_JUDGE, Points
+from helpers.task.points import FIRST_JUDGE
 from helpers.task.prompts import extract_answer
 from helpers.training.recipe import fingerprint
 
@@ -54,7 +55,10 @@ def tasks(p: Grade) -> list[Task]:
 
 
 def distinct_queries(p: Grade) -> pd.DataFrame:
-    """How many different queries there are, and how many are asked. Columns: setting, k, distinct, asked."""
+    """How many different queries there are, and how many are asked.
+
+    Columns: setting, k, distinct, asked.
+    """
     pools = p.pools()
     rows = []
     for setting in p.settings:
@@ -74,8 +78,7 @@ def student(p: Grade, ledger: Ledger) -> Student | Served:
         UserError: a fine-tuned model that is not there yet.
     """
     path = p.checkpoint()
-    model = paths.training(p.profile, p.variant) / "model"
-    if p.mix and not (model / "config.json").exists():
+    if p.mix and not (Path(path) / "config.json").exists():
         raise UserError(
             f"{path}: no model there yet; run 02_finetune for variant {p.variant} first"
         )
@@ -145,45 +148,62 @@ def evaluate(
     A judge's grades are its readable gradings, the points by majority (None if none was readable),
     and why replies were unreadable. All judges see the same answers.
     """
-    packs = p.packs()
     queries = [task.query for task in every]
     texts = [conversation.text for conversation in conversations]
-    by_judge = {
-        name: grade(
-            queries, texts, packs[name], judge, ledger, gradings=p.gradings, rules=p.rules()
-        )
-        for name, judge in p.judges().items()
-    }
     similarities = nearest(texts, training_texts(p))
     records = []
-    for i, task in enumerate(every):
-        grades = {name: as_record(graded[i]) for name, graded in by_judge.items()}
-        records.append(
-            {
-                "setting": task.setting,
-                "k": task.k,
-                "query": task.number,
-                "generation": task.generation,
-                "topic": task.query.topic,
-                "skills": list(task.query.names),
-                "text": texts[i],
-                "cut": conversations[i].cut,
-                "nearest": similarities[i],
-                "mix": p.mix,
-                "grades": grades,
-            }
-        )
+    for task, conversation, similarity in zip(every, conversations, similarities, strict=True):
+        record = {
+            "setting": task.setting,
+            "k": task.k,
+            "query": task.number,
+            "generation": task.generation,
+            "topic": task.query.topic,
+            "skills": list(task.query.names),
+            "text": conversation.text,
+            "cut": conversation.cut,
+            "nearest": similarity,
+            "mix": p.mix,
+            "grades": {},
+        }
+        records.append(record)
+    packs = p.packs()
+    settings = {"gradings": p.gradings, "rules": p.rules()}
+    for name, judge in p.judges().items():
+        graded = grade(queries, texts, packs[name], judge, ledger, **settings)
+        for record, text_graded in zip(records, graded, strict=True):
+            record["grades"][name] = as_record(text_graded)
     return records
 
 
 def as_record(graded: Graded) -> dict:
-    """A judge's grades of one text as a file holds them: points are lists of 0 and 1 in the rubric's order."""
+    """A judge's grades of one text as a file holds them: 0 and 1 in the rubric's order."""
     points = graded.points
     return {
         "gradings": [list(grading.numbers) for grading in graded.gradings],
         "points": None if points is None else list(points.numbers),
         "unreadable": graded.unreadable,
     }
+
+
+def graded_answers(profile: str) -> pd.DataFrame:
+    """Every graded answer of a run with its text and points, a row an answer and judge.
+
+    Columns: variant, what 03_grade writes of an answer (`evaluate`), judge, and that judge's
+    gradings, points, unreadable.
+
+    Raises:
+        UserError: nothing was graded yet.
+    """
+    folder = paths.run(profile) / "grades"
+    rows = []
+    for file in sorted(folder.glob("*.jsonl")):
+        for record in read_json_lines(file, "03_grade"):
+            for judge, grades in record.pop("grades").items():
+                rows.append({"variant": file.stem, **record, "judge": judge, **grades})
+    if not rows:
+        raise UserError(f"{folder}: no graded answers there yet; run 03_grade first")
+    return pd.DataFrame(rows)
 
 
 def training_texts(p: Grade) -> list[str]:
@@ -202,12 +222,13 @@ def unreadable(records: Sequence[dict], p: Grade) -> pd.DataFrame:
     """
     rows = []
     for judge in p.judges():
-        grades = [record["grades"][judge] for record in records]
-        reasons = Counter(
-            reason.split(":")[0] for given in grades for reason in given["unreadable"]
-        )
-        missing = sum(p.gradings - len(given["gradings"]) for given in grades)
-        without = sum(not given["gradings"] for given in grades)
+        reasons: Counter = Counter()
+        missing = without = 0
+        for record in records:
+            grades = record["grades"][judge]
+            reasons.update(reason.split(":")[0] for reason in grades["unreadable"])
+            missing += p.gradings - len(grades["gradings"])
+            without += not grades["gradings"]
         rows.append((judge, "gradings wanted", p.gradings * len(records)))
         rows += [(judge, f"unreadable reply: {reason}", n) for reason, n in reasons.most_common()]
         rows.append((judge, "gradings missing", missing))
@@ -218,10 +239,7 @@ def unreadable(records: Sequence[dict], p: Grade) -> pd.DataFrame:
 
 def show(record: dict) -> str:
     """A graded answer in a few lines, for reading."""
-    given = record["grades"][FIRST_JUDGE]["points"]
-    marks = "unreadable"
-    if given is not None:
-        numbers = Points.of(given).numbers
-        marks = f"{sum(numbers)} of {len(numbers)} points"
-    asked = f"k = {record['k']}, {record['topic']}: {', '.join(record['skills'])}"
-    return f"{asked}\n  {json.dumps(record['text'])}\n  {marks}"
+    points = record["grades"][FIRST_JUDGE]["points"]
+    marks = f"{sum(points)} of {len(points)} points" if points else "unreadable"
+    query = f"k = {record['k']}, {record['topic']}: {', '.join(record['skills'])}"
+    return f"{query}\n  {json.dumps(record['text'])}\n  {marks}"

@@ -1,6 +1,4 @@
-"""What `explore.ipynb` shows: the prompts of any query, and students' answers to it with their grades."""
-
-from pathlib import Path
+"""What `explore.ipynb` shows: the prompts of any query, students' answers to it, their grades."""
 
 from helpers import paths
 from helpers.chat.conversation import converse
@@ -25,20 +23,17 @@ def show_prompts(topic: str, skills: tuple[Skill, ...], pack: Pack) -> None:
 def load_students(
     models: dict[str, str], ledger: Ledger, *, new_tokens: int = 120, temperature: float = 0.7
 ) -> dict[str, Student]:
-    """The students whose folders are there; says which are not."""
-    there = {}
+    """The students whose folders exist; says which do not."""
+    students = {}
     for name, path in models.items():
-        if Path(paths.ROOT / path).is_dir():
-            settings = {
-                "new_tokens": new_tokens,
-                "temperature": temperature,
-                "batch": 64,
-                "seed": 0,
-            }
-            there[name] = Student(str(paths.ROOT / path), ledger, **settings)
-        else:
+        folder = paths.ROOT / path
+        if not folder.is_dir():
             print(f"{name}: {path} is not there yet; make reproduce trains it")
-    return there
+            continue
+        students[name] = Student(
+            str(folder), ledger, new_tokens=new_tokens, temperature=temperature, batch=64, seed=0
+        )
+    return students
 
 
 def show_answers(
@@ -62,10 +57,6 @@ def show_answers(
             print(error)
             continue
         points = graded.points.numbers if graded.points else ()
-        print(
-            "\n".join(
-                f"  {'+' if p else '-'} {c}"
-                for c, p in zip(criteria(query, pack.rubric), points, strict=False)
-            ),
-            "\n",
-        )
+        for point, criterion in zip(points, criteria(query, pack.rubric), strict=False):
+            print(f"  {'+' if point else '-'} {criterion}")
+        print()

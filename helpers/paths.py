@@ -30,6 +30,11 @@ def corpus(profile: str) -> Path:
     return run(profile) / "corpus.jsonl"
 
 
+def dataset(profile: str) -> Path:
+    """The kept texts with a card, for the hub and for `datasets.load_dataset`."""
+    return run(profile) / "dataset"
+
+
 def training(profile: str, variant: str) -> Path:
     """A training run: recipe, log, checkpoints, and the final model in `model/`."""
     return run(profile) / "training" / variant

@@ -112,6 +112,8 @@ class Network:
 
     reply_seconds = (5.0, 20.0)  # from fast to slow, until the ledger has replies to measure
 
+    licence = "unknown"  # of its output
+
     def __init__(self, base_url: str):
         self.provider = self.url = base_url
         loopback = r"https?://(localhost|127\.0\.0\.1|\[::1\])([:/]|$)"
@@ -129,7 +131,7 @@ def host(base_url: str):
 
     Returns:
         An object with `provider` (what replies are stored under), `url`, `free` (nobody is paid),
-        `needs_key`, `check(model, skills, topics)` and `http_client()`.
+        `needs_key`, `licence`, `reply_seconds`, `check(model, skills, topics)` and `http_client()`.
     """
     if base_url.startswith("world:"):
         from helpers.world.endpoint import World  # loaded only where it is asked

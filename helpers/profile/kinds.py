@@ -82,12 +82,15 @@ Several = Annotated[list[Value], Field(min_length=1), AfterValidator(different)]
 
 
 def number_of_skills(text: str) -> str:
-    if not re.fullmatch("[1-9][0-9]?", text):
-        raise ValueError("a number of skills is written as '1', '2', ...")
+    if not re.fullmatch(r"[1-9][0-9]?(\+[1-9][0-9]?)?", text):
+        raise ValueError(
+            "a number of skills is written as '1', '2', ..., or '1+2' with two things to mention"
+        )
     return text
 
 
-# In JSON and YAML the keys of a mapping are text: {"1": 1200} is 1200 texts of k = 1.
+# In JSON and YAML the keys of a mapping are text: {"1": 1200} is 1200 texts of k = 1, and
+# "1+2" are texts of one skill and two things to mention.
 TextsPerK = dict[Annotated[str, AfterValidator(number_of_skills)], Count]
 Mix = Annotated[TextsPerK, Field(min_length=1)]
 

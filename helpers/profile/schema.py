@@ -1,6 +1,7 @@
 """Every parameter there is, a class a stage; `load.py` reads them from `params/`."""
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import pydantic
@@ -37,7 +38,17 @@ from helpers.profile.kinds import (
 )
 from helpers.profile.sentences import checked
 from helpers.student.served import Server
-from helpers.task.catalog import Pool, load_skills, load_topics, split
+from helpers.task.catalog import (
+    Pool,
+    Query,
+    counts_of,
+    load_skills,
+    load_things,
+    load_topics,
+    padded,
+    split,
+    training_queries,
+)
 from helpers.task.points import FIRST_JUDGE, Rules
 from helpers.task.prompts import Pack, load_pack
 from helpers.training import memory
@@ -142,8 +153,30 @@ class Grading(Tasks):
 class Generate(Grading):
     teacher: Annotated[Endpoint, pydantic.AfterValidator(with_room)]
     texts: Mix
+    things: RepositoryFile | Literal[""] = ""
+    corpus: Line = ""
+    corpus_grades: Literal["judge", "claimed"] = "judge"
     queries_per_text: float = Field(ge=1, le=1000)
     filter_gradings: Few
+
+    def queries(self, kind: str, avoid: set) -> Iterator[Query]:
+        """Endless queries for texts of a kind, a key of `texts`; none whose identity is in `avoid`.
+
+        Raises:
+            UserError: a file of things that has too few of them for a training topic.
+        """
+        k, n = counts_of(kind)
+        pool = self.pools()["I"]
+        queries = training_queries(pool, k, seed=self.seed, avoid=avoid)
+        if not n:
+            return queries
+        if not self.things:
+            raise UserError(f"texts: {kind} mentions things; name a file of them as things")
+        things = load_things(ROOT / self.things)
+        for topic in pool.topics:
+            if len(things.get(topic, ())) < n:
+                raise UserError(f"{self.things}: texts {kind} need {n} things about {topic}")
+        return padded(queries, n, things, seed=self.seed)
 
 
 class Lora(Model):

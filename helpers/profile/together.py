@@ -94,7 +94,8 @@ def feasibility(p: Generate) -> pd.DataFrame:
     """
     pool = p.pools()["I"]
     rows = []
-    for k, texts in sorted((int(k), n) for k, n in p.texts.items()):
+    # Texts with things to mention have queries without number.
+    for k, texts in sorted((int(kind), n) for kind, n in p.texts.items() if "+" not in kind):
         distinct = pool.distinct(k)
         reserved = min(distinct, p.evaluation_queries) if k > 1 and k in p.evaluation_ks else 0
         left = distinct - reserved
@@ -106,7 +107,9 @@ def feasibility(p: Generate) -> pd.DataFrame:
 
 
 def check_queries(generate: Generate) -> None:
-    """Some queries are left for training."""
+    """Some queries are left for training, and there are things to mention where they are asked."""
+    for kind in generate.texts:
+        generate.queries(kind, set())
     for row in feasibility(generate).itertuples():
         if not row.left:
             raise UserError(

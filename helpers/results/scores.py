@@ -209,6 +209,6 @@ def outcomes(records: list[dict]) -> pd.DataFrame:
     `k` is text: `3` for three skills, `1+2` for one skill and two things to mention.
     """
     outcome = [record["dropped"] or KEPT for record in records]
-    kinds = [record.get("kind", str(record["k"])) for record in records]
+    kinds = [record["kind"] for record in records]
     table = pd.DataFrame({"k": kinds, "outcome": outcome})
     return table.value_counts(sort=False).rename("texts").reset_index()

@@ -21,7 +21,7 @@ from helpers.chat.money import CHARACTERS_PER_TOKEN, cost, price_of
 from helpers.chat.replies import Outcome, Reply, Request
 from helpers.judge.grade import grading_request, turn_of
 from helpers.profile.schema import Finetune, Generate, Grade
-from helpers.task.catalog import Pool, draw, training_queries
+from helpers.task.catalog import Pool, counts_of, draw
 from helpers.task.points import FIRST_JUDGE
 from helpers.task.prompts import generation_turns, grading_turn
 
@@ -164,8 +164,12 @@ def conversation(turns: list[float], answer: np.ndarray) -> np.ndarray:
     return sum(sum(turns[: i + 1]) + i * answer for i in range(len(turns)))
 
 
-def stored_texts(p: Generate, k: int, ledger: Ledger | None) -> tuple[int, int]:
-    """How many of the requests to teacher and judge that `corpus` makes for k the ledger holds."""
+def stored_texts(p: Generate, kind: str, ledger: Ledger | None) -> tuple[int, int]:
+    """How many of the requests that `corpus` makes for texts of a kind the ledger holds.
+
+    Returns:
+        To the teacher, to the judge.
+    """
     pack = p.pack()
     written = judged = 0
 
@@ -175,8 +179,8 @@ def stored_texts(p: Generate, k: int, ledger: Ledger | None) -> tuple[int, int]:
         written += stored
         return replies
 
-    queries = training_queries(p.pools()["I"], k, seed=p.seed, avoid=corpus.avoided(p))
-    queries = islice(queries, round(p.texts[str(k)] * p.queries_per_text))
+    queries = p.queries(kind, corpus.avoided(p))
+    queries = islice(queries, round(p.texts[kind] * p.queries_per_text))
     samples: Counter = Counter()  # how often a query came
     while several := list(islice(queries, 256)):
         before, replicates = written, []
@@ -200,23 +204,26 @@ def plan_generate(p: Generate, ledger: Ledger | None = None) -> pd.DataFrame:
     """What the teacher and the filter's judge are asked; with a ledger, what of it is missing."""
     rows = []
     for k, n in p.texts.items():
-        turns, grading = mean_prompts(p, p.pools()["I"], int(k))
-        written, judged = stored_texts(p, int(k), ledger) if ledger else (0, 0)
+        turns, grading = mean_prompts(p, p.pools()["I"], sum(counts_of(k)))
+        written, judged = stored_texts(p, k, ledger) if ledger and not p.corpus else (0, 0)
         calls, choices = ways(p.judge, p.filter_gradings)
         queries = n / KEPT
         asked = queries * len(turns)
-        rows.append(
-            row(
-                "01_generate",
-                f"teacher, k = {k}: {n:,} texts",
-                p.teacher,
-                asked,
-                queries * conversation(turns, ANSWER_TOKENS),
-                asked * ANSWER_TOKENS,
-                stored=written,
-                ledger=ledger,
+        if not p.corpus:
+            rows.append(
+                row(
+                    "01_generate",
+                    f"teacher, k = {k}: {n:,} texts",
+                    p.teacher,
+                    asked,
+                    queries * conversation(turns, ANSWER_TOKENS),
+                    asked * ANSWER_TOKENS,
+                    stored=written,
+                    ledger=ledger,
+                )
             )
-        )
+        if p.corpus and p.corpus_grades == "claimed":
+            continue
         rows.append(
             row(
                 "01_generate",

@@ -9,7 +9,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helpers.errors import UserError
@@ -33,10 +33,16 @@ class Skill:
 
 @dataclass(frozen=True)
 class Query:
-    """One task: write a text on the topic that shows all the skills."""
+    """One task: write a text on the topic that shows all the skills.
+
+    The control's texts also mention things, which show no skill: they make a text as long as one of
+    several skills, and nothing in it is combined. A request lists them like skills, whoever the
+    teacher is; definitions are of the skills alone, and so are the judge's criteria.
+    """
 
     topic: str
     skills: tuple[Skill, ...]
+    things: tuple[str, ...] = ()
 
     @property
     def k(self) -> int:
@@ -47,9 +53,22 @@ class Query:
         return tuple(skill.name for skill in self.skills)
 
     @property
+    def items(self) -> tuple[str, ...]:
+        """What a request lists: the skills, in an order of the query's own if things are among them."""
+        items = [*self.names, *self.things]
+        if self.things:
+            random.Random("/".join((self.topic, *items))).shuffle(items)
+        return tuple(items)
+
+    @property
+    def kind(self) -> str:
+        """`3` for three skills, `1+2` for a skill and two things: the keys of `texts` and of a mix."""
+        return f"{self.k}+{len(self.things)}" if self.things else str(self.k)
+
+    @property
     def identity(self) -> tuple[str, frozenset[str]]:
-        """Two queries are the same when topic and *set* of skills are."""
-        return self.topic, frozenset(self.names)
+        """Two queries are the same when topic and *set* of skills and things are."""
+        return self.topic, frozenset(self.items)
 
 
 @dataclass(frozen=True)
@@ -117,6 +136,30 @@ def load_skills(path: Path) -> list[Skill]:
         skills.append(Skill(name, category, row["definition"], row["example"]))
     check_distinct(path, "skill", [skill.name for skill in skills])
     return skills
+
+
+def load_things(path: Path) -> dict[str, list[str]]:
+    """Things to mention, by topic: a CSV with the columns topic and thing, any number a topic.
+
+    The miniature's are in the world's language: `pale needle shines`. For any other teacher name
+    phrases that read well in a list of skills, without a comma: `mention of a silver needle`. The
+    judge's criteria stay the one skill, topic, sense, sentences; nobody checks that a thing is
+    mentioned, so look at a few texts before you rely on their length.
+
+    Raises:
+        UserError: a missing file or column, a thing that holds a comma.
+    """
+    reader = csv.DictReader(_lines(path).splitlines())
+    if not {"topic", "thing"} <= set(reader.fieldnames or []):
+        raise UserError(f"{path}: the header must hold topic, thing")
+    things: dict[str, list[str]] = {}
+    for row in reader:
+        if "," in row["thing"]:
+            raise UserError(
+                f"{path}, line {reader.line_num}: a comma; prompts list things with commas"
+            )
+        things.setdefault(row["topic"], []).append(row["thing"].strip())
+    return things
 
 
 def load_topics(path: Path) -> list[str]:
@@ -238,3 +281,18 @@ def training_queries(pool: Pool, k: int, *, seed: int, avoid: set) -> Iterator[Q
     for query in draw(pool, k, seed=seed, purpose="training"):
         if k == 1 or query.identity not in avoid:
             yield query
+
+
+def counts_of(kind: str) -> tuple[int, int]:
+    """How many skills and things a kind of texts has: `3` is (3, 0), `1+2` is (1, 2)."""
+    skills, _, things = kind.partition("+")
+    return int(skills), int(things or 0)
+
+
+def padded(
+    queries: Iterator[Query], n: int, things: dict[str, list[str]], *, seed: int
+) -> Iterator[Query]:
+    """The queries, each with n things of its topic to mention."""
+    rng = random.Random(f"{seed}/things/{n}")
+    for query in queries:
+        yield replace(query, things=tuple(rng.sample(things[query.topic], n)))

@@ -124,5 +124,5 @@ class Rules:
                 if name.split("(")[0].strip().lower() in text.lower():
                     skills[i] = 0
         sentences = COUNTERS[self.sentence_counter](text)
-        within = int(sentences <= sentence_limit(query.k))
+        within = int(sentences <= sentence_limit(len(query.items)))
         return Points(tuple(skills), points.topic, points.sense, within)

@@ -38,14 +38,14 @@ class Pack:
 
 def fields(query: Query) -> dict:
     """Values of every field that a generation turn may use."""
-    limit = sentence_limit(query.k)
+    limit = sentence_limit(len(query.items))
 
     def by_skill(form: str) -> str:
         return "\n".join(form.format(**vars(skill)) for skill in query.skills)
 
     return {
         "topic": query.topic,
-        "skills_str": ", ".join(query.names),
+        "skills_str": ", ".join(query.items),
         "skills_defs_and_examples_simple": by_skill(
             "**{name}**: {definition} For example, {example}"
         ),
@@ -53,8 +53,8 @@ def fields(query: Query) -> dict:
             "Skill: {name}\nDefinition: {definition}\nExample: {example}"
         ),
         "skills_defs": by_skill("**{name}**: {definition}"),
-        "num_skills": query.k,
-        "num_skills_str": number(query.k),
+        "num_skills": len(query.items),
+        "num_skills_str": number(len(query.items)),
         "num_sentences": limit,
         "num_sentences_str": in_words(limit, "sentence"),
     }

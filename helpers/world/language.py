@@ -1,12 +1,14 @@
-"""The language of the embedded world: 20 topics with their nouns, 32 skills, and texts that show them.
+"""The language of the embedded world: 20 topics with their nouns, 32 skills, texts of them.
 
-Every skill has two phrasings. A phrasing is one clause with slots; each clause holds at least one noun of the
-topic. A text is clauses in a given order, joined into sentences. Nothing here knows how texts are judged:
-`detectors` reads them, and shares no pattern with this file.
+Every skill has two phrasings. A phrasing is one clause with slots; each clause holds at least one
+noun of the topic. A text is clauses in a given order, joined into sentences. A *thing to mention*,
+for example `pale needle shines`, is a clause that shows no skill. Nothing here knows how texts are
+judged: `detectors` reads them, and shares no pattern with this file.
 """
 
 import random
 import re
+from itertools import pairwise
 
 TOPICS = {
     "sewing": "needle thread button fabric zipper",
@@ -41,7 +43,8 @@ WORDS = {
     "tool": "ladder pillow weapon door".split(),
 }
 
-# Slots: n, n2, n3 nouns of the topic (all different); a, a2 adjectives; v, v2 verbs; w vehicle; p name; g goods; t tool.
+# Slots: n, n2, n3 nouns of the topic (all different); a, a2 adjectives; v, v2 verbs; w vehicle;
+# p name; g goods; t tool.
 PHRASINGS = {
     # literary
     "metaphor": ("the {n} is a {w} of {a} dreams", "the {n} is the {w} of my heart"),
@@ -136,30 +139,47 @@ PHRASINGS = {
 JOINS = (", and ", ", while ", ", yet ")
 
 
-def clause(rng: random.Random, topic: str, skill: str) -> str:
-    """One clause in lower case (names apart) that shows `skill` with nouns of `topic`."""
+def clause(rng: random.Random, topic: str, item: str) -> str:
+    """One clause in lower case (names apart): a skill shown with nouns of `topic`, or a thing."""
+    if item not in PHRASINGS:
+        return f"the {item}"
     n, n2, n3 = rng.sample(TOPICS[topic], 3)
     a, a2 = rng.sample(WORDS["adjective"], 2)
     v, v2 = rng.sample(WORDS["verb"], 2)
-    pick = {
-        slot: rng.choice(WORDS[kind])
-        for slot, kind in (("w", "vehicle"), ("p", "name"), ("g", "goods"), ("t", "tool"))
-    }
-    return rng.choice(PHRASINGS[skill]).format(n=n, n2=n2, n3=n3, a=a, a2=a2, v=v, v2=v2, **pick)
+    w = rng.choice(WORDS["vehicle"])
+    p = rng.choice(WORDS["name"])
+    g = rng.choice(WORDS["goods"])
+    t = rng.choice(WORDS["tool"])
+    phrasing = rng.choice(PHRASINGS[item])
+    return phrasing.format(n=n, n2=n2, n3=n3, a=a, a2=a2, v=v, v2=v2, w=w, p=p, g=g, t=t)
+
+
+def thing(rng: random.Random, topic: str) -> str:
+    """A thing to mention, for example `pale needle shines`."""
+    kinds = (WORDS["adjective"], TOPICS[topic], WORDS["verb"])
+    return " ".join(rng.choice(words) for words in kinds)
+
+
+def is_thing(item: str) -> bool:
+    """Is it a thing to mention, of any topic?"""
+    adjective, _, others = item.partition(" ")
+    noun, _, verb = others.partition(" ")
+    is_noun = any(noun in nouns for nouns in TOPICS.values())
+    return adjective in WORDS["adjective"] and is_noun and verb in WORDS["verb"]
 
 
 def join(rng: random.Random, clauses: list[str], sentences: int) -> str:
     """The clauses in their order, cut at random places into exactly `sentences` sentences."""
-    assert 1 <= sentences <= len(clauses), (
-        f"{len(clauses)} clauses cannot make {sentences} sentences"
-    )
-    cuts = sorted(rng.sample(range(1, len(clauses)), sentences - 1))
-    parts = [clauses[i:j] for i, j in zip([0, *cuts], [*cuts, len(clauses)], strict=True)]
-    joined = [
-        "".join(c if i == 0 else rng.choice(JOINS) + c for i, c in enumerate(part))
-        for part in parts
-    ]
-    return " ".join(s[0].upper() + s[1:] + "." for s in joined)
+    most = len(clauses)
+    assert 1 <= sentences <= most, f"{most} clauses cannot make {sentences} sentences"
+    cuts = sorted(rng.sample(range(1, most), sentences - 1))
+    text = []
+    for start, end in pairwise([0, *cuts, most]):
+        sentence = clauses[start]
+        for following in clauses[start + 1 : end]:
+            sentence += rng.choice(JOINS) + following
+        text.append(sentence[0].upper() + sentence[1:] + ".")
+    return " ".join(text)
 
 
 def sentence_limit(k: int) -> int:
@@ -167,22 +187,26 @@ def sentence_limit(k: int) -> int:
     return max(1, k - 1)
 
 
-def text(rng: random.Random, topic: str, skills: list[str]) -> str:
-    """A faultless text: every skill once, in order, one sentence below the limit or at it."""
-    limit = sentence_limit(len(skills))
-    return join(rng, [clause(rng, topic, s) for s in skills], rng.randint(max(1, limit - 1), limit))
+def text(rng: random.Random, topic: str, items: list[str]) -> str:
+    """A faultless text: every item once, in order, in as many sentences as allowed or one fewer."""
+    limit = sentence_limit(len(items))
+    clauses = [clause(rng, topic, item) for item in items]
+    return join(rng, clauses, rng.randint(max(1, limit - 1), limit))
 
 
 def vocabulary() -> list[str]:
-    """Every word that a text, a topic's name or a skill's name can hold, sorted; capitalised where it can open a sentence."""
-    clauses = [re.sub(r"\{\w+\}", "", q) for pair in PHRASINGS.values() for q in pair]
-    words = {
-        w for text in (*clauses, *PHRASINGS, *TOPICS, *JOINS) for w in re.findall(r"[a-z-]+", text)
-    }
-    words |= {
-        q.split()[0].strip("{},").capitalize()
-        for pair in PHRASINGS.values()
-        for q in pair
-        if not q.startswith("{")
-    }
-    return sorted(words | {w for group in (*TOPICS.values(), *WORDS.values()) for w in group})
+    """Every word that a text, a topic's or a skill's name can hold, sorted.
+
+    A word that can open a sentence stands there with a capital too.
+    """
+    phrasings = [phrasing for pair in PHRASINGS.values() for phrasing in pair]
+    words = set()
+    for slots in (TOPICS, WORDS):
+        for group in slots.values():
+            words.update(group)
+    for phrase in (*phrasings, *PHRASINGS, *TOPICS, *JOINS):
+        words.update(re.findall(r"[a-z-]+", re.sub(r"\{\w+\}", "", phrase)))
+    for phrasing in phrasings:
+        if not phrasing.startswith("{"):
+            words.add(phrasing.split()[0].strip(",").capitalize())
+    return sorted(words)

@@ -1,4 +1,4 @@
-"""The shipped bases: ordinary small checkpoints that load, know single skills, compose poorly; rebuilding is deterministic."""
+"""The shipped bases: ordinary small checkpoints that know single skills and compose poorly."""
 
 import dataclasses
 import json
@@ -12,16 +12,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Request
+from helpers.files import sha256
 from helpers.paths import ROOT
 from helpers.student.local import Student
-from helpers.task.prompts import load_pack
-from helpers.training.recipe import sha256
-from helpers.world import base, detectors, language
+from helpers.world import detectors, language, pretrain
 
 BASES = sorted(p.stem for p in (ROOT / "params/base").glob("*.yaml"))
-PACK = load_pack(
-    ROOT / "params/prompts/terse/generation.json", ROOT / "params/prompts/terse/grading.json"
-)
 
 
 def full_marks(text, topic, skills):
@@ -37,7 +33,7 @@ def full_marks(text, topic, skills):
 
 
 @pytest.mark.parametrize("name", BASES)
-def test_an_ordinary_small_checkpoint(name):
+def test_an_ordinary_small_checkpoint(name, pack):
     folder = ROOT / "helpers/world/weights" / name
     assert sum(p.stat().st_size for p in folder.iterdir()) < 6e6
     model, tokenizer = (
@@ -50,7 +46,7 @@ def test_an_ordinary_small_checkpoint(name):
         [
             {
                 "role": "user",
-                "content": PACK.generation[1].format(num_sentences_str="four sentences"),
+                "content": pack.generation[1].format(num_sentences_str="four sentences"),
             }
         ],
         tokenize=False,
@@ -66,7 +62,7 @@ def test_an_ordinary_small_checkpoint(name):
 
 @pytest.mark.parametrize("name", BASES)
 def test_knows_single_skills_and_composes_poorly(name, tmp_path):
-    """Full marks of single generations at temperature 0.7, before any maximum, by the detectors; 240 answers a cell."""
+    """Full marks of single answers at temperature 0.7, by the detectors; 240 a cell."""
     catalog = yaml.safe_load((ROOT / "params/mini/shared.yaml").read_text())
     skills, topics = list(language.PHRASINGS), list(language.TOPICS)
     parts = {"I": skills[:18], "II": skills[18:]}
@@ -86,13 +82,13 @@ def test_knows_single_skills_and_composes_poorly(name, tmp_path):
             tasks = [(rng.choice(topics), rng.sample(part, k)) for _ in range(240)]
             replies = student.ask(
                 [
-                    Request([{"role": "user", "content": base.request(t, s)}], replicate=i)
+                    Request([{"role": "user", "content": pretrain.request(t, s)}], replicate=i)
                     for i, (t, s) in enumerate(tasks)
                 ]
             )
             marks = [
-                full_marks(r[0].text.removeprefix("Answer: "), t, s)
-                for (t, s), r in zip(tasks, replies, strict=True)
+                full_marks(reply.text.removeprefix("Answer: "), topic, skills)
+                for (topic, skills), reply in zip(tasks, replies, strict=True)
             ]
             score[setting, k] = sum(marks) / len(marks)
     print(name, score)
@@ -106,12 +102,12 @@ def test_knows_single_skills_and_composes_poorly(name, tmp_path):
 
 @pytest.mark.parametrize("name", BASES)
 def test_the_diet_is_what_it_says(name):
-    """No request asks for more skills than `request_skills` has weights; answers to several are unreliable."""
-    diet = base.Diet(**yaml.safe_load((ROOT / f"params/base/{name}.yaml").read_text()))
+    """No request has more skills than `request_skills`; answers to several are unreliable."""
+    diet = pretrain.Diet(**yaml.safe_load((ROOT / f"params/base/{name}.yaml").read_text()))
     rng = random.Random(0)
     asked, complete, longest = [], [], 0
     for _ in range(4000):
-        messages = base.row(rng, diet)["messages"]
+        messages = pretrain.row(rng, diet)["messages"]
         shown = messages[0]["content"].partition("Show: ")[2]
         items = shown.split(", ") if shown else []
         skills = [i for i in items if i in language.PHRASINGS]
@@ -133,12 +129,13 @@ def test_the_diet_is_what_it_says(name):
 
 def test_a_short_rebuild_is_deterministic(tmp_path):
     """Two builds of a few steps in two processes give the same files, byte for byte."""
-    diet = base.Diet(**yaml.safe_load((ROOT / f"params/base/{BASES[0]}.yaml").read_text()))
+    diet = pretrain.Diet(**yaml.safe_load((ROOT / f"params/base/{BASES[0]}.yaml").read_text()))
     short = dataclasses.asdict(dataclasses.replace(diet, rows=300, steps=6))
     (tmp_path / "diet.yaml").write_text(yaml.safe_dump(short))
     made = []
     for name in "ab":
-        code = "import sys; from pathlib import Path; from helpers.world.pretrain import build; build(*map(Path, sys.argv[1:]))"
+        code = "import sys; from pathlib import Path; from helpers.world.pretrain import build;"
+        code += "build(*map(Path, sys.argv[1:]))"
         folders = [
             str(tmp_path / "diet.yaml"),
             str(tmp_path / name),
@@ -151,5 +148,5 @@ def test_a_short_rebuild_is_deterministic(tmp_path):
     assert made[0] == made[1]
     assert "model.safetensors" in made[0]
     assert json.loads((tmp_path / "a/config.json").read_text())["vocab_size"] == len(
-        base.tokenizer()
+        pretrain.tokenizer()
     )

@@ -1,0 +1,160 @@
+"""The kept texts leave as a data set of the hub, and a data set comes in as texts to train on."""
+
+import json
+
+import pandas as pd
+import pytest
+import yaml
+
+from helpers import corpus, dataset, paths
+from helpers.chat.ledger import Ledger
+from helpers.errors import UserError
+from helpers.profile.load import load_profile
+from helpers.task.catalog import evaluation_queries
+
+SMOKE = load_profile("smoke")["01_generate"].model_copy(update={"texts": {"1": 6, "2": 4}})
+PADDED = SMOKE.model_copy(
+    update={
+        "texts": {"1": 6, "2": 4, "1+2": 3},
+        "things": "params/catalog/miniature/things.csv",
+    }
+)
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    return Ledger(tmp_path / "ledger.sqlite")
+
+
+@pytest.fixture
+def made(ledger, tmp_path, monkeypatch):
+    """The corpus and its folder."""
+    monkeypatch.setattr("helpers.paths.run", lambda profile: tmp_path)
+    records = corpus.build(PADDED, ledger)
+    return records, dataset.write(PADDED, records, dollars=0.0)
+
+
+def front_matter(folder):
+    return yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
+
+
+def test_every_kept_text_leaves_with_its_points(made):
+    records, folder = made
+    front = front_matter(folder)
+    assert front["license"] == "mit"
+    assert front["size_categories"] == ["n<1K"]
+    names = {"1": "D1", "2": "D2", "1+2": "D1+2"}
+    assert [config["config_name"] for config in front["configs"]] == list(names.values())
+    for kind, config in zip(names, front["configs"], strict=True):
+        (file,) = config["data_files"]
+        table = pd.read_json(folder / file["path"], lines=True)
+        good = [r for r in records if r["kind"] == kind and not r["dropped"]]
+        assert table.text.tolist() == [record["text"] for record in good]
+        assert table.messages.tolist() == [record["messages"] for record in good]
+        assert table.points.map(all).all()
+        assert set(table.split) == {"train"}
+        assert set(table.teacher) == {"teacher"}
+
+
+def test_the_hubs_own_library_reads_it(made, tmp_path):
+    datasets = pytest.importorskip("datasets", reason="the datasets library is not installed")
+    records, folder = made
+    cache = str(tmp_path / "cache")
+    assert datasets.get_dataset_config_names(str(folder)) == ["D1", "D2", "D1+2"]
+    for kind in PADDED.texts:
+        rows = datasets.load_dataset(str(folder), f"D{kind}", split="train", cache_dir=cache)
+        good = [r for r in records if r["kind"] == kind and not r["dropped"]]
+        assert rows["text"] == [record["text"] for record in good]
+        assert rows[0]["messages"] == good[0]["messages"]
+
+
+def test_the_card_is_one_that_the_hub_can_read(made):
+    hub = pytest.importorskip("huggingface_hub")
+    card = hub.DatasetCard.load(made[1] / "README.md")
+    assert card.data.language == ["en"]
+    assert "Prompts" in card.text
+
+
+def test_an_unknown_price_is_said_to_be_unknown(made):
+    assert "an unknown number of US dollars" in dataset.card(PADDED, made[0], float("nan"))
+
+
+def test_a_kind_that_is_gone_leaves_no_file(made):
+    records, folder = made
+    dataset.write(SMOKE, records, dollars=0.0)
+    assert sorted(path.name for path in folder.glob("*.jsonl")) == ["D1.jsonl", "D2.jsonl"]
+
+
+@pytest.mark.parametrize("grades", ["judge", "claimed"])
+def test_what_left_comes_back_as_a_corpus(made, ledger, grades):
+    """The judge gives it the same marks again, without a new question; the teacher is not asked."""
+    records, folder = made
+    own = PADDED.model_copy(update={"corpus": str(folder), "corpus_grades": grades})
+    before = ledger.summary().attempts.sum()
+    again = corpus.build(own, ledger)
+    assert ledger.summary().attempts.sum() == before
+    assert again == [record for record in records if not record["dropped"]]
+
+
+def test_claimed_marks_and_repeats_are_looked_at(made, ledger, tmp_path):
+    good = [record for record in made[0] if record["kind"] == "1" and not record["dropped"]]
+    poor = dict(good[1], points=[0, 1, 1, 1])
+    silent = {name: good[2][name] for name in ("topic", "skills", "messages")}
+    file = tmp_path / "own.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in (good[0], good[0], poor, silent)))
+    p = SMOKE.model_copy(
+        update={"corpus": str(file), "corpus_grades": "claimed", "texts": {"1": 9}}
+    )
+    dropped = [record["dropped"] for record in corpus.build(p, ledger)]
+    assert dropped == ["", "full marks, duplicate", "skill missing", ""]
+
+
+def test_no_answer_to_an_evaluation_query_is_taken(made, ledger, tmp_path):
+    (query, *_) = evaluation_queries(SMOKE.pools()["I"], 2, 8, seed=SMOKE.seed, setting="I")
+    row = next(record for record in made[0] if record["k"] == 2)
+    asked = dict(row, topic=query.topic, skills=list(query.names))
+    file = tmp_path / "own.jsonl"
+    file.write_text(json.dumps(asked))
+    p = SMOKE.model_copy(update={"corpus": str(file), "corpus_grades": "claimed"})
+    assert corpus.build(p, ledger) == []
+
+
+GOOD = {
+    "topic": SMOKE.pools()["I"].topics[0],
+    "skills": ["simile"],
+    "messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "A text."}],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"topic": None}, "line 2: topic: input should be a valid string"),
+        ({"topic": "surfing"}, "topic surfing is none of the training topics"),
+        ({"skills": ["zeugma"]}, "skill zeugma is none of the training skills"),
+        ({"skills": ["modus ponens"]}, "skill modus ponens is none of the training skills"),
+        ({"skills": []}, "skills: list should have at least 1 item"),
+        ({"k": 2}, "k = 2, and skills names 1"),
+        ({"points": [1, 1]}, "2 points; k = 1 has 4"),
+        ({"messages": GOOD["messages"][:1] * 2}, "messages do not alternate"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_one_sentence(tmp_path, change, sentence):
+    file = tmp_path / "own.jsonl"
+    file.write_text(json.dumps(GOOD) + "\n" + json.dumps(GOOD | change) + "\n")
+    with pytest.raises(UserError, match=sentence) as raised:
+        dataset.read(file, SMOKE.pools()["I"])
+    assert "own.jsonl, line 2" in str(raised.value)
+
+
+def test_no_rows_are_one_sentence(tmp_path):
+    for path in (tmp_path, tmp_path / "nothing.jsonl"):
+        with pytest.raises(UserError, match="no such file, and no folder with"):
+            dataset.read(path, SMOKE.pools()["I"])
+    (tmp_path / "a.jsonl").write_text("no JSON")
+    with pytest.raises(UserError, match=r"a\.jsonl, line 1: the line: invalid json"):
+        dataset.read(tmp_path, SMOKE.pools()["I"])
+
+
+def test_the_folder_is_one_of_the_run():
+    assert paths.dataset("smoke").relative_to(paths.run("smoke")).as_posix() == "dataset"

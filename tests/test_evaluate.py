@@ -1,0 +1,123 @@
+"""The evaluation's records: every task once, every judge's grades, what could not be read."""
+
+import json
+
+import pytest
+
+from helpers import corpus, evaluate
+from helpers.chat.ledger import Ledger
+from helpers.errors import UserError
+from helpers.files import write_json_lines
+from helpers.profile import schema
+from helpers.profile.load import load_profile
+from helpers.results.leaks import NEAR, leaks, nearest
+from helpers.task.points import FIRST_JUDGE
+
+SMOKE = load_profile("smoke")
+BASE, TRAINED = SMOKE["03_grade/base"], SMOKE["03_grade/k123-s0"]
+TASKS = evaluate.tasks(BASE)
+
+
+def graded_by(p, ledger):
+    """The base's answers, sampled or as they are stored, with the grades of p's judges."""
+    with evaluate.student(p, ledger) as student:
+        return evaluate.evaluate(p, TASKS, evaluate.answers(p, TASKS, student), ledger)
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory):
+    return Ledger(tmp_path_factory.mktemp("evaluate") / "ledger.sqlite")
+
+
+@pytest.fixture(scope="module")
+def graded(ledger):
+    return graded_by(BASE, ledger)
+
+
+def test_evaluation_asks_every_task_once(graded):
+    every = {(t.setting, t.k, t.number, t.generation): t for t in TASKS}
+    wanted = len(BASE.settings) * len(BASE.evaluation_ks)
+    assert len(every) == len(TASKS) == wanted * BASE.evaluation_queries * BASE.generations
+    assert [(r["setting"], r["k"], r["query"], r["generation"]) for r in graded] == list(every)
+    json.dumps(graded)
+    for record, task in zip(graded, TASKS, strict=True):
+        assert record["skills"] == list(task.query.names)
+        assert len(record["skills"]) == record["k"]
+        assert set(record["grades"]) == {FIRST_JUDGE}
+        gradings = record["grades"][FIRST_JUDGE]["gradings"]
+        assert all(len(points) == record["k"] + 3 for points in gradings)
+        assert record["mix"] == {}
+    held_out = {skill.name for skill in BASE.pools()["II"].skills}
+    assert {s for r in graded if r["setting"] == "II" for s in r["skills"]} <= held_out
+
+
+def test_a_second_judge_grades_the_same_answers(ledger, graded):
+    """Nothing is sampled again, the first judge's grades stay, each judge's missing are counted."""
+    strict = schema.SecondJudge(
+        base_url="world:?flip=0.3&unreadable=0.5", model="judge", temperature=1.0
+    )
+    off = schema.SecondJudge(base_url="http://nowhere.invalid/v1", model="none", enabled=False)
+    both = BASE.model_copy(update={"second_judges": {"strict": strict, "off": off}})
+    before = ledger.summary().set_index(["role", "state"]).attempts
+    records = graded_by(both, ledger)
+    after = ledger.summary().set_index(["role", "state"]).attempts
+    assert after.loc["student"].sum() == before.loc["student"].sum()
+    assert after.loc["judge"].sum() > before.loc["judge"].sum()
+    assert [r["text"] for r in records] == [r["text"] for r in graded]
+    assert [r["grades"]["first"] for r in records] == [r["grades"]["first"] for r in graded]
+    grades = [record["grades"]["strict"] for record in records]
+    assert all(set(record["grades"]) == {"first", "strict"} for record in records)
+    counts = evaluate.unreadable(records, both).number
+    assert counts["first", "gradings wanted"] == 3 * len(records)
+    assert counts["strict", "gradings wanted"] == 3 * len(records)
+    missing = sum(3 - len(given["gradings"]) for given in grades)
+    assert counts["strict", "gradings missing"] == missing > counts["first", "gradings missing"]
+    without = sum(given["points"] is None for given in grades)
+    assert counts["strict", "answers without any"] == without
+    assert counts["strict", "unreadable reply: no points for"] > 0
+    json.dumps(records)
+
+
+def test_leaks_are_counted_on_the_files(ledger, graded):
+    texts = corpus.build(SMOKE["01_generate"], ledger)
+    counted = leaks({"base": graded}, texts)
+    assert counted.answers.sum() == len(graded)
+    training, held_out = counted[counted.setting == "I"], counted[counted.setting == "II"]
+    assert not training[training.k > 1].same_task.any()
+    assert not held_out[["same_topic", "same_skill"]].any(axis=None)
+    assert (training.same_topic == training.queries).all()
+    pair = next(record for record in texts if record["k"] == 2)
+    query = {"topic": pair["topic"], "skills": pair["skills"], "k": 2, "nearest": 95.0}
+    counted = leaks({"x": [record | query for record in graded[:3]]}, [pair | {"dropped": ""}])
+    assert counted.same_task.sum() == 1
+    assert counted.near_texts.sum() == 3
+
+
+def test_nearest_finds_near_duplicates_only():
+    known = ["The needle is a storm of pale dreams.", "Push the boat hard and it rolls away."]
+    texts = ["The needle is a storm of bold dreams.", "Nothing like them at all.", known[1], ""]
+    near = nearest(texts, known)
+    assert [n >= NEAR for n in near] == [True, False, True, False]
+    assert near[2] == 100
+    assert nearest(texts, []) == [0, 0, 0, 0]
+
+
+def test_no_model_yet_is_a_sentence(ledger, tmp_path, monkeypatch):
+    monkeypatch.setattr("helpers.paths.run", lambda profile: tmp_path)
+    with pytest.raises(UserError, match="run 02_finetune for variant k123-s0 first"):
+        evaluate.student(TRAINED, ledger)
+
+
+def test_graded_answers_of_a_run_are_one_table(graded, tmp_path, monkeypatch):
+    monkeypatch.setattr("helpers.paths.run", lambda profile: tmp_path)
+    for variant in ("base", "k123-s0"):
+        write_json_lines(tmp_path / f"grades/{variant}.jsonl", graded)
+    table = evaluate.graded_answers("smoke")
+    assert len(table) == 2 * len(graded)
+    assert set(table.variant) == {"base", "k123-s0"}
+    row, record = table.iloc[1], graded[1]
+    assert (row.text, row.skills) == (record["text"], record["skills"])
+    assert row.points == record["grades"][FIRST_JUDGE]["points"]
+    (tmp_path / "grades").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="no graded answers there yet"):
+        evaluate.graded_answers("smoke")

@@ -1,0 +1,51 @@
+"""A run that is copied to another folder goes on there: nothing is asked or trained again."""
+
+import shutil
+import sqlite3
+import subprocess
+
+import pytest
+
+from helpers.paths import ROOT
+
+LEFT_OUT = (".git", ".venv*", "runs", "figures", "__pycache__", ".*_cache")
+
+
+def reproduce(folder):
+    made = subprocess.run(
+        ["make", "reproduce", "PROFILE=smoke"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert made.returncode == 0, made.stderr
+    return made.stderr
+
+
+def state(folder):
+    """What was asked, when each file of a training was written, and every result."""
+    run = folder / "runs/smoke"
+    ledger = sqlite3.connect(run / "ledger.sqlite")
+    asked = ledger.execute("select count(*), max(started) from attempt").fetchone()
+    training = run / "training/k123-s0"
+    kept = [training / "log.jsonl", *sorted((training / "model").iterdir())]
+    times = [file.stat().st_mtime_ns for file in kept]
+    files = [run / "corpus.jsonl", *sorted((run / "grades").iterdir()), run / "figures/scores.csv"]
+    return asked, times, [file.read_bytes() for file in files]
+
+
+@pytest.mark.slow
+def test_a_run_moves(tmp_path):
+    first, moved = tmp_path / "first", tmp_path / "elsewhere/moved"
+    shutil.copytree(ROOT, first, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    (first / ".venv").symlink_to(ROOT / ".venv")
+    reproduce(first)
+    shutil.copytree(first, moved, symlinks=True)
+    before = state(first)
+    shutil.rmtree(first)  # who looks there still, fails
+    assert "done in" not in reproduce(moved), "a copy that keeps the times of files runs nothing"
+    for notebook in (moved / "runs/smoke").rglob("*.ipynb"):
+        notebook.unlink()
+    assert reproduce(moved).count("done in") == 5, "every stage ran again"
+    assert state(moved) == before
