@@ -13,7 +13,7 @@ from helpers.paths import ROOT
 from helpers.profile.reading import Files, names, read_yaml
 from helpers.profile.schema import Finetune, Generate, Grade, Model, Plot, Variants
 from helpers.student import served
-from helpers.task.catalog import Pool
+from helpers.task.catalog import Pool, counts_of
 
 THIN = 10  # texts a query from which on they are much alike
 
@@ -77,7 +77,8 @@ def check_mixes(variants: Variants, generate: Generate, *, made_in: Path) -> Non
 def check_skills(generate: Generate, grade: Grade, pools: dict[str, Pool]) -> None:
     """Each setting has as many skills as are asked for at once."""
     largest = dict.fromkeys(grade.settings, max(grade.evaluation_ks))
-    largest["I"] = max(*map(int, generate.texts), *grade.evaluation_ks)
+    written = [counts_of(kind)[0] for kind in generate.texts]
+    largest["I"] = max(*written, *grade.evaluation_ks)
     for setting, k in largest.items():
         skills = len(pools[setting].skills)
         if skills < k:

@@ -149,7 +149,7 @@ def load_things(path: Path) -> dict[str, list[str]]:
     Raises:
         UserError: a missing file or column, a thing that holds a comma.
     """
-    reader = csv.DictReader(_lines(path).splitlines())
+    reader = csv.DictReader(read_text(path).splitlines())
     if not {"topic", "thing"} <= set(reader.fieldnames or []):
         raise UserError(f"{path}: the header must hold topic, thing")
     things: dict[str, list[str]] = {}
