@@ -71,6 +71,9 @@ dry-run: $(VENV)/done  #: 03_grade at the paper's size against the embedded worl
 bench-train: .venv-bench-train/done  #: training speed beside TRL's, to runs/bench/train.json; minutes
 	@OMP_NUM_THREADS=1 .venv-bench-train/bin/python -m bench.train
 
+serve-check: $(VENV)/done  #: what a server does, and the YAML for it: SERVE="<command>", or URL=<address> MODEL=<name>
+	@$(PY) -m bench.serve_check
+
 gpu-check: $(VENV)/done  #: does the paper's path work on this machine's GPU? trains, resumes, samples, times; under 8 minutes
 	@$(PY) -m bench.gpu_check
 
@@ -98,7 +101,7 @@ clean:  ## remove executed notebooks and uncommitted figures of PROFILE; replies
 distclean:  ## remove ALL of PROFILE's run, paid replies and models too; asks first
 	@printf 'Remove $(RUN) with every stored reply and model? [y/N] '; read a; [ "$$a" != y ] || rm -rf $(RUN)
 
-.PHONY: help bench-help reproduce preflight plan ledger report verify test test-slow bench bench-chat bench-sample bench-train dry-run gpu-check lab serve base notebooks clean distclean notebooks-of-profile
+.PHONY: help bench-help reproduce preflight plan ledger report verify test test-slow bench bench-chat bench-sample bench-train dry-run serve-check gpu-check lab serve base notebooks clean distclean notebooks-of-profile
 
 $(VENV)/done: requirements.txt
 	@echo "making $(VENV) from requirements.txt (a few minutes, once)"
