@@ -1,4 +1,7 @@
-"""inspect_ai as a client of the benchmark's server, run by bench/chat.py in .venv-bench: address, requests, how many at once."""
+"""inspect_ai as a client of the benchmark's server, run by bench/chat.py in .venv-bench.
+
+Arguments: address, requests, how many at once.
+"""
 
 import json
 import os

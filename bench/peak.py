@@ -1,6 +1,7 @@
-"""Runs a command and says how long it took and how much memory it and all its children took at most, together.
+"""Runs a command; says how long it took, and how much memory it and its children took at most.
 
-`python bench/peak.py make reproduce`. Memory is the sum of proportional set sizes: what processes share is counted once.
+`python bench/peak.py make reproduce`. Memory is the sum of proportional set sizes of all of them
+together: what processes share is counted once.
 """
 
 import subprocess
@@ -33,7 +34,8 @@ if __name__ == "__main__":
             most = max(most, now, key=lambda sizes: sum(sizes.values()))
         time.sleep(EVERY)
     print(
-        f"{time.monotonic() - start:.0f} s; at most {sum(most.values()) / 2**30:.2f} GiB together, of these",
+        f"{time.monotonic() - start:.0f} s; at most {sum(most.values()) / 2**30:.2f} GiB together,"
+        " of these",
         file=sys.stderr,
     )
     for name, size in sorted(most.items(), key=lambda item: -item[1])[:12]:

@@ -1,7 +1,9 @@
-"""Training speed on one core beside TRL's SFTTrainer: same model, same texts, one process, rounds in turn, medians.
+"""Training speed on one core beside TRL's SFTTrainer.
 
-`make bench-train` writes runs/bench/train.json: useful (real, not padding) tokens a second of every variant, ours over TRL's
-default and best settings, and in `notes` what each of our choices does alone, those that were not kept too.
+Same model, same texts, one process, rounds in turn, medians. `make bench-train` writes
+runs/bench/train.json: useful (real, not padding) tokens a second of every variant, ours over TRL's
+default and best settings, and in `notes` what each of our choices does alone, those that were not
+kept too.
 """
 
 import argparse
@@ -38,14 +40,17 @@ from helpers.training import attention, data, parallel, train
 
 BATCH, TEXTS = 64, 1280
 COMPILING = 8  # steps until no new shape is compiled any more
-# Less padding, but other batches: texts of like length always meet in one, which is another training. Reported apart.
+# Less padding, but other batches: texts of like length always meet in one, which is another
+# training. Reported apart.
 GROUPED = "TRL, bf16, batches alike in length"
 WORDS = (
-    "alpha beta gamma river stone light cloud metaphor syllogism irony hyperbole red herring spatial reasoning logic topic write short "
-    "text sewing dueling gardening fishing knots code poem theory mind self serving bias folk physics modus ponens complex question"
+    "alpha beta gamma river stone light cloud metaphor syllogism irony hyperbole red herring"
+    " spatial reasoning logic topic write short text sewing dueling gardening fishing knots code"
+    " poem theory mind self serving bias folk physics modus ponens complex question"
 ).split()
 TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}"
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}"
     "{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
 )
 
@@ -246,7 +251,7 @@ class Trl:
 
 
 def measure(variants: dict[str, Callable[[int], float]], rounds: int, steps: int) -> dict[str, int]:
-    """Median tokens a second of each variant, taken in turn so that a neighbour's load meets all alike."""
+    """Median tokens a second of each variant, in turn: a neighbour's load meets all alike."""
     found = [{name: speed(steps) for name, speed in variants.items()} for _ in range(rounds)]
     return {name: round(statistics.median(one[name] for one in found)) for name in variants}
 

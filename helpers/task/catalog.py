@@ -54,7 +54,7 @@ class Query:
 
     @property
     def items(self) -> tuple[str, ...]:
-        """What a request lists: the skills, in an order of the query's own if things are among them."""
+        """What a request lists: its skills; with things among them, in the query's own order."""
         items = [*self.names, *self.things]
         if self.things:
             random.Random("/".join((self.topic, *items))).shuffle(items)
@@ -62,7 +62,7 @@ class Query:
 
     @property
     def kind(self) -> str:
-        """`3` for three skills, `1+2` for a skill and two things: the keys of `texts` and of a mix."""
+        """`3` for three skills, `1+2` for a skill and two things, as in `texts` and mixes."""
         return f"{self.k}+{len(self.things)}" if self.things else str(self.k)
 
     @property

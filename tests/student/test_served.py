@@ -48,7 +48,8 @@ SMOKE = load_profile("smoke")["03_grade/base"]
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
-    return toy(tmp_path_factory.mktemp("llama"), "llama")
+    # 32: the least that the attention of vLLM on a CPU takes.
+    return toy(tmp_path_factory.mktemp("llama"), "llama", head_dim=32)
 
 
 def served(path, folder, ledger="l", command=SERVE, **settings):
