@@ -137,7 +137,12 @@ def regular_file(path: str) -> str:
     return path
 
 
+def file_or_folder(path: str) -> str:
+    return path if (ROOT / path).is_dir() else regular_file(path)
+
+
 RepositoryFile = Annotated[Word, AfterValidator(inside), AfterValidator(regular_file)]
+FileOrFolder = Annotated[Word, AfterValidator(inside), AfterValidator(file_or_folder)]
 
 
 def figures_folder(path: str) -> str:

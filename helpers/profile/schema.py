@@ -17,6 +17,7 @@ from helpers.profile.kinds import (
     Count,
     Device,
     Few,
+    FileOrFolder,
     FiguresFolder,
     JudgeName,
     LearningRate,
@@ -154,7 +155,7 @@ class Generate(Grading):
     teacher: Annotated[Endpoint, pydantic.AfterValidator(with_room)]
     texts: Mix
     things: RepositoryFile | Literal[""] = ""
-    corpus: Line = ""
+    corpus: FileOrFolder | Literal[""] = ""
     corpus_grades: Literal["judge", "claimed"] = "judge"
     queries_per_text: float = Field(ge=1, le=1000)
     filter_gradings: Few

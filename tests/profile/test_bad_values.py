@@ -22,6 +22,12 @@ EVERYTHING = [None, *NUMBERS, *WORDS, *LISTS, *MAPPINGS]
 ELSEWHERE = {"base_url", "weights"}  # read, and tested, in the room `chat`
 ACCEPTED = {
     "extends": [None],
+    "things": [""],
+    "corpus": [""],
+    "lora": [None],
+    "compile": [True],
+    "claims": [[]],
+    "judge.json_schema": [],
     "sweep": [None],
     "budget": [None, 0, 0.5],
     "deduct_named_skills": [True],
