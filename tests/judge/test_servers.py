@@ -6,6 +6,7 @@ import pytest
 
 from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Ledger
+from helpers.chat.replies import Request
 from helpers.errors import UserError
 from helpers.judge import structured
 from helpers.judge.grade import grade
@@ -40,7 +41,7 @@ def served(tmp_path):
             output=tmp_path / "server.txt",
             start_seconds=400,
         )
-        server.start()
+        server.start(Request([{"role": "user", "content": "Write."}]))
         return server
 
     return start
@@ -61,10 +62,11 @@ def ask(packs, query, tmp_path):
 def test_vllm_enforces_the_schema(served, ask, monkeypatch):
     """Readable only because the server enforces it: the same toy, not held to it, writes noise."""
     if "VLLM" not in os.environ:
-        pytest.skip("set VLLM to a command, as env VLLM_TARGET_DEVICE=cpu path/to/bin/vllm")
+        pytest.skip("VLLM=<path of a vllm program> is not set")
+    on_cpu = "env VLLM_TARGET_DEVICE=cpu VLLM_CPU_KVCACHE_SPACE=1"
     serve = "serve {model} --served-model-name {name} --host 127.0.0.1 --port {port}"
     options = "--dtype {dtype} --max-model-len 8192 --generation-config vllm"
-    with served(f"{os.environ['VLLM']} {serve} {options}") as server:
+    with served(f"{on_cpu} {os.environ['VLLM']} {serve} {options}") as server:
         graded = ask(server.endpoint, "enforced")
         assert [len(g.gradings) for g in graded] == [3, 3]
         assert [g.unreadable for g in graded] == [[], []]
