@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import pydantic
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from helpers import paths
 from helpers.chat.endpoint import Endpoint
@@ -104,6 +104,13 @@ class Tasks(Experiment):
         )
 
 
+def in_words(endpoint: Endpoint) -> Endpoint:
+    """A teacher's or student's, who writes texts."""
+    if endpoint.json_schema:
+        raise ValueError("json_schema is for judges alone; take it out")
+    return endpoint
+
+
 def with_room(endpoint: Endpoint) -> Endpoint:
     """A teacher's or judge's, who needs more words than a student of a test."""
     if endpoint.max_tokens < 64:
@@ -151,7 +158,9 @@ class Grading(Tasks):
 
 
 class Generate(Grading):
-    teacher: Annotated[Endpoint, pydantic.AfterValidator(with_room)]
+    teacher: Annotated[
+        Endpoint, pydantic.AfterValidator(with_room), pydantic.AfterValidator(in_words)
+    ]
     texts: Mix
     things: RepositoryFile | Literal[""] = ""
     corpus: Line = ""
@@ -256,16 +265,15 @@ class Grade(Grading):
     sample_dtype: Literal["float32", "bfloat16"]
     sample_device: Device
     serve: Line
-    server: Server
+    server: Annotated[Server, pydantic.AfterValidator(in_words)]
     second_judges: dict[JudgeName, Annotated[SecondJudge, pydantic.AfterValidator(with_room)]] = {}
 
     @pydantic.field_validator("second_judges")
     @classmethod
     def _are_others(cls, judges: dict, info: pydantic.ValidationInfo) -> dict:
         for name, judge in judges.items():
-            if Endpoint(
-                **judge.model_dump(exclude={"enabled", "grading_prompts"})
-            ) == info.data.get("judge"):
+            asked = judge.model_dump(exclude={"enabled", "grading_prompts"})
+            if Endpoint(**asked) == info.data.get("judge"):
                 raise ValueError(f"{name} is the first judge again; it would agree with itself")
         return judges
 
@@ -325,12 +333,6 @@ class Sweep(Model):
     mixes: Mixes
 
 
-def no_zero(jobs):
-    if jobs == 0 and jobs is not False:
-        raise ValueError("one notebook a core is written auto now")
-    return jobs
-
-
 class Variants(Model):
     """Which models a profile has, and whose values it takes; in `shared.yaml`."""
 
@@ -339,9 +341,7 @@ class Variants(Model):
     mixes: Mixes
     sweep: Sweep | None = None
     training_seeds: Several[Seed]
-    jobs: Annotated[
-        Annotated[int, Field(ge=1, le=1024)] | Literal["auto"], BeforeValidator(no_zero)
-    ]
+    jobs: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"]  # auto: a notebook a core
 
     @pydantic.field_validator("sweep")
     @classmethod

@@ -85,21 +85,18 @@ def agreement(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
 def swap(table: pd.DataFrame, claims: Sequence[Finding] = FINDINGS, **rules) -> pd.DataFrame:
     """Every finding by each judge's grades: gains, verdicts, and whether the first one's survives.
 
-    Columns: those of `COMPARED`, judge, first gain, gain, first verdict, verdict, survives.
+    Columns: those of `COMPARED`, judge, gain, verdict, first gain, first verdict, survives.
     """
-    names = {"gain": "first gain", "verdict": "first verdict"}
-    results = [*COMPARED, "gain", "verdict"]
-    first = findings(table, claims, **rules)[results].rename(columns=names)
-    tables = [first[:0].assign(judge="", gain=0.0, verdict="")]  # the columns, where nobody follows
+    tables = []
     for judge in table.judge.unique():
-        if judge == FIRST_JUDGE:
-            continue
-        second = findings(table, claims, judge=judge, **rules)[results]
-        both = first.merge(second, on=COMPARED)
-        tables.append(both.assign(judge=judge))
-    swapped = pd.concat(tables, ignore_index=True)
-    swapped["survives"] = swapped["first verdict"] == swapped["verdict"]
-    return swapped[[*COMPARED, "judge", *names.values(), "gain", "verdict", "survives"]]
+        gains = findings(table, claims, judge=judge, **rules)
+        tables.append(gains.assign(judge=judge))
+    gains = pd.concat(tables)[[*COMPARED, "judge", "gain", "verdict"]]
+    is_first = gains.judge == FIRST_JUDGE
+    names = {"gain": "first gain", "verdict": "first verdict"}
+    first = gains[is_first].drop(columns="judge").rename(columns=names)
+    swapped = gains[~is_first].merge(first, on=COMPARED)
+    return swapped.assign(survives=swapped.verdict == swapped["first verdict"])
 
 
 def what_changed(swapped: pd.DataFrame) -> str:

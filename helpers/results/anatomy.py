@@ -11,8 +11,6 @@ from helpers.results.scores import CELL, OTHERS, criteria, means, voted
 from helpers.task.points import FIRST_JUDGE, Points
 
 SAMPLES = 500  # of the bootstrap over queries
-FULL = "full marks"
-MORE = "skill missing, and more"
 
 
 def first_judge(table: pd.DataFrame) -> pd.DataFrame:
@@ -22,9 +20,9 @@ def first_judge(table: pd.DataFrame) -> pd.DataFrame:
 
 def outcome_of(points: Points) -> str:
     """`full marks`, or the fault; several faults with a skill among them are told from others."""
-    fault = points.fault() or FULL
+    fault = points.fault() or "full marks"
     if fault == "several faults" and not all(points.skills):
-        return MORE
+        return "skill missing, and more"
     return fault
 
 

@@ -97,7 +97,7 @@ def arguments(command: str, values: dict[str, str]) -> list[str]:
     """
     try:
         words = [word.format(**values) for word in shlex.split(command)]
-    except (ValueError, KeyError, IndexError) as error:
+    except (ValueError, KeyError, IndexError, AttributeError) as error:
         raise UserError(
             f"serve = {command!r}: {error} cannot be filled;"
             f" the fields are {', '.join(sorted(FIELDS))}, braces twice"

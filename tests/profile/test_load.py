@@ -95,8 +95,8 @@ FAULTS = [
     # mixes and students
     ("shared", '"3": 40}', '"3": 41}',
      "mix k123 takes 41 texts of k = 3, and params/broken-for-test/01_generate.yaml makes 40"),
-    ("shared", "mixes: {k123:", "mixes: {k-123:", "mixes has a key 'k-123': a mix has a name"),
-    ("shared", "mixes: {k123:", "mixes: {base:", "base is taken"),
+    ("shared", "mixes: {k123:", "mixes: {k-123:", "mixes has a key 'k-123': a mix or judge has"),
+    ("shared", "mixes: {k123:", "mixes: {base:", "base and first are taken"),
     ("shared", "mixes: {k123:", "mixes: {k12:",
      "mix k12 holds texts of k = 1, 2, 3; its name says something else"),
     ("shared", "weights/three", "weights/four", "neither a folder with a model nor a hub name"),
@@ -116,14 +116,15 @@ FAULTS = [
     ("shared", "topics: params/catalog/miniature", "topics: params/catalog", "has no topic "),
     ("shared", 'judge: {base_url: "world:", model: judge}',
      'judge: {base_url: "http://a/v1", model: mine}\nbudget: 5',
-     "budget = 5.0, and params/prices.yaml has no price for model mine"),
+     "shared.yaml: judge: budget = 5.0, and params/prices.yaml has no price for model mine"),
     ("shared", "model: teacher", "model: teacher, extra_body: {n: 2}",
      "n may not stand in extra_body"),
     ("03_grade", "gradings: 3",
      "gradings: 3\nsecond_judges: {x: {base_url: 'world:', model: judge}}",
      "second_judges is wrong: x is the first judge again"),
     ("03_grade", "gradings: 3",
-     "gradings: 3\nsecond_judges: {first: {base_url: 'world:', model: j}}", "first is taken"),
+     "gradings: 3\nsecond_judges: {first: {base_url: 'world:', model: j}}",
+     "base and first are taken"),
     ("03_grade", "gradings: 3", "gradings: 3\nsecond_judges: {x: {base_url: 'ftp:', model: j}}",
      "second_judges.x.base_url is wrong: 'ftp:' is neither http"),
     # training, serving, figures
@@ -210,6 +211,7 @@ def test_a_sweep_is_trained_on_its_student_alone():
         150: ["12", "123"],
         450: ["12", "123"],
         1200: ["1", "12", "123"],
+        3600: ["123", "11+11+2"],  # and its control
     }
 
 
