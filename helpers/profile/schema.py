@@ -37,6 +37,7 @@ from helpers.profile.kinds import (
     Word,
 )
 from helpers.profile.sentences import checked
+from helpers.results.scores import mix_of
 from helpers.student.served import Server
 from helpers.task.catalog import (
     Pool,
@@ -94,10 +95,9 @@ class Tasks(Experiment):
 
     def pools(self) -> dict[str, Pool]:
         """Settings I, II, III."""
-        skills, topics = load_skills(ROOT / self.skills), load_topics(ROOT / self.topics)
         return split(
-            skills,
-            topics,
+            load_skills(ROOT / self.skills),
+            load_topics(ROOT / self.topics),
             training_categories=self.training_categories,
             training_topics=self.training_topics,
             seed=self.seed,
@@ -196,6 +196,21 @@ class Lora(Model):
     target: Literal["all-linear"] | Several[Name]
 
 
+SAME_IN_RECIPE = {
+    "steps",
+    "batch",
+    "learning_rate",
+    "warmup",
+    "longer",
+    "micro_tokens",
+    "save_every",
+    "save_minutes",
+    "export_dtype",
+    "lora",
+    "compile",
+}
+
+
 class Finetune(Experiment):
     variant: str
     student: str
@@ -232,21 +247,11 @@ class Finetune(Experiment):
             student=located(self.student),
             data=str(out / "chats.jsonl"),
             out=str(out),
-            steps=self.steps,
-            batch=self.batch,
-            learning_rate=self.learning_rate,
-            warmup=self.warmup,
             max_tokens=self.chat_tokens,
-            longer=self.longer,
             turns=self.learned_turns,
             seed=self.training_seed,
-            micro_tokens=self.micro_tokens,
-            save_every=self.save_every,
-            save_minutes=self.save_minutes,
-            export_dtype=self.export_dtype,
             precision=memory.read_topology(ROOT / self.topology).precision,
-            lora=self.lora.model_dump() if self.lora else None,
-            compile=self.compile,
+            **self.model_dump(include=SAME_IN_RECIPE),
         )
 
 
@@ -284,11 +289,10 @@ class Grade(Grading):
 
     def packs(self) -> dict[str, Pack]:
         """The prompts of every judge, by name, of those that are not enabled too."""
-        own = {
-            name: self.pack_for(judge, judge.grading_prompts or self.grading_prompts)
-            for name, judge in self.second_judges.items()
-        }
-        return {FIRST_JUDGE: self.pack(), **own}
+        packs = {FIRST_JUDGE: self.pack()}
+        for name, judge in self.second_judges.items():
+            packs[name] = self.pack_for(judge, judge.grading_prompts or self.grading_prompts)
+        return packs
 
     def checkpoint(self) -> str:
         """The model to grade: the variant's own, or the student itself where the mix is empty."""
@@ -317,8 +321,8 @@ class Plot(Experiment):
     @pydantic.field_validator("claims")
     @classmethod
     def of_mixes_that_are_graded(cls, claims: list[Claim], info) -> list[Claim]:
-        variants = [re.sub(r"-s\d+$", "", variant) for variant in info.data.get("graded", [])]
-        mixes = sorted({variant.rpartition("-")[2] for variant in variants})
+        models = [re.sub(r"-s\d+$", "", variant) for variant in info.data.get("graded", [])]
+        mixes = sorted({mix_of(model) for model in models})
         for claim in claims:
             for mix in (claim.model, claim.against):
                 if mix not in mixes:
@@ -346,13 +350,16 @@ class Variants(Model):
     @pydantic.field_validator("sweep")
     @classmethod
     def _fits(cls, sweep: Sweep | None, info: pydantic.ValidationInfo) -> Sweep | None:
-        students, mixes = info.data.get("students"), info.data.get("mixes")
-        if sweep and students and sweep.student not in students:
+        if sweep is None:
+            return None
+        students = info.data.get("students", [sweep.student])  # wrong ones have their own sentence
+        if sweep.student not in students:
             raise ValueError(
                 f"student = {sweep.student}, and the students are {', '.join(students)}"
             )
-        if sweep and mixes and (twice := sorted(set(mixes) & set(sweep.mixes))):
-            raise ValueError(f"mix {twice[0]!r} stands in mixes already; give it another name")
+        for mix in sweep.mixes:
+            if mix in info.data.get("mixes", {}):
+                raise ValueError(f"mix {mix!r} stands in mixes already; give it another name")
         return sweep
 
 

@@ -89,16 +89,20 @@ def feasibility(p: Generate) -> pd.DataFrame:
     """
     pool = p.pools()["I"]
     rows = []
-    # Texts with things to mention have queries without number.
-    for k, texts in sorted((int(kind), n) for kind, n in p.texts.items() if "+" not in kind):
+    for kind, texts in p.texts.items():
+        k, things = counts_of(kind)
+        if things:  # those texts have queries without number
+            continue
         distinct = pool.distinct(k)
-        reserved = min(distinct, p.evaluation_queries) if k > 1 and k in p.evaluation_ks else 0
+        reserved = 0
+        if k > 1 and k in p.evaluation_ks:
+            reserved = min(distinct, p.evaluation_queries)
         left = distinct - reserved
         share = texts / left if left else math.inf
         note = f"more than {THIN} texts a query: many will be alike" if share > THIN else ""
         rows.append((k, distinct, reserved, left, texts, round(share, 2), note))
     columns = ["k", "distinct", "reserved", "left", "texts", "texts a query", "note"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(sorted(rows), columns=columns)
 
 
 def check_queries(generate: Generate) -> None:
@@ -117,10 +121,12 @@ def check_queries(generate: Generate) -> None:
 def check_topology(finetune: Finetune) -> None:
     """It is a YAML of accelerate's, with numbers that divide."""
     values = read_yaml(ROOT / finetune.topology)
-    machines, processes = values.get("num_machines", 1), values.get("num_processes", 1)
-    whole = all(type(n) is int and n > 0 for n in (machines, processes))
-    mapping = isinstance(values.get("fsdp_config") or {}, dict)
-    if "distributed_type" not in values or not whole or processes % machines or not mapping:
+    machines = values.get("num_machines", 1)
+    processes = values.get("num_processes", 1)
+    is_whole = all(type(n) is int and n > 0 for n in (machines, processes))
+    is_mapping = isinstance(values.get("fsdp_config") or {}, dict)
+    has_type = "distributed_type" in values
+    if not (has_type and is_mapping and is_whole and processes % machines == 0):
         raise UserError(
             f"{finetune.topology}: accelerate's YAML has a distributed_type, and"
             " num_processes, a multiple of num_machines"

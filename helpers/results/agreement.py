@@ -35,11 +35,10 @@ def kappa(counts: np.ndarray) -> np.ndarray:
 
 def kappa_of(group: pd.DataFrame, *, seed: int) -> tuple[float, float, float]:
     """Kappa and its 95% interval, from a seeded bootstrap of queries: their answers are alike."""
-    query = group.groupby(["setting", "k", "query"], sort=False).ngroup().to_numpy()
-    queries = query.max() + 1
-    cell = 2 * group.point_first + group.point_second
-    counts = np.zeros((queries, 4))
-    np.add.at(counts, (query, cell), 1)
+    both = 2 * group.point_first + group.point_second
+    counts = pd.crosstab([group.setting, group.k, group["query"]], both)
+    counts = counts.reindex(columns=range(4), fill_value=0).to_numpy()
+    queries = len(counts)
     rng = np.random.default_rng(seed)
     evenly = np.full(queries, 1 / queries)
     weights = rng.multinomial(queries, evenly, size=SAMPLES)
@@ -62,23 +61,24 @@ def agreement(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     points = criteria(table)
     points = points[points.criterion != "sentences"]
     is_first = points.judge == FIRST_JUDGE
-    both = points[is_first].merge(
-        points[~is_first],
+    both = points[~is_first].merge(
+        points[is_first].drop(columns="judge"),
         on=[*KEY, "generation", "position", "criterion"],
-        suffixes=("_first", "_second"),
+        suffixes=("_second", "_first"),
     )
-    both = both.drop(columns="judge_first").rename(columns={"judge_second": "judge"})
-    of_skills = ~both.criterion.isin(OTHERS)
-    kinds = both.assign(criterion=both.criterion.mask(of_skills, "all skills"))
-    skills = both[of_skills]
-    size = skills.groupby(["judge", "criterion"]).point_first.transform("size")
+    is_skill = ~both.criterion.isin(OTHERS)
+    kinds = both.assign(criterion=both.criterion.mask(is_skill, "all skills"))
+    skills = both[is_skill].groupby(["judge", "criterion"])
+    of_skills = skills.filter(lambda points: len(points) >= ENOUGH)
     rows = []
-    for points_of_both in (kinds, skills[size >= ENOUGH]):
+    for points_of_both in (kinds, of_skills):
         for (judge, criterion), group in points_of_both.groupby(["judge", "criterion"]):
             first = group.point_first
             second = group.point_second
-            shares = (first.mean(), second.mean(), (first == second).mean())
-            rows.append((judge, criterion, len(group), *shares, *kappa_of(group, seed=seed)))
+            same = first == second
+            shares = (first.mean(), second.mean(), same.mean())
+            interval = kappa_of(group, seed=seed)
+            rows.append((judge, criterion, len(group), *shares, *interval))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
