@@ -24,10 +24,11 @@ def kappa(counts: np.ndarray) -> np.ndarray:
 
     NaN where both judges always say the same.
     """
-    n = counts.sum(axis=-1)
-    same = counts[..., [0, 3]].sum(axis=-1) / n
-    first = counts[..., [2, 3]].sum(axis=-1) / n
-    second = counts[..., [1, 3]].sum(axis=-1) / n
+    neither, only_second, only_first, both = np.moveaxis(counts, -1, 0)
+    n = neither + only_second + only_first + both
+    same = (neither + both) / n
+    first = (only_first + both) / n
+    second = (only_second + both) / n
     chance = first * second + (1 - first) * (1 - second)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(chance < 1, (same - chance) / (1 - chance), np.nan)
@@ -104,9 +105,9 @@ def what_changed(swapped: pd.DataFrame) -> str:
     lines = []
     for judge, rows in swapped.groupby("judge"):
         lines.append(f"Judge {judge}: {rows.survives.sum()} of {len(rows)} verdicts stay.")
-        for row in rows[~rows.survives].to_dict("records"):
+        for row in rows[~rows.survives].rename(columns={"first verdict": "first"}).itertuples():
             lines.append(
-                f"  {row['claim']}, {row['model']} at k = {row['k']}: {row['first verdict']} "
-                f"with the first judge, {row['verdict']} with {judge}"
+                f"  {row.claim}, {row.model} at k = {row.k}: {row.first}"
+                f" with the first judge, {row.verdict} with {judge}"
             )
     return "\n".join(lines) or "No second judge graded these answers."
