@@ -19,8 +19,8 @@ from helpers.profile.kinds import NAME, NAME_IN_WORDS, trouble
 from helpers.profile.schema import DERIVED, STAGES, Model, Variants
 from helpers.profile.sentences import checked, shown, unknown_key
 
-IN_SHARED = [*STAGES.values(), Variants]
-KNOWN = sorted({name for model in IN_SHARED for name in model.model_fields} - DERIVED)
+MODELS = [*STAGES.values(), Variants]
+KNOWN = sorted({name for model in MODELS for name in model.model_fields} - DERIVED)
 
 
 class OnceEach(yaml.SafeLoader):
@@ -84,7 +84,6 @@ class Layer:
 class Files:
     """A profile's files, and those of the profile that it extends."""
 
-    profile: str
     layers: dict[str, list[Layer]]  # by stage, and "shared"; the nearest first
 
     def source(self, stage: str, key: str) -> Path:
@@ -142,7 +141,7 @@ def read_files(profile: str) -> Files:
     for stage in STAGES:
         places = ((folder, name) for folder in folders for name in (stage, "shared"))
         layers[stage] = [folder[name] for folder, name in places if name in folder]
-    return Files(profile, layers)
+    return Files(layers)
 
 
 def extended_by(shared: Layer, profile: str) -> str | None:

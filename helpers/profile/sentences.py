@@ -67,10 +67,11 @@ def path_in(values: Any, loc: Iterable[str | int]) -> str:
     """The keys and indices on the way to an error; pydantic's names of types are left out."""
     path = []
     for part in loc:
-        is_key = isinstance(values, dict) and part in values
-        if is_key or (isinstance(values, list) and isinstance(part, int)):
+        try:
             values = values[part]
-            path.append(str(part))
+        except (KeyError, TypeError):
+            continue
+        path.append(str(part))
     return ".".join(path)
 
 

@@ -77,9 +77,16 @@ def agreement(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
             first = group.point_first
             second = group.point_second
             same = first == second
-            shares = (first.mean(), second.mean(), same.mean())
-            interval = kappa_of(group, seed=seed)
-            rows.append((judge, criterion, len(group), *shares, *interval))
+            row = (
+                judge,
+                criterion,
+                len(group),
+                first.mean(),
+                second.mean(),
+                same.mean(),
+                *kappa_of(group, seed=seed),
+            )
+            rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

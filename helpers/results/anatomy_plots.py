@@ -83,8 +83,14 @@ def missing_by_k(missing: pd.DataFrame, *, caption: str) -> Figure:
         shares = rows.pivot(index="k", columns="outcome", values="mean")
         left = 0.0
         for outcome in sorted(shares, key=list(OUTCOMES).index):
-            look = {"color": OUTCOMES[outcome], "lw": 0, "label": outcome}
-            axis.bar(shares.index, shares[outcome], bottom=left, **look)
+            axis.bar(
+                shares.index,
+                shares[outcome],
+                bottom=left,
+                color=OUTCOMES[outcome],
+                lw=0,
+                label=outcome,
+            )
             left += shares[outcome]
         full = rows[rows.outcome == "full marks"]
         axis.vlines(full.k, full.low, full.high, color="black", lw=1)

@@ -190,22 +190,21 @@ def headline(verdicts: pd.DataFrame) -> pd.DataFrame:
 
 def markdown(table: pd.DataFrame) -> str:
     """A table in Markdown, its index as first columns."""
-    flat = table.reset_index()
-    head = [str(name) for name in flat.columns]
-    rows = [head, ["---"] * len(head)]
-    rows += flat.astype(str).to_numpy().tolist()
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    flat = table.reset_index().astype(str)
+    head = [str(name) for name in flat]
+    rows = [head, ["---"] * len(head), *flat.to_numpy()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def readme_tables(scores_csv: Path) -> list[str]:
     """The README's tables: full marks by model, setting and k; the verdicts; those of a sweep."""
     table = read_csv(scores_csv)
-    tables = [spread(summary(table))]
+    tables = [markdown(spread(summary(table)))]
     for claims in (FINDINGS, sweep_findings(table)):
         verdicts = findings(table, claims)
         if len(verdicts):
-            tables.append(headline(verdicts))
-    return [markdown(table) for table in tables]
+            tables.append(markdown(headline(verdicts)))
+    return tables
 
 
 def main(path: str) -> None:

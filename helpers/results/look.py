@@ -131,13 +131,13 @@ def line(
 
 def legend(figure: Figure, mixes: Iterable[str]) -> None:
     """One legend over all panels, whichever of them drew a line."""
-    handles = {}
+    drawn = {}
     for axis in figure.axes:
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            handles[label] = handle
-    labels = [title_of(mix) for mix in mixes if title_of(mix) in handles]
+        handles, labels = axis.get_legend_handles_labels()
+        drawn |= dict(zip(labels, handles, strict=True))
+    labels = [title for title in map(title_of, mixes) if title in drawn]
     figure.legend(
-        [handles[label] for label in labels],
+        [drawn[label] for label in labels],
         labels,
         loc="outside upper center",
         ncols=len(labels),

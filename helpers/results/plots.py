@@ -26,8 +26,18 @@ def draw_line(axis: Axes, scores: pd.DataFrame, x: str, mix: str, style: tuple) 
     colour, marker, dash = style
     look = {"color": colour, "ls": dash}
     axis.plot(scores[x], scores.single, lw=0.7, **look)
-    numbers = (scores[x], scores["mean"], scores.low, scores.high)
-    line(axis, *numbers, lw=1.6, marker=marker, ms=4.5, label=title_of(mix), **look)
+    line(
+        axis,
+        scores[x],
+        scores["mean"],
+        scores.low,
+        scores.high,
+        lw=1.6,
+        marker=marker,
+        ms=4.5,
+        label=title_of(mix),
+        **look,
+    )
 
 
 def shade_unseen(axis: Axes, ks: list[int], trained_ks: list[int]) -> None:
@@ -37,7 +47,15 @@ def shade_unseen(axis: Axes, ks: list[int], trained_ks: list[int]) -> None:
         end = max(ks) + 0.35
         axis.axvspan(min(unseen) - 0.5, end, color="#F0F0F0", lw=0, zorder=0)
         words = "k never seen in training"
-        axis.text(end - 0.05, 1.15, words, ha="right", va="top", fontsize=7, color="#555555")
+        axis.text(
+            end - 0.05,
+            1.15,
+            words,
+            ha="right",
+            va="top",
+            fontsize=7,
+            color="#555555",
+        )
 
 
 def full_marks_by_k(
@@ -65,7 +83,11 @@ def full_marks_by_k(
             is_narrow = student or len(settings) > 2
             between = ":\n" if is_narrow else ": "
             axis.set_title(f"{place}{between}{SETTINGS[setting]}", loc="left")
-            axis.set(xticks=ks, xlim=(min(ks) - 0.35, max(ks) + 0.35), ylim=(-0.03, 1.17))
+            axis.set(
+                xticks=ks,
+                xlim=(min(ks) - 0.35, max(ks) + 0.35),
+                ylim=(-0.03, 1.17),
+            )
             axis.set_xlabel("skills asked for, k")
         row[0].set_ylabel("ratio of full marks")
     legend(figure, looks)
@@ -113,10 +135,21 @@ def data_efficiency(
                         axis.axhline(level, color=colour, ls=dash, lw=1, label=title_of(kind))
                 elif len(scores):
                     draw_line(axis, scores, "texts", kind, style)
-                    axis.vlines(scores.texts, scores.low, scores.high, color=colour, lw=1.2)
+                    axis.vlines(
+                        scores.texts,
+                        scores.low,
+                        scores.high,
+                        color=colour,
+                        lw=1.2,
+                    )
             axis.set(xscale="log", ylim=(-0.03, 1.06))
             axis.set_title(f"Setting {setting}, k = {k}", loc="left")
-            axis.set_xticks(sizes, [f"{n:,}" for n in sizes], rotation=45, ha="right")
+            axis.set_xticks(
+                sizes,
+                [f"{n:,}" for n in sizes],
+                rotation=45,
+                ha="right",
+            )
             axis.minorticks_off()
     for axis in axes[-1]:
         axis.set_xlabel("training texts in all")
@@ -145,7 +178,13 @@ def training_loss(logs: pd.DataFrame, *, caption: str) -> Figure:
             axis.plot(smooth, color=colour, lw=0.5, alpha=0.5)
             if len(runs):
                 mean = smooth.mean(axis=1)
-                axis.plot(mean, color=colour, ls=dash, lw=1.6, label=title_of(mix))
+                axis.plot(
+                    mean,
+                    color=colour,
+                    ls=dash,
+                    lw=1.6,
+                    label=title_of(mix),
+                )
         axis.set(xlabel="optimizer step", title=student, ylim=(0, None))
     axes[0][0].set_ylabel("loss (nats a token)")
     axes[0][0].legend(title="fine-tuned on")
@@ -169,16 +208,29 @@ def corpus_by_k(counts: pd.DataFrame, *, caption: str) -> Figure:
     names = [f"D({k})" for k in table.index]
     left = 0.0
     for outcome in sorted(table, key=list(OUTCOMES).index):
-        look = {"color": OUTCOMES[outcome], "edgecolor": "white", "lw": 0.6}
-        axis.barh(names, table[outcome], left=left, label=outcome, **look)
+        axis.barh(
+            names,
+            table[outcome],
+            left=left,
+            color=OUTCOMES[outcome],
+            edgecolor="white",
+            lw=0.6,
+            label=outcome,
+        )
         left += table[outcome]
     for i, row in enumerate(table.to_dict("records")):
         kept = row[KEPT]
         written = sum(row.values())
         full = kept + row.get(DUPLICATE, 0) + row.get(NOT_NEEDED, 0)
-        words = f"{kept:,.0f} kept; {full / written:.0%} of {written:,.0f} had full marks"
-        look = {"ha": "center", "va": "center", "color": "white", "fontsize": 8}
-        axis.text(kept / 2, i, words, **look)
+        axis.text(
+            kept / 2,
+            i,
+            f"{kept:,.0f} kept; {full / written:.0%} of {written:,.0f} had full marks",
+            ha="center",
+            va="center",
+            color="white",
+            fontsize=8,
+        )
     axis.invert_yaxis()
     axis.set_xlabel("texts written by the teacher")
     figure.legend(loc="outside right center", fontsize=8)
