@@ -52,11 +52,11 @@ def name(text: str) -> str:
 
 
 def own_name(text: str) -> str:
-    """Of a mix or a judge. A variant is `<student>-<mix>-s<seed>`: - is kept for that."""
+    """Of a mix, model or judge. A variant is `<student>-<mix>-s<seed>`: - is kept for that."""
     if not re.fullmatch(r"[A-Za-z0-9_]{1,64}", text) or text in ("base", FIRST_JUDGE):
         raise ValueError(
-            "a mix or judge has a name of its own, of letters, digits and _ only, at most 64;"
-            f" base and {FIRST_JUDGE} are taken"
+            "a mix, model or judge has a name of its own, of letters, digits and _ only,"
+            f" at most 64; base and {FIRST_JUDGE} are taken"
         )
     return text
 

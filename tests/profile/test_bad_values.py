@@ -22,23 +22,24 @@ MAPPINGS = [{}, {SHELL: 1}, {"a": math.inf}, {"01": 5}]
 EVERYTHING = [None, *NUMBERS, *WORDS, *LISTS, *MAPPINGS]
 ELSEWHERE = {"base_url", "weights"}  # read, and tested, in the room `chat`
 ACCEPTED = {
-    "claims": [[]],
-    "compile": [True],
-    "corpus": ["", "../x", "/etc/passwd", SHELL],  # 01 looks for it
     "extends": [None],
+    "things": [""],
+    "corpus": ["", "../x", "/etc/passwd", SHELL],  # 01 looks for it
+    "lora": [None],
+    "compile": [True],
+    "claims": [[]],
+    "judge.json_schema": [],
     "sweep": [None],
     "budget": [None, 0, 0.5],
     "deduct_named_skills": [True],
     "seed": [0],
     "learning_rate": [0.5],
-    "lora": [None],
     "save_minutes": [0, 0.5],
     "warmup": [0],
     "second_judges": [{}],
     "serve": [""],
     "server": [{}],
     "temperature": [0, 0.5],
-    "things": [""],
     "top_p": [0.5],
     "caption": ["../x", "/etc/passwd"],
     "judge.batch_api": [True],

@@ -95,7 +95,7 @@ FAULTS = [
     # mixes and students
     ("shared", '"3": 40}', '"3": 41}',
      "mix k123 takes 41 texts of k = 3, and params/broken-for-test/01_generate.yaml makes 40"),
-    ("shared", "mixes: {k123:", "mixes: {k-123:", "mixes has a key 'k-123': a mix or judge has"),
+    ("shared", "mixes: {k123:", "mixes: {k-123:", "has a key 'k-123': a mix, model or judge has"),
     ("shared", "mixes: {k123:", "mixes: {base:", "base and first are taken"),
     ("shared", "mixes: {k123:", "mixes: {k12:",
      "mix k12 holds texts of k = 1, 2, 3; its name says something else"),
@@ -211,7 +211,7 @@ def test_a_sweep_is_trained_on_its_student_alone():
         150: ["12", "123"],
         450: ["12", "123"],
         1200: ["1", "12", "123"],
-        3600: ["123", "11+11+2"],  # and its control
+        3600: ["123", "11+11+2"],
     }
 
 
