@@ -41,7 +41,7 @@ Word = Annotated[Line, Field(min_length=1)]
 # A dollar sign opens a formula in a figure's caption, and a variable in a Makefile.
 Caption = Annotated[Line, Field(min_length=1, max_length=200, pattern=r"^[^$]*$")]
 
-NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$"
+NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
 NAME_IN_WORDS = "letters, digits, _, - and . only, at most 64, and neither - nor . first"
 
 
@@ -51,23 +51,18 @@ def name(text: str) -> str:
     return text
 
 
-def own_name(kind: str, taken: str):
-    """Of a mix or a judge. A variant is `<student>-<mix>-s<seed>`: - is kept for that."""
-
-    def check(text: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9_]{1,64}", text) or text == taken:
-            raise ValueError(
-                f"a {kind} has a name of its own, of letters, digits and _ only, at most 64;"
-                f" {taken} is taken"
-            )
-        return text
-
-    return check
+def own_name(text: str) -> str:
+    """Of a mix, model or judge. A variant is `<student>-<mix>-s<seed>`: - is kept for that."""
+    if not re.fullmatch(r"[A-Za-z0-9_]{1,64}", text) or text in ("base", FIRST_JUDGE):
+        raise ValueError(
+            "a mix, model or judge has a name of its own, of letters, digits and _ only,"
+            f" at most 64; base and {FIRST_JUDGE} are taken"
+        )
+    return text
 
 
 Name = Annotated[str, AfterValidator(name)]
-MixName = Annotated[str, AfterValidator(own_name("mix", taken="base"))]
-JudgeName = Annotated[str, AfterValidator(own_name("judge", taken=FIRST_JUDGE))]
+MixName = JudgeName = Annotated[str, AfterValidator(own_name)]
 
 
 # --------------------------------------------------------------------------- lists and mappings
@@ -146,9 +141,7 @@ FileOrFolder = Annotated[Word, AfterValidator(inside), AfterValidator(file_or_fo
 
 
 def figures_folder(path: str) -> str:
-    first, *rest = path.split("/")
-    named = all(re.fullmatch(NAME, part) for part in rest)
-    if first not in ("figures", "runs") or not named or (first == "runs" and len(rest) < 2):
+    if not re.fullmatch(f"(figures|runs/{NAME}/{NAME})(/{NAME})*", path):
         raise ValueError(
             f"use figures, or a folder under figures/ or runs/<profile>/; {NAME_IN_WORDS}"
         )
@@ -175,7 +168,7 @@ def model_at(student: str) -> str:
     folder = ROOT / student
     if trouble(folder / "config.json"):
         raise ValueError("neither a folder with a model nor a hub name owner/model")
-    if not any(not trouble(file) for file in folder.glob("*.safetensors")):
+    if all(trouble(file) for file in folder.glob("*.safetensors")):
         raise ValueError("a folder without weights (*.safetensors)")
     return student
 

@@ -19,9 +19,8 @@ from helpers.profile.kinds import NAME, NAME_IN_WORDS, trouble
 from helpers.profile.schema import DERIVED, STAGES, Model, Variants
 from helpers.profile.sentences import checked, shown, unknown_key
 
-NOT_INHERITED = {"figures", "extends"}  # a profile's figures are its own
-IN_SHARED = [*STAGES.values(), Variants]
-KNOWN = sorted({name for model in IN_SHARED for name in model.model_fields} - DERIVED)
+MODELS = [*STAGES.values(), Variants]
+KNOWN = sorted({name for model in MODELS for name in model.model_fields} - DERIVED)
 
 
 class OnceEach(yaml.SafeLoader):
@@ -51,7 +50,7 @@ def read_yaml(path: Path) -> dict:
     Raises:
         UserError: it cannot be read, is no YAML, or holds no keys.
     """
-    name = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+    name = path.relative_to(ROOT)
     if why := trouble(path):
         raise UserError(f"{name}: {why}; a profile has shared.yaml and one YAML a stage")
     try:
@@ -85,7 +84,6 @@ class Layer:
 class Files:
     """A profile's files, and those of the profile that it extends."""
 
-    profile: str
     layers: dict[str, list[Layer]]  # by stage, and "shared"; the nearest first
 
     def source(self, stage: str, key: str) -> Path:
@@ -94,12 +92,12 @@ class Files:
         return next((layer.file for layer in nearest if key in layer.values), nearest[0].file)
 
     @contextlib.contextmanager
-    def named(self, stage: str, key: str) -> Iterator[None]:
-        """Errors raised inside name the file that the key came from."""
+    def named(self, stage: str, key: str, words: str = "") -> Iterator[None]:
+        """Errors raised inside begin with the file that the key came from, and with `words`."""
         try:
             yield
         except UserError as error:
-            raise UserError(f"{self.source(stage, key)}: {error}") from None
+            raise UserError(f"{self.source(stage, key)}: {words}{error}") from None
 
     def checked(self, stage: str, derived: dict) -> Model:
         """A stage's parameters: its YAML over the shared one, over the extended profile's two.
@@ -129,22 +127,21 @@ def read_files(profile: str) -> Files:
             f"PROFILE={profile}: no such profile; the profiles are {', '.join(names())}"
         )
     folders = [read_folder(profile)]
-    if extended := extended_by(folders[0]["shared"], profile):
+    shared = folders[0]["shared"]
+    if extended := extended_by(shared, profile):
         folders.append(read_folder(extended))
         if deeper := folders[1]["shared"].values.get("extends"):
             raise UserError(
-                f"{folders[0]['shared'].file}: extends = {extended}, which extends {deeper} itself;"
+                f"{shared.file}: extends = {extended}, which extends {deeper} itself;"
                 f" name {deeper}, and write here what else is wanted"
             )
-    for folder in folders[1:]:
-        for layer in folder.values():
-            for key in NOT_INHERITED & set(layer.values):
-                del layer.values[key]
+        for layer in folders[1].values():
+            layer.values.pop("figures", None)  # a profile's figures are its own
     layers = {"shared": [folder["shared"] for folder in folders]}
     for stage in STAGES:
         places = ((folder, name) for folder in folders for name in (stage, "shared"))
         layers[stage] = [folder[name] for folder, name in places if name in folder]
-    return Files(profile, layers)
+    return Files(layers)
 
 
 def extended_by(shared: Layer, profile: str) -> str | None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import pydantic
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from helpers import paths
 from helpers.chat.endpoint import Endpoint
@@ -38,6 +38,7 @@ from helpers.profile.kinds import (
     Word,
 )
 from helpers.profile.sentences import checked
+from helpers.results.scores import mix_of
 from helpers.student.served import Server
 from helpers.task.catalog import (
     Pool,
@@ -95,14 +96,20 @@ class Tasks(Experiment):
 
     def pools(self) -> dict[str, Pool]:
         """Settings I, II, III."""
-        skills, topics = load_skills(ROOT / self.skills), load_topics(ROOT / self.topics)
         return split(
-            skills,
-            topics,
+            load_skills(ROOT / self.skills),
+            load_topics(ROOT / self.topics),
             training_categories=self.training_categories,
             training_topics=self.training_topics,
             seed=self.seed,
         )
+
+
+def in_words(endpoint: Endpoint) -> Endpoint:
+    """A teacher's or student's, who writes texts."""
+    if endpoint.json_schema:
+        raise ValueError("json_schema is for judges alone; take it out")
+    return endpoint
 
 
 def with_room(endpoint: Endpoint) -> Endpoint:
@@ -152,7 +159,9 @@ class Grading(Tasks):
 
 
 class Generate(Grading):
-    teacher: Annotated[Endpoint, pydantic.AfterValidator(with_room)]
+    teacher: Annotated[
+        Endpoint, pydantic.AfterValidator(with_room), pydantic.AfterValidator(in_words)
+    ]
     texts: Mix
     things: RepositoryFile | Literal[""] = ""
     corpus: FileOrFolder | Literal[""] = ""
@@ -186,6 +195,21 @@ class Lora(Model):
     rank: int = Field(ge=1, le=1024)
     alpha: float = Field(gt=0, le=10_000)
     target: Literal["all-linear"] | Several[Name]
+
+
+SAME_IN_RECIPE = {
+    "steps",
+    "batch",
+    "learning_rate",
+    "warmup",
+    "longer",
+    "micro_tokens",
+    "save_every",
+    "save_minutes",
+    "export_dtype",
+    "lora",
+    "compile",
+}
 
 
 class Finetune(Experiment):
@@ -224,21 +248,11 @@ class Finetune(Experiment):
             student=located(self.student),
             data=str(out / "chats.jsonl"),
             out=str(out),
-            steps=self.steps,
-            batch=self.batch,
-            learning_rate=self.learning_rate,
-            warmup=self.warmup,
             max_tokens=self.chat_tokens,
-            longer=self.longer,
             turns=self.learned_turns,
             seed=self.training_seed,
-            micro_tokens=self.micro_tokens,
-            save_every=self.save_every,
-            save_minutes=self.save_minutes,
-            export_dtype=self.export_dtype,
             precision=memory.read_topology(ROOT / self.topology).precision,
-            lora=self.lora.model_dump() if self.lora else None,
-            compile=self.compile,
+            **self.model_dump(include=SAME_IN_RECIPE),
         )
 
 
@@ -257,16 +271,15 @@ class Grade(Grading):
     sample_dtype: Literal["float32", "bfloat16"]
     sample_device: Device
     serve: Line
-    server: Server
+    server: Annotated[Server, pydantic.AfterValidator(in_words)]
     second_judges: dict[JudgeName, Annotated[SecondJudge, pydantic.AfterValidator(with_room)]] = {}
 
     @pydantic.field_validator("second_judges")
     @classmethod
     def _are_others(cls, judges: dict, info: pydantic.ValidationInfo) -> dict:
         for name, judge in judges.items():
-            if Endpoint(
-                **judge.model_dump(exclude={"enabled", "grading_prompts"})
-            ) == info.data.get("judge"):
+            asked = judge.model_dump(exclude={"enabled", "grading_prompts"})
+            if Endpoint(**asked) == info.data.get("judge"):
                 raise ValueError(f"{name} is the first judge again; it would agree with itself")
         return judges
 
@@ -277,11 +290,10 @@ class Grade(Grading):
 
     def packs(self) -> dict[str, Pack]:
         """The prompts of every judge, by name, of those that are not enabled too."""
-        own = {
-            name: self.pack_for(judge, judge.grading_prompts or self.grading_prompts)
-            for name, judge in self.second_judges.items()
-        }
-        return {FIRST_JUDGE: self.pack(), **own}
+        packs = {FIRST_JUDGE: self.pack()}
+        for name, judge in self.second_judges.items():
+            packs[name] = self.pack_for(judge, judge.grading_prompts or self.grading_prompts)
+        return packs
 
     def checkpoint(self) -> str:
         """The model to grade: the variant's own, or the student itself where the mix is empty."""
@@ -310,8 +322,8 @@ class Plot(Experiment):
     @pydantic.field_validator("claims")
     @classmethod
     def of_mixes_that_are_graded(cls, claims: list[Claim], info) -> list[Claim]:
-        variants = [re.sub(r"-s\d+$", "", variant) for variant in info.data.get("graded", [])]
-        mixes = sorted({variant.rpartition("-")[2] for variant in variants})
+        models = [re.sub(r"-s\d+$", "", variant) for variant in info.data.get("graded", [])]
+        mixes = sorted({mix_of(model) for model in models})
         for claim in claims:
             for mix in (claim.model, claim.against):
                 if mix not in mixes:
@@ -326,12 +338,6 @@ class Sweep(Model):
     mixes: Mixes
 
 
-def no_zero(jobs):
-    if jobs == 0 and jobs is not False:
-        raise ValueError("one notebook a core is written auto now")
-    return jobs
-
-
 class Variants(Model):
     """Which models a profile has, and whose values it takes; in `shared.yaml`."""
 
@@ -340,20 +346,21 @@ class Variants(Model):
     mixes: Mixes
     sweep: Sweep | None = None
     training_seeds: Several[Seed]
-    jobs: Annotated[
-        Annotated[int, Field(ge=1, le=1024)] | Literal["auto"], BeforeValidator(no_zero)
-    ]
+    jobs: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"]  # auto: a notebook a core
 
     @pydantic.field_validator("sweep")
     @classmethod
     def _fits(cls, sweep: Sweep | None, info: pydantic.ValidationInfo) -> Sweep | None:
-        students, mixes = info.data.get("students"), info.data.get("mixes")
-        if sweep and students and sweep.student not in students:
+        if sweep is None:
+            return None
+        students = info.data.get("students", [sweep.student])  # wrong ones have their own sentence
+        if sweep.student not in students:
             raise ValueError(
                 f"student = {sweep.student}, and the students are {', '.join(students)}"
             )
-        if sweep and mixes and (twice := sorted(set(mixes) & set(sweep.mixes))):
-            raise ValueError(f"mix {twice[0]!r} stands in mixes already; give it another name")
+        for mix in sweep.mixes:
+            if mix in info.data.get("mixes", {}):
+                raise ValueError(f"mix {mix!r} stands in mixes already; give it another name")
         return sweep
 
 

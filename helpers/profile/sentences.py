@@ -39,12 +39,14 @@ def checked(model: type, values: dict, *, where: Callable[[str], Path | str]):
 
 def sentence(model: type, values: dict, error: dict) -> str:
     """An error of pydantic's as a user reads it."""
-    loc, kind, value = error["loc"], error["type"], error["input"]
+    loc = error["loc"]
+    value = error["input"]
     name = path_in(values, loc)
-    if kind == "extra_forbidden":
-        inner = model if len(loc) == 1 else model_in(model.model_fields[loc[0]].annotation)
-        return unknown_key(name, inner.model_fields)
-    if kind == "missing":
+    if error["type"] == "extra_forbidden":
+        if len(loc) > 1:
+            model = model_in(model.model_fields[loc[0]].annotation)
+        return unknown_key(name, model.model_fields)
+    if error["type"] == "missing":
         if len(loc) == 1:
             return f"{loc[0]} is missing, there and in shared.yaml"
         return f"{name}.{loc[-1]} is missing"
@@ -53,8 +55,7 @@ def sentence(model: type, values: dict, error: dict) -> str:
         return f"{path_in(values, loc[:-2])} has a key {shown(value)}: {message}"
     last = name.rpartition(".")[2]
     if last == "key_env":
-        allowed = "the name of an environment variable (letters, digits, _), never a key"
-        return f"{name} is {allowed}"
+        return f"{name} is the name of an environment variable (letters, digits, _), never a key"
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", value):
         message = "YAML reads that as text; write a point in it, as 2.0e-4"
     if last in NEVER_SHOWN or (isinstance(value, dict) and value):
@@ -66,10 +67,11 @@ def path_in(values: Any, loc: Iterable[str | int]) -> str:
     """The keys and indices on the way to an error; pydantic's names of types are left out."""
     path = []
     for part in loc:
-        is_key = isinstance(values, dict) and part in values
-        if is_key or (isinstance(values, list) and isinstance(part, int)):
+        try:
             values = values[part]
-            path.append(str(part))
+        except (KeyError, TypeError):
+            continue
+        path.append(str(part))
     return ".".join(path)
 
 

@@ -30,8 +30,8 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
     with files.named("01_generate", "skills"):
         pools, pack = generate.pools(), generate.pack()
     with files.named("03_grade", "student_turns"):
-        if grade.student_turns > len(pack.generation):
-            turns = len(pack.generation)
+        turns = len(pack.generation)
+        if grade.student_turns > turns:
             raise UserError(
                 f"student_turns = {grade.student_turns}, and the prompt pack has {turns}"
             )
@@ -41,25 +41,19 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
         check_skills(generate, grade, pools)
     with files.named("01_generate", "texts"):
         check_queries(generate)
-    with files.named("02_finetune", "topology"):
+    with files.named("02_finetune", "topology", "topology = "):
         check_topology(finetune)
     with files.named("04_plot", "figures"):
         check_figures(plot)
-    with files.named("01_generate", "teacher"):
-        check_judges_alone("teacher", generate.teacher)
     for name in ("teacher", "judge"):
-        with files.named("01_generate", name):
-            check_endpoint(name, getattr(generate, name), generate, pools["III"])
+        with files.named("01_generate", name, f"{name}: "):
+            check_endpoint(getattr(generate, name), generate, pools["III"])
     for name, judge in grade.second_judges.items():
-        with files.named("03_grade", "second_judges"):
-            check_endpoint(f"second_judges.{name}", judge, generate, pools["III"])
-    with files.named("03_grade", "second_judges"):
-        try:
-            grade.packs()
-        except UserError as error:
-            raise UserError(f"second_judges: {error}") from None
+        with files.named("03_grade", "second_judges", f"second_judges.{name}: "):
+            check_endpoint(judge, generate, pools["III"])
+    with files.named("03_grade", "second_judges", "second_judges: "):
+        grade.packs()
     with files.named("03_grade", "server"):
-        check_judges_alone("server", grade.server)
         check_price(grade.server, generate.budget)
         served.check(grade.serve, grade.server, grade.temperature)
 
@@ -95,16 +89,20 @@ def feasibility(p: Generate) -> pd.DataFrame:
     """
     pool = p.pools()["I"]
     rows = []
-    # Texts with things to mention have queries without number.
-    for k, texts in sorted((int(kind), n) for kind, n in p.texts.items() if "+" not in kind):
+    for kind, texts in p.texts.items():
+        k, things = counts_of(kind)
+        if things:  # those texts have queries without number
+            continue
         distinct = pool.distinct(k)
-        reserved = min(distinct, p.evaluation_queries) if k > 1 and k in p.evaluation_ks else 0
+        reserved = 0
+        if k > 1 and k in p.evaluation_ks:
+            reserved = min(distinct, p.evaluation_queries)
         left = distinct - reserved
         share = texts / left if left else math.inf
         note = f"more than {THIN} texts a query: many will be alike" if share > THIN else ""
         rows.append((k, distinct, reserved, left, texts, round(share, 2), note))
     columns = ["k", "distinct", "reserved", "left", "texts", "texts a query", "note"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(sorted(rows), columns=columns)
 
 
 def check_queries(generate: Generate) -> None:
@@ -122,16 +120,15 @@ def check_queries(generate: Generate) -> None:
 
 def check_topology(finetune: Finetune) -> None:
     """It is a YAML of accelerate's, with numbers that divide."""
-    try:
-        values = read_yaml(ROOT / finetune.topology)
-    except UserError as error:
-        raise UserError(f"topology = {error}") from None
-    machines, processes = values.get("num_machines", 1), values.get("num_processes", 1)
-    whole = all(type(n) is int and n > 0 for n in (machines, processes))
-    mapping = isinstance(values.get("fsdp_config") or {}, dict)
-    if "distributed_type" not in values or not whole or processes % machines or not mapping:
+    values = read_yaml(ROOT / finetune.topology)
+    machines = values.get("num_machines", 1)
+    processes = values.get("num_processes", 1)
+    is_whole = all(type(n) is int and n > 0 for n in (machines, processes))
+    is_mapping = isinstance(values.get("fsdp_config") or {}, dict)
+    has_type = "distributed_type" in values
+    if not (has_type and is_mapping and is_whole and processes % machines == 0):
         raise UserError(
-            f"topology = {finetune.topology}: accelerate's YAML has a distributed_type, and"
+            f"{finetune.topology}: accelerate's YAML has a distributed_type, and"
             " num_processes, a multiple of num_machines"
         )
 
@@ -153,16 +150,8 @@ def check_figures(plot: Plot) -> None:
         )
 
 
-def check_judges_alone(name: str, endpoint: Endpoint) -> None:
-    if endpoint.json_schema:
-        raise UserError(f"{name}.json_schema is for judges alone; take it out")
-
-
-def check_endpoint(name: str, endpoint: Endpoint, generate: Generate, pool: Pool) -> None:
+def check_endpoint(endpoint: Endpoint, generate: Generate, pool: Pool) -> None:
     """It can be asked for all skills and topics; with a budget, it has a price."""
-    try:
-        skills = [skill.name for skill in pool.skills]
-        host(endpoint.base_url).check(endpoint.model, skills, list(pool.topics))
-    except UserError as error:
-        raise UserError(f"{name}: {error}") from None
+    skills = [skill.name for skill in pool.skills]
+    host(endpoint.base_url).check(endpoint.model, skills, list(pool.topics))
     check_price(endpoint, generate.budget)

@@ -24,10 +24,11 @@ def kappa(counts: np.ndarray) -> np.ndarray:
 
     NaN where both judges always say the same.
     """
-    n = counts.sum(axis=-1)
-    same = counts[..., [0, 3]].sum(axis=-1) / n
-    first = counts[..., [2, 3]].sum(axis=-1) / n
-    second = counts[..., [1, 3]].sum(axis=-1) / n
+    neither, only_second, only_first, both = np.moveaxis(counts, -1, 0)
+    n = neither + only_second + only_first + both
+    same = (neither + both) / n
+    first = (only_first + both) / n
+    second = (only_second + both) / n
     chance = first * second + (1 - first) * (1 - second)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(chance < 1, (same - chance) / (1 - chance), np.nan)
@@ -35,11 +36,10 @@ def kappa(counts: np.ndarray) -> np.ndarray:
 
 def kappa_of(group: pd.DataFrame, *, seed: int) -> tuple[float, float, float]:
     """Kappa and its 95% interval, from a seeded bootstrap of queries: their answers are alike."""
-    query = group.groupby(["setting", "k", "query"], sort=False).ngroup().to_numpy()
-    queries = query.max() + 1
-    cell = 2 * group.point_first + group.point_second
-    counts = np.zeros((queries, 4))
-    np.add.at(counts, (query, cell), 1)
+    both = 2 * group.point_first + group.point_second
+    counts = pd.crosstab([group.setting, group.k, group["query"]], both)
+    counts = counts.reindex(columns=range(4), fill_value=0).to_numpy()
+    queries = len(counts)
     rng = np.random.default_rng(seed)
     evenly = np.full(queries, 1 / queries)
     weights = rng.multinomial(queries, evenly, size=SAMPLES)
@@ -62,44 +62,49 @@ def agreement(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     points = criteria(table)
     points = points[points.criterion != "sentences"]
     is_first = points.judge == FIRST_JUDGE
-    both = points[is_first].merge(
-        points[~is_first],
+    both = points[~is_first].merge(
+        points[is_first].drop(columns="judge"),
         on=[*KEY, "generation", "position", "criterion"],
-        suffixes=("_first", "_second"),
+        suffixes=("_second", "_first"),
     )
-    both = both.drop(columns="judge_first").rename(columns={"judge_second": "judge"})
-    of_skills = ~both.criterion.isin(OTHERS)
-    kinds = both.assign(criterion=both.criterion.mask(of_skills, "all skills"))
-    skills = both[of_skills]
-    size = skills.groupby(["judge", "criterion"]).point_first.transform("size")
+    is_skill = ~both.criterion.isin(OTHERS)
+    kinds = both.assign(criterion=both.criterion.mask(is_skill, "all skills"))
+    skills = both[is_skill].groupby(["judge", "criterion"])
+    of_skills = skills.filter(lambda points: len(points) >= ENOUGH)
     rows = []
-    for points_of_both in (kinds, skills[size >= ENOUGH]):
+    for points_of_both in (kinds, of_skills):
         for (judge, criterion), group in points_of_both.groupby(["judge", "criterion"]):
             first = group.point_first
             second = group.point_second
-            shares = (first.mean(), second.mean(), (first == second).mean())
-            rows.append((judge, criterion, len(group), *shares, *kappa_of(group, seed=seed)))
+            same = first == second
+            row = (
+                judge,
+                criterion,
+                len(group),
+                first.mean(),
+                second.mean(),
+                same.mean(),
+                *kappa_of(group, seed=seed),
+            )
+            rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def swap(table: pd.DataFrame, claims: Sequence[Finding] = FINDINGS, **rules) -> pd.DataFrame:
     """Every finding by each judge's grades: gains, verdicts, and whether the first one's survives.
 
-    Columns: those of `COMPARED`, judge, first gain, gain, first verdict, verdict, survives.
+    Columns: those of `COMPARED`, judge, gain, verdict, first gain, first verdict, survives.
     """
-    names = {"gain": "first gain", "verdict": "first verdict"}
-    results = [*COMPARED, "gain", "verdict"]
-    first = findings(table, claims, **rules)[results].rename(columns=names)
-    tables = [first[:0].assign(judge="", gain=0.0, verdict="")]  # the columns, where nobody follows
+    tables = []
     for judge in table.judge.unique():
-        if judge == FIRST_JUDGE:
-            continue
-        second = findings(table, claims, judge=judge, **rules)[results]
-        both = first.merge(second, on=COMPARED)
-        tables.append(both.assign(judge=judge))
-    swapped = pd.concat(tables, ignore_index=True)
-    swapped["survives"] = swapped["first verdict"] == swapped["verdict"]
-    return swapped[[*COMPARED, "judge", *names.values(), "gain", "verdict", "survives"]]
+        gains = findings(table, claims, judge=judge, **rules)
+        tables.append(gains.assign(judge=judge))
+    gains = pd.concat(tables)[[*COMPARED, "judge", "gain", "verdict"]]
+    is_first = gains.judge == FIRST_JUDGE
+    names = {"gain": "first gain", "verdict": "first verdict"}
+    first = gains[is_first].drop(columns="judge").rename(columns=names)
+    swapped = gains[~is_first].merge(first, on=COMPARED)
+    return swapped.assign(survives=swapped.verdict == swapped["first verdict"])
 
 
 def what_changed(swapped: pd.DataFrame) -> str:
@@ -107,9 +112,9 @@ def what_changed(swapped: pd.DataFrame) -> str:
     lines = []
     for judge, rows in swapped.groupby("judge"):
         lines.append(f"Judge {judge}: {rows.survives.sum()} of {len(rows)} verdicts stay.")
-        for row in rows[~rows.survives].to_dict("records"):
+        for row in rows[~rows.survives].rename(columns={"first verdict": "first"}).itertuples():
             lines.append(
-                f"  {row['claim']}, {row['model']} at k = {row['k']}: {row['first verdict']} "
-                f"with the first judge, {row['verdict']} with {judge}"
+                f"  {row.claim}, {row.model} at k = {row.k}: {row.first}"
+                f" with the first judge, {row.verdict} with {judge}"
             )
     return "\n".join(lines) or "No second judge graded these answers."

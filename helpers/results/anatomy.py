@@ -11,8 +11,6 @@ from helpers.results.scores import CELL, OTHERS, criteria, means, voted
 from helpers.task.points import FIRST_JUDGE, Points
 
 SAMPLES = 500  # of the bootstrap over queries
-FULL = "full marks"
-MORE = "skill missing, and more"
 
 
 def first_judge(table: pd.DataFrame) -> pd.DataFrame:
@@ -22,9 +20,9 @@ def first_judge(table: pd.DataFrame) -> pd.DataFrame:
 
 def outcome_of(points: Points) -> str:
     """`full marks`, or the fault; several faults with a skill among them are told from others."""
-    fault = points.fault() or FULL
+    fault = points.fault() or "full marks"
     if fault == "several faults" and not all(points.skills):
-        return MORE
+        return "skill missing, and more"
     return fault
 
 
@@ -71,14 +69,14 @@ def independent(table: pd.DataFrame) -> pd.DataFrame:
     skills = sorted(set(points.criterion) - set(OTHERS))
     names = pd.Index([*OTHERS, *skills])
     points["criterion"] = names.get_indexer(points.criterion)
-    shares = points.groupby([*CELL, "query", "position"])[["criterion", "point"]].mean()
+    rates = points.groupby([*CELL, "query", "position"])[["criterion", "point"]].mean()
     cells = {}
-    for cell, its_shares in shares.groupby(level=CELL):
-        cells[cell] = its_shares.droplevel(CELL)
+    for cell, its_rates in rates.groupby(level=CELL):
+        cells[cell] = its_rates.unstack("position")
     rows = []
-    for row in observed.itertuples():
-        cell = cells[row.model, row.setting, row.k]
-        single = cells.get((row.model, row.setting, 1))
+    for model, setting, k in observed[CELL].itertuples(index=False):
+        cell = cells[model, setting, k]
+        single = cells.get((model, setting, 1))
         at_1 = (np.nan, np.nan, np.nan)
         if single is not None:
             at_1 = product(single, cell, len(names))
@@ -91,23 +89,24 @@ def independent(table: pd.DataFrame) -> pd.DataFrame:
 def product(single: pd.DataFrame, cell: pd.DataFrame, criteria: int) -> tuple[float, float, float]:
     """The mean, over the queries of `cell`, of the product of their criteria's rates in `single`.
 
-    Both have criterion (a number, `OTHERS` first) and point, by query and position. A skill that is
-    not in `single` has the mean rate of those that are. The interval is from a seeded bootstrap:
-    the queries of both are drawn again, the same ones where both are the same.
+    Both have a row a query, and criterion (a number, `OTHERS` first) and point by position. A skill
+    that is not in `single` has the mean rate of those that are. The interval is from a seeded
+    bootstrap: the queries of both are drawn again, the same ones where both are the same.
     """
     rng = np.random.default_rng(0)
-    of_single = weights(len(single.unstack()), rng)
-    of_cell = of_single if single is cell else weights(len(cell.unstack()), rng)
-    asked, points = single.criterion.unstack().to_numpy(int), single.point.unstack().to_numpy()
-    named = np.eye(criteria)[asked]  # queries, positions, criteria
-    number = of_single @ named.sum(axis=1)
-    given = of_single @ (named * points[:, :, None]).sum(axis=1)
+    of_single = weights(len(single), rng)
+    of_cell = of_single
+    if single is not cell:
+        of_cell = weights(len(cell), rng)
+    named = np.eye(criteria)[single.criterion.to_numpy(int)]  # queries, positions, criteria
+    given = named * single.point.to_numpy()[:, :, None]
+    n = of_single @ named.sum(axis=1)  # samples, criteria
+    points = of_single @ given.sum(axis=1)
     skills = slice(len(OTHERS), None)
-    mean = given[:, skills].sum(axis=1) / number[:, skills].sum(axis=1)
-    rates = np.where(number > 0, given / np.maximum(number, 1), mean[:, None])
-    wanted = cell.criterion.unstack().to_numpy(int)
-    products = rates[:, wanted].prod(axis=2)
-    samples = np.average(products, axis=1, weights=of_cell)
+    mean = points[:, skills].sum(axis=1) / n[:, skills].sum(axis=1)
+    rates = np.where(n > 0, points / np.maximum(n, 1), mean[:, None])
+    of_queries = rates[:, cell.criterion.to_numpy(int)].prod(axis=2)
+    samples = np.average(of_queries, axis=1, weights=of_cell)
     low, high = np.quantile(samples[1:], [0.025, 0.975])
     return samples[0], low, high
 

@@ -1,7 +1,6 @@
 """The figures of `anatomy`: small multiples, a row a setting (and student), a column a model."""
 
 import itertools
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -9,14 +8,12 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helpers.results.anatomy import FULL, MORE
 from helpers.results.look import (
-    GOOD,
     OUTCOMES,
     STYLE,
     Captioned,
-    band,
     finish,
+    line,
     panels,
     sampled,
     styles,
@@ -28,21 +25,23 @@ MARKERS = "osD^vPX"  # of k = 1, 2, ...: in grey, what tells the lines apart
 SURE = 0.5  # a share whose interval is wider has a colour and no number
 
 
-class Panel(NamedTuple):
-    """One of a figure's panels, and the rows of the table that are drawn there."""
-
-    axis: Axes
-    mix: str
-    rows: pd.DataFrame
-
-
 def places(table: pd.DataFrame) -> list[tuple[str, str]]:
     """The students and settings of a table, a row of panels each."""
     return sorted(set(zip(table.model.map(student_of), table.setting, strict=True)))
 
 
-def multiples(table: pd.DataFrame, heights: list[float] = ()) -> tuple[Figure, list[Panel]]:
-    """A figure with a panel a model and setting. `heights`: of each row of panels, in inches."""
+def multiples(
+    table: pd.DataFrame, x: str, heights: list[float] = ()
+) -> tuple[Figure, list[tuple[Axes, str, pd.DataFrame]]]:
+    """A figure with a panel a model and setting.
+
+    Args:
+        x: the column that is drawn from left to right.
+        heights: of each row of panels, in inches.
+
+    Returns:
+        The figure, and of each panel its axis, its setting and its rows of the table.
+    """
     mixes = list(styles(table.model.map(mix_of)))
     rows = places(table)
     heights = heights or [1.3] * len(rows)
@@ -55,11 +54,12 @@ def multiples(table: pd.DataFrame, heights: list[float] = ()) -> tuple[Figure, l
         sharey="row",
     )
     drawn = []
-    for (student, setting), line in zip(rows, axes, strict=True):
-        line[0].set_ylabel(f"{student}, setting {setting}" if student else f"setting {setting}")
-        for mix, axis in zip(mixes, line, strict=True):
+    for (student, setting), row in zip(rows, axes, strict=True):
+        row[0].set_ylabel(f"{student}, setting {setting}" if student else f"setting {setting}")
+        for mix, axis in zip(mixes, row, strict=True):
             is_its = (table.model == name_of(student, mix)) & (table.setting == setting)
-            drawn.append(Panel(axis, mix, table[is_its]))
+            axis.set_xticks(sorted(table[x].unique()))
+            drawn.append((axis, setting, table[is_its]))
     for mix, axis in zip(mixes, axes[0], strict=True):
         axis.set_title(title_of(mix), fontsize=7.5)
     return figure, drawn
@@ -78,25 +78,22 @@ def labelled(figure: Captioned, x: str, words: str) -> Figure:
 
 def missing_by_k(missing: pd.DataFrame, *, caption: str) -> Figure:
     """What answers lack, a bar a k. `missing`: the table of that name in `anatomy`."""
-    figure, drawn = multiples(missing)
-    colours = {FULL: GOOD, "skill missing": OUTCOMES["skill missing"], MORE: "#7FB7D8"} | OUTCOMES
-    present = [outcome for outcome in colours if outcome in set(missing.outcome)]
+    figure, drawn = multiples(missing, "k")
     for axis, _, rows in drawn:
+        shares = rows.pivot(index="k", columns="outcome", values="mean")
         left = 0.0
-        for outcome in present:
-            bars = rows[rows.outcome == outcome].sort_values("k")
+        for outcome in sorted(shares, key=list(OUTCOMES).index):
             axis.bar(
-                bars.k,
-                bars["mean"],
+                shares.index,
+                shares[outcome],
                 bottom=left,
-                color=colours[outcome],
+                color=OUTCOMES[outcome],
                 lw=0,
                 label=outcome,
             )
-            left = left + bars["mean"].to_numpy()
-        full = rows[rows.outcome == FULL]
+            left += shares[outcome]
+        full = rows[rows.outcome == "full marks"]
         axis.vlines(full.k, full.low, full.high, color="black", lw=1)
-        axis.set_xticks(sorted(missing.k.unique()))
         axis.set_ylim(0, 1)
     return labelled(
         figure,
@@ -108,16 +105,24 @@ def missing_by_k(missing: pd.DataFrame, *, caption: str) -> Figure:
 
 def points_by_position(positions: pd.DataFrame, *, caption: str) -> Figure:
     """Shares of points by a skill's place in the request, a line a k (`skill_points`)."""
-    figure, drawn = multiples(positions)
+    figure, drawn = multiples(positions, "position")
     ks = sorted(positions.k.unique())
     colours = colormaps["cividis"](np.linspace(0, 0.9, len(ks)))
+    looks = list(zip(ks, colours, itertools.cycle(MARKERS), strict=False))
     for axis, _, rows in drawn:
-        for k, colour, marker in zip(ks, colours, itertools.cycle(MARKERS), strict=False):
-            line = rows[rows.k == k].sort_values("position")
-            band(axis, line.position, line.low, line.high, colour)
-            look = {"color": colour, "marker": marker, "ms": 3.5, "label": f"k = {k}"}
-            axis.plot(line.position, line["mean"], **look)
-        axis.set_xticks(sorted(positions.position.unique()))
+        for k, colour, marker in looks:
+            of_k = rows[rows.k == k].sort_values("position")
+            line(
+                axis,
+                of_k.position,
+                of_k["mean"],
+                of_k.low,
+                of_k.high,
+                color=colour,
+                marker=marker,
+                ms=3.5,
+                label=f"k = {k}",
+            )
         axis.set_ylim(-0.03, 1.06)
     return labelled(
         figure,
@@ -136,33 +141,24 @@ def points_by_skill(skills: pd.DataFrame, *, caption: str) -> Figure:
         skills = skills[skills.setting != "III"]
     names = skills.groupby("setting").criterion.agg(lambda names: sorted(set(names), reverse=True))
     heights = [0.3 + 0.115 * len(names[setting]) for _, setting in places(skills)]
-    figure, drawn = multiples(skills, heights)
+    figure, drawn = multiples(skills, "k", heights)
     ks = sorted(skills.k.unique())
-    for axis, _, rows in drawn:
-        its_names = names[rows.setting.iloc[0]]
-        table = rows.pivot(index="criterion", columns="k", values="mean")
-        table = table.reindex(index=its_names, columns=ks)
-        colours = axis.pcolormesh(
-            ks,
-            range(len(table)),
-            table,
-            vmin=0,
-            vmax=1,
-            cmap="cividis",
-        )
-        sure = rows[rows.high - rows.low < SURE]
-        for row in sure.itertuples():
+    for axis, setting, rows in drawn:
+        shares = rows.pivot(index="criterion", columns="k", values="mean")
+        shares = shares.reindex(index=names[setting], columns=ks)
+        lines = range(len(shares))
+        colours = axis.pcolormesh(ks, lines, shares, vmin=0, vmax=1, cmap="cividis")
+        for row in rows[rows.high - rows.low < SURE].itertuples():
             axis.text(
                 row.k,
-                its_names.index(row.criterion),
+                names[setting].index(row.criterion),
                 f"{row.mean * 100:.0f}",
                 ha="center",
                 va="center",
                 fontsize=5,
                 color="white" if row.mean < 0.6 else "black",
             )
-        axis.set_xticks(ks)
-        axis.set_yticks(range(len(its_names)), its_names, fontsize=5.5)
+        axis.set_yticks(lines, names[setting], fontsize=5.5)
         axis.tick_params(length=0)
     figure.colorbar(colours, ax=figure.axes, shrink=0.4, pad=0.01, label="share of points")
     return labelled(
@@ -176,19 +172,19 @@ def points_by_skill(skills: pd.DataFrame, *, caption: str) -> Figure:
 
 def combining_by_k(independent: pd.DataFrame, *, caption: str) -> Figure:
     """Full marks beside what independent points would give (`anatomy.independent`)."""
-    figure, drawn = multiples(independent)
+    figure, drawn = multiples(independent, "k")
     lines = {
-        "full marks": ("mean", "low", "high", STYLE["k123"]),
-        "if independent, at rates of the same k": ("at_k", "at_k_low", "at_k_high", STYLE["k12"]),
-        "if independent, at rates of k = 1": ("at_1", "at_1_low", "at_1_high", STYLE["base"]),
+        "full marks": ("mean", "low", "high", "k123"),
+        "if independent, at rates of the same k": ("at_k", "at_k_low", "at_k_high", "k12"),
+        "if independent, at rates of k = 1": ("at_1", "at_1_low", "at_1_high", "base"),
     }
     for axis, _, rows in drawn:
         rows = rows.sort_values("k")
-        for label, (mean, low, high, (colour, marker, dash)) in lines.items():
-            band(axis, rows.k, rows[low], rows[high], colour)
-            look = {"color": colour, "marker": marker, "ls": dash, "ms": 3, "label": label}
-            axis.plot(rows.k, rows[mean], **look)
-        axis.set_xticks(sorted(independent.k.unique()))
+        for label, (*columns, style) in lines.items():
+            colour, marker, dash = STYLE[style]
+            numbers = [rows[column] for column in columns]
+            look = {"color": colour, "marker": marker, "ls": dash, "ms": 3}
+            line(axis, rows.k, *numbers, label=label, **look)
         axis.set_ylim(-0.03, 1.06)
     return labelled(
         figure,

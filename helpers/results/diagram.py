@@ -86,23 +86,9 @@ def draw(axis: Axes, box: Box) -> None:
         )
     )
     middle = box.column + box.width / 2
-    centred = {"ha": "center", "va": "center"}
-    axis.text(
-        middle,
-        box.row + 0.76,
-        box.heading,
-        weight="bold",
-        fontsize=8.5,
-        **centred,
-    )
-    axis.text(
-        middle,
-        box.row + 0.38,
-        box.words,
-        fontsize=7.2,
-        linespacing=1.35,
-        **centred,
-    )
+    look = {"ha": "center", "va": "center"}
+    axis.text(middle, box.row + 0.76, box.heading, weight="bold", fontsize=8.5, **look)
+    axis.text(middle, box.row + 0.38, box.words, fontsize=7.2, linespacing=1.35, **look)
 
 
 def method(outcomes: pd.DataFrame, table: pd.DataFrame, *, caption: str) -> Figure:

@@ -4,7 +4,7 @@
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,34 +106,18 @@ def verdict(gain: float, high: float, p: float) -> str:
     return "does not hold" if high < SMALLEST_EFFECT else "undecided"
 
 
-def comparisons(
-    table: pd.DataFrame, claims: Sequence[Finding], **rules
-) -> Iterator[tuple[dict, Gain]]:
-    """What is compared, and the gain on common queries: each student, claim and k of the table."""
-    cells = grids(per_query(table, **rules))
-    for student in sorted(set(table.model.map(student_of))):
-        for finding in claims:
-            model, against = (name_of(student, mix) for mix in (finding.model, finding.against))
-            for k in finding.ks:
-                ours = cells.get((model, finding.setting, k), pd.DataFrame())
-                theirs = cells.get((against, finding.setting, k), pd.DataFrame())
-                common = ours.columns.intersection(theirs.columns)
-                if common.empty:
-                    continue
-                row = {
-                    "claim": finding.claim,
-                    "setting": finding.setting,
-                    "model": model,
-                    "against": against,
-                    "k": k,
-                }
-                gain = gain_of(ours[common].to_numpy(), theirs[common].to_numpy())
-                yield row, gain
+def gain_in(cells: dict, model: str, against: str, setting: str, k: int) -> Gain | None:
+    """The gain on common queries; None where there are none. `cells`: of `grids`."""
+    ours = cells.get((model, setting, k), pd.DataFrame())
+    theirs = cells.get((against, setting, k), pd.DataFrame())
+    common = ours.columns.intersection(theirs.columns)
+    if common.empty:
+        return None
+    return gain_of(ours[common].to_numpy(), theirs[common].to_numpy())
 
 
 COMPARED = ["claim", "setting", "model", "against", "k"]
 NUMBERS = ["seeds", "queries", "gain", "se", "low", "high", "single", "p"]
-FOUND = [*COMPARED, *NUMBERS, "p_holm", "verdict"]
 
 
 def findings(table: pd.DataFrame, claims: Sequence[Finding] = FINDINGS, **rules) -> pd.DataFrame:
@@ -143,23 +127,29 @@ def findings(table: pd.DataFrame, claims: Sequence[Finding] = FINDINGS, **rules)
     single answers, untested. `rules` are those of `per_query`. Where several students were trained,
     each student has its own rows. Without anything to compare the table is empty.
     """
+    scores = grids(per_query(table, **rules))
+    of_singles = grids(per_query(table, **rules | {"over_generations": "mean"}))
+    students = sorted(set(table.model.map(student_of)))
     rows = []
-    single_answers = comparisons(table, claims, **rules | {"over_generations": "mean"})
-    for (row, gain), (_, single) in zip(
-        comparisons(table, claims, **rules), single_answers, strict=True
-    ):
-        low, high = gain.interval()
-        numbers = {
-            "seeds": gain.model.seeds,
-            "queries": gain.model.queries,
-            "gain": gain.gain,
-            "se": gain.se,
-            "low": low,
-            "high": high,
-            "single": single.gain,
-            "p": gain.p,
-        }
-        rows.append(row | numbers)
+    for student, finding in itertools.product(students, claims):
+        for k in finding.ks:
+            model = name_of(student, finding.model)
+            against = name_of(student, finding.against)
+            place = (model, against, finding.setting, k)
+            gain = gain_in(scores, *place)
+            if gain is None:
+                continue
+            compared = (finding.claim, finding.setting, model, against, k)
+            numbers = (
+                gain.model.seeds,
+                gain.model.queries,
+                gain.gain,
+                gain.se,
+                *gain.interval(),
+                gain_in(of_singles, *place).gain,
+                gain.p,
+            )
+            rows.append((*compared, *numbers))
     gains = pd.DataFrame(rows, columns=[*COMPARED, *NUMBERS])
     gains["p_holm"] = holm(gains.p)
     gains["verdict"] = [verdict(row.gain, row.high, row.p_holm) for row in gains.itertuples()]
@@ -172,16 +162,15 @@ def exploratory(table: pd.DataFrame, verdicts: pd.DataFrame, **rules) -> pd.Data
     Of a student's largest mixes, in every setting and at every k; without p-values and verdicts,
     since nobody said beforehand what to look for.
     """
-    models = largest(table).drop_duplicates("model")
-    models = sorted(models.itertuples(), key=lambda m: (m.texts, m.kind != PADDED, m.kind))
+    models = largest(table).assign(mix=table.model.map(mix_of)).drop_duplicates("mix")
+    models["is_control"] = models.kind == PADDED
+    mixes = models.sort_values(["texts", "is_control", "kind"], ascending=[True, False, True]).mix
     ks = tuple(sorted(set(table.k)))
-    every = {}  # in order, each once: students share them
-    for less, more in itertools.combinations(models, 2):
+    every = []
+    for less, more in itertools.combinations(mixes, 2):
         for setting in sorted(set(table.setting)):
-            mixes = mix_of(more.model), mix_of(less.model)
-            if student_of(less.model) == student_of(more.model):
-                every[Finding("exploratory, no claim", *mixes, setting, ks)] = True
-    gains = findings(table, list(every), **rules)
+            every.append(Finding("exploratory, no claim", more, less, setting, ks))
+    gains = findings(table, every, **rules)
     cell = COMPARED[1:]
     claimed = pd.MultiIndex.from_frame(verdicts[cell])
     is_claimed = pd.MultiIndex.from_frame(gains[cell]).isin(claimed)
@@ -201,22 +190,21 @@ def headline(verdicts: pd.DataFrame) -> pd.DataFrame:
 
 def markdown(table: pd.DataFrame) -> str:
     """A table in Markdown, its index as first columns."""
-    flat = table.reset_index()
-    head = [str(name) for name in flat.columns]
-    rows = [head, ["---"] * len(head)]
-    rows += flat.astype(str).to_numpy().tolist()
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    flat = table.reset_index().astype(str)
+    head = [str(name) for name in flat]
+    rows = [head, ["---"] * len(head), *flat.to_numpy()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def readme_tables(scores_csv: Path) -> list[str]:
     """The README's tables: full marks by model, setting and k; the verdicts; those of a sweep."""
     table = read_csv(scores_csv)
-    tables = [spread(summary(table))]
+    tables = [markdown(spread(summary(table)))]
     for claims in (FINDINGS, sweep_findings(table)):
         verdicts = findings(table, claims)
         if len(verdicts):
-            tables.append(headline(verdicts))
-    return [markdown(table) for table in tables]
+            tables.append(markdown(headline(verdicts)))
+    return tables
 
 
 def main(path: str) -> None:

@@ -87,8 +87,9 @@ class Mean:
         high = min(1.0, middle + half)
         return min(p, low), max(p, high)
 
-    def interval(self, level: float = 0.95) -> tuple[float, float]:
-        return self.between(quantile(level, self.df))
+    def interval(self) -> tuple[float, float]:
+        """95%."""
+        return self.between(quantile(0.95, self.df))
 
     @property
     def se(self) -> float:
@@ -172,8 +173,9 @@ class Gain:
         square = x * x + y * y - 2 * self.correlation * x * y
         return sqrt(max(0.0, square))
 
-    def interval(self, level: float = 0.95) -> tuple[float, float]:
-        return self.between(quantile(level, self.df))
+    def interval(self) -> tuple[float, float]:
+        """95%."""
+        return self.between(quantile(0.95, self.df))
 
     @property
     def p(self) -> float:

@@ -31,12 +31,13 @@ MORE = [  # for mixes of other kinds, in the order of their names
     ("#999999", "p", (0, (8, 2))),
 ]
 # What becomes of a text, in the order of drawing: one colour an outcome, in every figure.
-GOOD = "#009E73"
 OUTCOMES = {
-    KEPT: GOOD,
+    KEPT: "#009E73",
     DUPLICATE: "#5DBFA0",
     NOT_NEEDED: "#B5E3D4",
+    "full marks": "#009E73",
     "skill missing": "#0072B2",
+    "skill missing, and more": "#7FB7D8",
     "off topic": "#E69F00",
     "makes no sense": "#CC79A7",
     "too many sentences": "#F0E442",
@@ -120,20 +121,23 @@ def title_of(mix: str) -> str:
     return " + ".join(f"D({k})" for k in mix[1:])
 
 
-def band(axis: Axes, x: pd.Series, low: pd.Series, high: pd.Series, colour: str) -> None:
-    """An interval at each x."""
-    axis.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
+def line(
+    axis: Axes, x: pd.Series, mean: pd.Series, low: pd.Series, high: pd.Series, **look
+) -> None:
+    """Means with their intervals as a band. `look`: color, marker and the like, as of `plot`."""
+    axis.fill_between(x, low, high, color=look["color"], alpha=0.18, lw=0)
+    axis.plot(x, mean, **look)
 
 
 def legend(figure: Figure, mixes: Iterable[str]) -> None:
     """One legend over all panels, whichever of them drew a line."""
-    handles = {}
+    drawn = {}
     for axis in figure.axes:
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            handles[label] = handle
-    labels = [title_of(mix) for mix in mixes if title_of(mix) in handles]
+        handles, labels = axis.get_legend_handles_labels()
+        drawn |= dict(zip(labels, handles, strict=True))
+    labels = [title for title in map(title_of, mixes) if title in drawn]
     figure.legend(
-        [handles[label] for label in labels],
+        [drawn[label] for label in labels],
         labels,
         loc="outside upper center",
         ncols=len(labels),

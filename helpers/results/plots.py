@@ -6,9 +6,9 @@ from matplotlib.figure import Figure
 
 from helpers.results.look import (
     OUTCOMES,
-    band,
     finish,
     legend,
+    line,
     panels,
     sampled,
     scored,
@@ -16,20 +16,22 @@ from helpers.results.look import (
     styles,
     title_of,
 )
-from helpers.results.scores import mix_of, name_of, student_of
+from helpers.results.scores import largest, mix_of, name_of, student_of
 from helpers.task.catalog import SETTINGS
 from helpers.task.points import DUPLICATE, KEPT, NOT_NEEDED
 
 
-def draw_line(axis: Axes, line: pd.DataFrame, x: str, mix: str, style: tuple) -> None:
+def draw_line(axis: Axes, scores: pd.DataFrame, x: str, mix: str, style: tuple) -> None:
     """Means against `x` with their intervals as a band, and thin the mean of single answers."""
     colour, marker, dash = style
     look = {"color": colour, "ls": dash}
-    axis.plot(line[x], line.single, lw=0.7, **look)
-    band(axis, line[x], line.low, line.high, colour)
-    axis.plot(
-        line[x],
-        line["mean"],
+    axis.plot(scores[x], scores.single, lw=0.7, **look)
+    line(
+        axis,
+        scores[x],
+        scores["mean"],
+        scores.low,
+        scores.high,
         lw=1.6,
         marker=marker,
         ms=4.5,
@@ -74,17 +76,18 @@ def full_marks_by_k(
             shade_unseen(axis, ks, trained_ks)
             for mix, style in looks.items():
                 is_model = summary.model == name_of(student, mix)
-                is_setting = summary.setting == setting
-                line = summary[is_model & is_setting].sort_values("k")
-                if len(line):
-                    draw_line(axis, line, "k", mix, style)
+                scores = summary[is_model & (summary.setting == setting)].sort_values("k")
+                if len(scores):
+                    draw_line(axis, scores, "k", mix, style)
             place = f"{student}, setting {setting}" if student else f"Setting {setting}"
             is_narrow = student or len(settings) > 2
             between = ":\n" if is_narrow else ": "
             axis.set_title(f"{place}{between}{SETTINGS[setting]}", loc="left")
-            axis.set_xticks(ks)
-            axis.set_xlim(min(ks) - 0.35, max(ks) + 0.35)
-            axis.set_ylim(-0.03, 1.17)
+            axis.set(
+                xticks=ks,
+                xlim=(min(ks) - 0.35, max(ks) + 0.35),
+                ylim=(-0.03, 1.17),
+            )
             axis.set_xlabel("skills asked for, k")
         row[0].set_ylabel("ratio of full marks")
     legend(figure, looks)
@@ -96,58 +99,62 @@ def full_marks_by_k(
 
 
 def data_efficiency(
-    summary: pd.DataFrame,
-    *,
-    caption: str,
-    ks: tuple[int, ...] = (3, 4),
-    over_generations: str = "max",
+    summary: pd.DataFrame, *, caption: str, over_generations: str = "max"
 ) -> Figure:
-    """Full marks against training texts, a line a kind of mix, a panel a setting and k.
+    """Full marks against training texts, a line a kind of mix, a panel a setting and k = 3, 4.
 
-    Drawn is the student that has mixes of several sizes; the base is where no text is. Without such
-    mixes the figure says so. `ks`: which k; every k if none of them was asked for.
+    Drawn is the student that has mixes of several sizes, at every k if neither 3 nor 4 was asked
+    for; the base is where no text is. Without such mixes the figure says so.
     """
-    trained = summary[summary.texts > 0]
-    sizes = trained.groupby([trained.model.map(student_of), "kind"]).texts.nunique()
-    swept = sorted({student for student, kind in sizes[sizes > 1].index})
-    if not swept:
+    smaller = set(summary.model) - set(largest(summary).model)
+    if not smaller:
         figure, [[axis]] = panels(1, 1, 0.1)
         axis.axis("off")
         return finish(
             figure, "This profile has no mixes that differ in size alone: no sweep to draw."
         )
-    shown = sorted(set(ks) & set(summary.k)) or sorted(set(summary.k))
-    is_swept = summary.model.map(student_of) == swept[0]
-    rows = summary[is_swept & summary.k.isin(shown)]
+    student = min(map(student_of, smaller))
+    rows = summary[summary.model.map(student_of) == student]
+    if rows.k.isin([3, 4]).any():
+        rows = rows[rows.k.isin([3, 4])]
+    ks = sorted(rows.k.unique())
     settings = sorted(rows.setting.unique())
     looks = styles(rows.kind)
-    sizes = sorted(rows.texts[rows.texts > 0].unique())
-    height = 0.7 + 1.9 * len(shown)
-    figure, axes = panels(len(shown), len(settings), height, sharex=True, sharey=True)
-    for k, of_k in zip(shown, axes, strict=True):
+    sizes = sorted(set(rows.texts) - {0})
+    height = 0.7 + 1.9 * len(ks)
+    figure, axes = panels(len(ks), len(settings), height, sharex=True, sharey=True)
+    for k, of_k in zip(ks, axes, strict=True):
+        of_k[0].set_ylabel("ratio of full marks")
         for setting, axis in zip(settings, of_k, strict=True):
-            panel = rows[(rows.k == k) & (rows.setting == setting)]
+            panel = rows[(rows.k == k) & (rows.setting == setting)].sort_values("texts")
             for kind, style in looks.items():
-                line = panel[panel.kind == kind].sort_values("texts")
+                scores = panel[panel.kind == kind]
                 colour, _, dash = style
-                if line.empty:
-                    continue
                 if kind == "base":
-                    level = line["mean"].item()
-                    axis.axhline(level, color=colour, ls=dash, lw=1, label=title_of(kind))
-                else:
-                    draw_line(axis, line, "texts", kind, style)
-                    axis.vlines(line.texts, line.low, line.high, color=colour, lw=1.2)
+                    for level in scores["mean"]:
+                        axis.axhline(level, color=colour, ls=dash, lw=1, label=title_of(kind))
+                elif len(scores):
+                    draw_line(axis, scores, "texts", kind, style)
+                    axis.vlines(
+                        scores.texts,
+                        scores.low,
+                        scores.high,
+                        color=colour,
+                        lw=1.2,
+                    )
             axis.set(xscale="log", ylim=(-0.03, 1.06))
             axis.set_title(f"Setting {setting}, k = {k}", loc="left")
-            axis.set_xticks(sizes, [f"{n:,}" for n in sizes], rotation=45, ha="right")
+            axis.set_xticks(
+                sizes,
+                [f"{n:,}" for n in sizes],
+                rotation=45,
+                ha="right",
+            )
             axis.minorticks_off()
-    for axis in axes[:, 0]:
-        axis.set_ylabel("ratio of full marks")
     for axis in axes[-1]:
         axis.set_xlabel("training texts in all")
     legend(figure, looks)
-    which = f" of {swept[0]}" if swept[0] else ""
+    which = f" of {student}" if student else ""
     return finish(
         figure,
         f"Full marks{which} by number of training texts, at equal steps and batch, "
@@ -161,29 +168,24 @@ def training_loss(logs: pd.DataFrame, *, caption: str) -> Figure:
 
     `logs` has the columns model, seed, step, loss; a panel a student.
     """
-
-    def smooth(loss: pd.Series) -> pd.Series:
-        return loss.rolling(5, min_periods=1).mean()
-
     students = students_of(logs.model)
     figure, axes = panels(1, len(students), 2.6, sharey=True)
     for axis, student in zip(axes[0], students, strict=True):
         for mix, (colour, _, dash) in styles(logs.model.map(mix_of)).items():
             runs = logs[logs.model == name_of(student, mix)]
-            for _, run in runs.groupby("seed"):
-                axis.plot(run.step, smooth(run.loss), color=colour, lw=0.5, alpha=0.5)
+            losses = runs.pivot_table(index="step", columns="seed", values="loss")
+            smooth = losses.rolling(5, min_periods=1).mean()
+            axis.plot(smooth, color=colour, lw=0.5, alpha=0.5)
             if len(runs):
-                mean = smooth(runs.groupby("step").loss.mean())
+                mean = smooth.mean(axis=1)
                 axis.plot(
-                    mean.index,
                     mean,
                     color=colour,
                     ls=dash,
                     lw=1.6,
                     label=title_of(mix),
                 )
-        axis.set(xlabel="optimizer step", title=student)
-        axis.set_ylim(bottom=0)
+        axis.set(xlabel="optimizer step", title=student, ylim=(0, None))
     axes[0][0].set_ylabel("loss (nats a token)")
     axes[0][0].legend(title="fine-tuned on")
     return finish(
@@ -198,30 +200,32 @@ def corpus_by_k(counts: pd.DataFrame, *, caption: str) -> Figure:
 
     `counts` has the columns k, outcome, texts.
     """
-    unknown = set(counts.outcome) - set(OUTCOMES)
-    assert not unknown, f"outcomes without a colour in look.OUTCOMES: {unknown}"
     control = ""
     if any("+" in k for k in counts.k):
         control = " D(1+2): one skill and two things to mention, for the control."
     table = counts.pivot_table(index="k", columns="outcome", values="texts", fill_value=0)
-    good = [outcome for outcome in (KEPT, DUPLICATE, NOT_NEEDED) if outcome in table]
     figure, [[axis]] = panels(1, 1, 1.2 + 0.4 * len(table))
     names = [f"D({k})" for k in table.index]
-    left = pd.Series(0.0, index=table.index)
-    for outcome, colour in OUTCOMES.items():
-        if outcome in table:
-            texts = table[outcome]
-            axis.barh(
-                names, texts, left=left, color=colour, edgecolor="white", lw=0.6, label=outcome
-            )
-            left += texts
-    for i, (_, row) in enumerate(table.iterrows()):
-        share = row[good].sum() / row.sum()
-        words = f"{row[KEPT]:,.0f} kept; {share:.0%} of {row.sum():,.0f} had full marks"
+    left = 0.0
+    for outcome in sorted(table, key=list(OUTCOMES).index):
+        axis.barh(
+            names,
+            table[outcome],
+            left=left,
+            color=OUTCOMES[outcome],
+            edgecolor="white",
+            lw=0.6,
+            label=outcome,
+        )
+        left += table[outcome]
+    for i, row in enumerate(table.to_dict("records")):
+        kept = row[KEPT]
+        written = sum(row.values())
+        full = kept + row.get(DUPLICATE, 0) + row.get(NOT_NEEDED, 0)
         axis.text(
-            row[KEPT] / 2,
+            kept / 2,
             i,
-            words,
+            f"{kept:,.0f} kept; {full / written:.0%} of {written:,.0f} had full marks",
             ha="center",
             va="center",
             color="white",

@@ -105,7 +105,7 @@ def read_csv(path: Path) -> pd.DataFrame:
         path,
         dtype={"votes": str},
         keep_default_na=False,
-        na_values={metric: [""] for metric in METRICS},
+        na_values=dict.fromkeys(METRICS, ""),
     )
 
 
@@ -211,4 +211,4 @@ def outcomes(records: list[dict]) -> pd.DataFrame:
     outcome = [record["dropped"] or KEPT for record in records]
     kinds = [record["kind"] for record in records]
     table = pd.DataFrame({"k": kinds, "outcome": outcome})
-    return table.value_counts(sort=False).rename("texts").reset_index()
+    return table.value_counts(sort=False).reset_index(name="texts")

@@ -170,12 +170,6 @@ def test_no_profile_repeats_what_it_extends():
         ),
         ("02_finetune", "chat_tokens", "max_tokens", "max_tokens; it is called chat_tokens now"),
         ("04_plot", "caption", "world", "world; it is called caption now"),
-        (
-            "shared",
-            "jobs: auto",
-            "jobs: 0",
-            "jobs = 0 is wrong: one notebook a core is written auto",
-        ),
     ],
 )
 def test_an_old_name_is_refused_with_the_new_one(profile, file, old, new, said):

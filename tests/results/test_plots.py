@@ -39,7 +39,7 @@ def swept(simulated, sweep):
 
 @pytest.fixture(scope="module")
 def figures(table, swept):
-    return lambda: drawn(table, swept)
+    return drawn(table, swept)
 
 
 def drawn(table, swept) -> dict:
@@ -68,18 +68,18 @@ def said(figure) -> str:
     return " ".join(text.get_text() for text in figure.findobj(Text))
 
 
-def test_equal_scores_give_equal_bytes(figures, tmp_path):
-    for folder in ("a", "b"):
-        for name, figure in figures().items():
+def test_equal_scores_give_equal_bytes(figures, table, swept, tmp_path):
+    for folder, drawing in (("a", figures), ("b", drawn(table, swept))):
+        for name, figure in drawing.items():
             look.save(figure, tmp_path / folder, name)
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert len(names) == 2 * len(figures())
+    assert len(names) == 2 * len(figures)
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
 def test_headline_says_what_it_shows(figures):
-    figure = figures()["full_marks_by_k"]
+    figure = figures["full_marks_by_k"]
     for words in (
         "Setting I",
         "Setting II",
@@ -143,7 +143,7 @@ def test_a_fault_has_one_colour_whatever_else_there_is():
 
 
 def test_a_figure_says_what_it_shows_to_who_cannot_see_it(figures):
-    for name, figure in figures().items():
+    for name, figure in figures.items():
         data, metadata = figure._repr_mimebundle_()
         assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG"), name
         assert metadata["image/png"]["alt"] in said(figure), name
@@ -218,7 +218,7 @@ def test_without_a_sweep_the_figure_says_so_and_is_not_kept(table, tmp_path):
 
 
 def test_the_method_is_drawn_with_the_runs_numbers(figures, table):
-    words = said(figures()["method"])
+    words = said(figures["method"])
     for expected in (
         "92 texts",
         "1 to 2 skills",
