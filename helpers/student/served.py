@@ -6,6 +6,7 @@ at the end, with everything it started.
 """
 
 import contextlib
+import math
 import shlex
 import socket
 import time
@@ -75,7 +76,7 @@ def check(serve: str, server: Server, temperature: float | None) -> None:
         )
     if serve:
         arguments(serve, dict.fromkeys(FIELDS, "x"))
-    if server.base_url and not server.base_url.startswith(("http://", "https://")):
+    if server.base_url.startswith("world:"):
         raise UserError(
             f"server.base_url = {server.base_url!r} is not http(s)://...;"
             " the embedded world has no students"
@@ -186,9 +187,8 @@ class Served:
         tokenizer = load_tokenizer(self.path)
         config = AutoConfig.from_pretrained(self.path).get_text_config()
         prompts = [prompt_ids(tokenizer, r.messages) for r in requests]
-        context = getattr(config, "max_position_embeddings", None)
-        if context:
-            check_room(prompts, self.endpoint.max_tokens, context, self.path)
+        context = getattr(config, "max_position_embeddings", None) or math.inf
+        check_room(prompts, self.endpoint.max_tokens, context, self.path)
 
     def name(self) -> str:
         if self.command:
