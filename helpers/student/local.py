@@ -51,10 +51,12 @@ class Student:
     ):
         self.name = str(Path(path).relative_to(ROOT)) if Path(path).is_relative_to(ROOT) else path
         self.ledger = ledger
-        self.batch = batch
-        self.new_tokens = new_tokens
-        self.temperature = temperature
-        self.top_p = top_p
+        self.sampling = {
+            "batch": batch,
+            "new_tokens": new_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+        }
         # What an answer depends on besides model, messages and replicate.
         self.settings = {
             "max_tokens": new_tokens,
@@ -102,16 +104,13 @@ class Student:
         # Equal prompts stand side by side; longer answers go with longer prompts.
         missing.sort(key=lambda row: (len(row[0]), row[1]))
         prompts = [prompt for prompt, *_ in missing]
-        check_room(prompts, self.new_tokens, self.context, self.name)
+        check_room(prompts, self.settings["max_tokens"], self.context, self.name)
         answers = in_threads(
             self.model,
             prompts,
             [seed_of(name) for _, _, name, _ in missing],
-            batch=self.batch,
-            new_tokens=self.new_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
             end=self.end,
+            **self.sampling,
         )
         with Progress("answers sampled", len(requests)) as progress:
             progress.advance(len(requests) - len(missing))
@@ -128,7 +127,7 @@ class Student:
     def _as_reply(self, tokens: list[int]) -> bytes:
         """An answer in the form in which a server sends one."""
         text = self.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-        finish = "length" if len(tokens) == self.new_tokens else "stop"
+        finish = "length" if len(tokens) == self.settings["max_tokens"] else "stop"
         choice = {"message": {"content": text}, "finish_reason": finish}
         return json.dumps({"choices": [choice]}, ensure_ascii=False).encode()
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from helpers.student.slots import UNIT, Answer, Slots, rounded
+from helpers.training.attention import Grid
 
 PREFILL = 16384  # tokens of prompts in one forward pass, unless one alone is longer
 REFILL = 8  # slots are filled again once one in this many is free
@@ -46,7 +47,7 @@ def prefill(model, slots: Slots, prompts: list[tuple[int, ...]]) -> torch.Tensor
         slots=slots,
         rows=slot.to(device),
         at=at_device,
-        grid=((row * length + at).to(device), len(sizes), length),
+        grid=Grid((row * length + at).to(device), len(sizes), length),
     ).logits
     return logits[0, : len(prompts)]
 
@@ -98,19 +99,16 @@ def admit(model, slots: Slots, prompts: dict[int, tuple], seeds: Sequence[int]) 
     row = {}  # of each different prompt: equal ones are computed once
     source = torch.tensor([row.setdefault(prompt, len(row)) for prompt in prompts.values()])
     logits = prefill(model, slots, list(row))
-    here = slice(slots.live, slots.live + len(prompts))
     if len(row) < len(prompts):
-        to = torch.arange(here.start, here.stop)
+        to = slots.live + torch.arange(len(prompts))
         slots.copy(to, slots.live + source, max(map(len, row)))
-    uniform = []
-    for number in prompts:
+    for number, prompt in prompts.items():
         generator = torch.Generator().manual_seed(seeds[number])
-        uniform.append(torch.rand(slots.new.shape[1], generator=generator))
-    slots.prompt[here] = torch.tensor(list(prompts))
-    slots.uniform[here] = torch.stack(uniform).to(model.device)
-    slots.size[here] = torch.tensor(list(map(len, prompts.values())))
-    slots.count[here] = 0
-    slots.live = here.stop
+        slots.prompt[slots.live] = number
+        slots.size[slots.live] = len(prompt)
+        slots.count[slots.live] = 0
+        slots.uniform[slots.live] = torch.rand(slots.new.shape[1], generator=generator)
+        slots.live += 1
     return logits[source]
 
 
@@ -148,11 +146,9 @@ def stream(
         if refill:
             begin = slots.live
             taken = {}
-            different = set()
-            while waiting and len(taken) < free and sum(map(len, different)) <= PREFILL:
+            while waiting and len(taken) < free and sum(map(len, taken.values())) <= PREFILL:
                 number = waiting.popleft()
                 taken[number] = tuple(prompts[number])
-                different.add(taken[number])
             logits = admit(model, slots, taken, seeds)
         else:
             begin = 0
@@ -166,8 +162,7 @@ def stream(
         ended = torch.isin(token, ends)
         count += ~ended
         done = ended | (count == new_tokens)
-        if done.any():
-            completed += slots.release(done.nonzero()[:, 0] + begin)
+        completed += slots.release((done.nonzero()[:, 0] + begin).tolist())
     yield completed
 
 

@@ -5,12 +5,12 @@ server of our own is started when the first answer is missing, on a free loopbac
 at the end, with everything it started.
 """
 
-import contextlib
 import math
 import shlex
 import socket
 import time
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 import openai
@@ -111,30 +111,22 @@ def arguments(command: str, values: dict[str, str]) -> list[str]:
     return words
 
 
+@dataclass
 class Served:
     """A checkpoint behind a server.
 
     Answers are stored under its weights, so that no other's under the same name are read.
     """
 
-    def __init__(
-        self,
-        path: str,
-        endpoint: Endpoint,
-        ledger: Ledger,
-        *,
-        command: Sequence[str] = (),
-        output: Path,
-        start_seconds: float = 1800.0,
-    ):
-        self.path = path
-        self.endpoint = endpoint
-        self.ledger = ledger
-        self.command = command
-        self.output = output
-        self.start_seconds = start_seconds
-        self.server: Kept | None = None
-        self.is_checked = False
+    path: str
+    endpoint: Endpoint
+    ledger: Ledger
+    _: KW_ONLY
+    command: Sequence[str] = ()  # that starts the server; none for one that runs already
+    output: Path  # of the command
+    start_seconds: float = 1800.0
+    server: Kept | None = None
+    is_checked: bool = False
 
     def __enter__(self):
         return self
@@ -249,7 +241,7 @@ class Served:
                 answer(api, body)
             except openai.APIStatusError as error:
                 if error.status_code in (400, 401, 403, 404, 422):
-                    raise self.refusal(api, error) from None
+                    raise self.refusal(error) from None
                 return False  # still loading
             except openai.APIConnectionError:
                 return False
@@ -269,21 +261,15 @@ class Served:
             )
         return True
 
-    def refusal(self, api: openai.OpenAI, error: openai.APIStatusError) -> UserError:
-        """What to say where the server will not answer as our model."""
-        code = error.status_code
+    def refusal(self, error: openai.APIStatusError) -> UserError:
+        """What to say where the server will not answer as our model; its words say why."""
+        code, endpoint = error.status_code, self.endpoint
         if code in (401, 403):
-            key = self.endpoint.key_env
-            return UserError(f"{self.name()}: the key in {key} was refused (HTTP {code})")
-        models = []
-        # `transformers serve` has such a list only of its download cache.
-        with contextlib.suppress(openai.OpenAIError):
-            models = [model.id for model in api.models.list()]
-        listed = f" (it lists {', '.join(models[:5])})" if models else ""
-        words = redacted(str(error.body or error.message), self.endpoint)[:300]
-        if self.endpoint.model in models:
-            return UserError(f"{self.name()} refuses what it is asked: {words}")
-        return UserError(f"{self.name()} does not serve {self.endpoint.model}{listed}: {words}")
+            return UserError(
+                f"{self.name()}: the key in {endpoint.key_env} was refused (HTTP {code})"
+            )
+        words = redacted(str(error.body or error.message), endpoint)[:300]
+        return UserError(f"{self.name()} refuses what {endpoint.model} is asked: {words}")
 
 
 def as_it_is(request: Request, reply: Reply) -> Reply:

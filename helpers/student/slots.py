@@ -49,28 +49,23 @@ class Slots:
             self.kept[layer] = like.new_zeros(shape), like.new_zeros(shape)
         return self.kept[layer]
 
-    def copy(self, to: torch.Tensor, source: torch.Tensor, length: int) -> None:
+    def copy(self, to: torch.Tensor | int, source: torch.Tensor | int, length: int) -> None:
         """Copy keys and values of slots to slots, the first `length` tokens."""
         for layer in self.kept.values():
             for tensor in layer:
                 tensor[to, :, :length] = tensor[source, :, :length]
 
-    def release(self, done: torch.Tensor) -> list[Answer]:
-        """Give up the slots `done`; the last live slots move into their places."""
-        prompts = self.prompt[done].tolist()
-        counts = self.count[done].tolist()
-        rows = self.new[done].tolist()
-        left = self.live - len(prompts)
-        stays = torch.ones(self.live, dtype=torch.bool, device=done.device)
-        stays[done] = False
-        to = done[done < left]
-        source = stays[left:].nonzero()[:, 0] + left
-        if len(to):
+    def release(self, done: list[int]) -> list[Answer]:
+        """Give up the slots `done`; the last live slot moves into the place of each."""
+        answers = []
+        for slot in sorted(done, reverse=True):
+            new = self.new[slot, : self.count[slot]].tolist()
+            answers.append((int(self.prompt[slot]), new))
+            self.live -= 1
             for tensor in (self.prompt, self.size, self.count, self.token, self.new, self.uniform):
-                tensor[to] = tensor[source]
-            self.copy(to, source, int(self.size[source].max()))
-        self.live = left
-        return [(i, row[:n]) for i, n, row in zip(prompts, counts, rows, strict=True)]
+                tensor[slot] = tensor[self.live]
+            self.copy(slot, self.live, int(self.size[slot]))
+        return answers
 
 
 def cached_attention(
@@ -91,8 +86,8 @@ def cached_attention(
 ):
     """Attention of flattened tokens, (1, heads, T, D), over keys and values in the slots.
 
-    Prompts come all at once, `grid` = (their places on the right-padded grid, its rows, its
-    length); later each slot has one token and sees `seen`, an additive mask (slots, length).
+    Prompts come all at once, on a `grid`; later each slot has one token and sees `seen`, an
+    additive mask (slots, length).
     """
     of_its_own = softcap is not None or s_aux is not None
     if of_its_own or k.shape != v.shape:
@@ -104,7 +99,7 @@ def cached_attention(
     keys[rows, :, at] = k[0].transpose(0, 1)
     values[rows, :, at] = v[0].transpose(0, 1)
     if grid is not None:
-        return on_grid(q[0], k[0], v[0], *grid, scaling)[None], None
+        return on_grid(q[0], k[0], v[0], grid, scaling)[None], None
     n, length = seen.shape
     keys = keys[:n, :, :length]
     values = values[:n, :, :length]
