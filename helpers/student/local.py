@@ -7,7 +7,6 @@ replicate: its sample does not depend on the batch it came in, on order, or on a
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -49,7 +48,7 @@ class Student:
         dtype: str = "float32",
         device: str = "auto",
     ):
-        self.name = str(Path(path).relative_to(ROOT)) if Path(path).is_relative_to(ROOT) else path
+        self.name = path.removeprefix(f"{ROOT}/")
         self.ledger = ledger
         self.sampling = {
             "batch": batch,

@@ -247,12 +247,15 @@ class Served:
                 return False
             if not endpoint.temperature:
                 return True
-            hot = {**body, "temperature": 2.0, "top_p": 1.0}
-            seeds = [{"seed": i} if endpoint.takes_seed else {} for i in range(3)]
-            try:
-                answers = {answer(api, {**hot, **seed}) for seed in seeds}
-            except openai.APIStatusError:
-                return True
+            body |= {"temperature": 2.0, "top_p": 1.0}
+            answers = set()
+            for seed in range(3):
+                if endpoint.takes_seed:
+                    body["seed"] = seed
+                try:
+                    answers.add(answer(api, body))
+                except openai.APIStatusError:
+                    return True
         if len(answers) == 1:
             raise UserError(
                 f"{self.name()}: it gives the same words to every seed at temperature 2, so it does"

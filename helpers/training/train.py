@@ -161,8 +161,9 @@ def main(recipe: Recipe) -> None:
     log = None
     if state.is_main_process:
         rows = [row for row in read_log(out) if row["step"] <= step]
-        (out / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        log = open(out / "log.jsonl", "a", buffering=1)  # noqa: SIM115 (open to the end)
+        log = open(out / "log.jsonl", "w", buffering=1)  # noqa: SIM115 (open to the end)
+        for row in rows:
+            print(json.dumps(row), file=log)
         processes = state.num_processes
         facts = {**counts, "bf16": mixed, "processes": processes, "identity": identity}
         write_json(out / "data.json", facts)

@@ -250,10 +250,9 @@ def test_a_server_that_does_not_come_up_is_a_sentence(command, said, llama, tmp_
 CHILD = """
 import sys
 from pathlib import Path
-from tests.student.test_served import requests, served
-command = "sh -c 'sleep 300 & sleep 300' {model} {port}"
-with served(sys.argv[1], Path(sys.argv[2]), command=command) as student:
-    student.ask(requests(2))
+from helpers.student.keeper import Kept
+server = Kept(["sh", "-c", "sleep 300 & sleep 300"], Path(sys.argv[1]))
+server.process.wait()
 """
 
 
@@ -265,10 +264,10 @@ with served(sys.argv[1], Path(sys.argv[2]), command=command) as student:
         (signal.SIGKILL, True),
     ],
 )
-def test_whoever_started_or_keeps_it_is_stopped_or_killed(number, of_keeper, llama, tmp_path):
+def test_whoever_started_or_keeps_it_is_stopped_or_killed(number, of_keeper, tmp_path):
     """Neither leaves a server behind, nor what the server has started."""
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, llama, tmp_path],
+        [sys.executable, "-c", CHILD, tmp_path / "server.txt"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.DEVNULL,
