@@ -55,9 +55,8 @@ class Kept:
         """The last lines of the output, in one."""
         text = self.output.read_text(errors="replace")
         lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
-        where = self.output.relative_to(ROOT) if self.output.is_relative_to(ROOT) else self.output
         end = " / ".join(lines[-LAST:])[-1500:] or "(nothing)"
-        return f"its output is in {where} and ends: {end}"
+        return f"its output is in {self.output} and ends: {end}"
 
 
 def stop(server: subprocess.Popen) -> None:

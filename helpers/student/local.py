@@ -7,7 +7,6 @@ replicate: its sample does not depend on the batch it came in, on order, or on a
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -21,9 +20,9 @@ from helpers.progress import Progress
 from helpers.student.sampler import in_threads
 from helpers.training.data import load_tokenizer
 from helpers.training.hub import revision
+from helpers.training.memory import ATTENTION
 from helpers.training.recipe import fingerprint
 
-PLAIN = {"full_attention", "sliding_attention", "attention"}  # layers that hold keys and values
 SERVE_IT = "give 03_grade a `serve` command"
 
 
@@ -49,9 +48,15 @@ class Student:
         dtype: str = "float32",
         device: str = "auto",
     ):
-        self.name = str(Path(path).relative_to(ROOT)) if Path(path).is_relative_to(ROOT) else path
+        self.name = path.removeprefix(f"{ROOT}/")
         self.ledger = ledger
-        self.batch = batch
+        self.sampling = {
+            "batch": batch,
+            "new_tokens": new_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+        }
+        # What an answer depends on besides model, messages and replicate.
         self.settings = {
             "max_tokens": new_tokens,
             "temperature": temperature,
@@ -87,39 +92,36 @@ class Student:
             UserError: no chat template, or a prompt that leaves no room for the answer in the
                 model's context; nothing was sampled.
         """
-        bodies = [{"messages": request.messages, **self.settings} for request in requests]
-        keys = [
-            key(self.identity, body, request.replicate)
-            for body, request in zip(bodies, requests, strict=True)
-        ]
-        stored = [self.ledger.reply(k) for k in keys]
-        missing = [i for i, raw in enumerate(stored) if raw is None]
-        prompts = {i: prompt_ids(self.tokenizer, requests[i].messages) for i in missing}
+        replies = []  # as stored, None where one is missing
+        missing = []  # (prompt, place among the requests, key, body)
+        for i, request in enumerate(requests):
+            body = {"messages": request.messages, **self.settings}
+            name = key(self.identity, body, request.replicate)
+            replies.append(self.ledger.reply(name))
+            if replies[i] is None:
+                missing.append((prompt_ids(self.tokenizer, request.messages), i, name, body))
         # Equal prompts stand side by side; longer answers go with longer prompts.
-        missing.sort(key=lambda i: (len(prompts[i]), i))
-        new_tokens = self.settings["max_tokens"]
-        check_room(list(prompts.values()), new_tokens, self.context, self.name)
+        missing.sort(key=lambda row: (len(row[0]), row[1]))
+        prompts = [prompt for prompt, *_ in missing]
+        check_room(prompts, self.settings["max_tokens"], self.context, self.name)
         answers = in_threads(
             self.model,
-            [prompts[i] for i in missing],
-            [seed_of(keys[i]) for i in missing],
-            batch=self.batch,
-            new_tokens=new_tokens,
-            temperature=self.settings["temperature"],
-            top_p=self.settings.get("top_p", 1.0),
+            prompts,
+            [seed_of(name) for _, _, name, _ in missing],
             end=self.end,
+            **self.sampling,
         )
         with Progress("answers sampled", len(requests)) as progress:
             progress.advance(len(requests) - len(missing))
             for completed in answers:
                 rows = []
                 for j, tokens in completed:
-                    i = missing[j]
-                    stored[i] = self._as_reply(tokens)
-                    rows.append((keys[i], bodies[i], requests[i].replicate, stored[i]))
+                    _, i, name, body = missing[j]
+                    replies[i] = self._as_reply(tokens)
+                    rows.append((name, body, requests[i].replicate, replies[i]))
                 self.ledger.store(rows, endpoint=self.identity, model=self.name, role="student")
                 progress.advance(len(rows))
-        return [parse(raw)[0] for raw in stored]
+        return [parse(raw)[0] for raw in replies]
 
     def _as_reply(self, tokens: list[int]) -> bytes:
         """An answer in the form in which a server sends one."""
@@ -175,14 +177,11 @@ def context_of(path: str, name: str) -> int:
     """
     config = AutoConfig.from_pretrained(path, revision=revision(path)).get_text_config()
     positions = getattr(config, "max_position_embeddings", None)
-    if not positions or not getattr(config, "num_attention_heads", None):
+    kinds = set(getattr(config, "layer_types", None) or ATTENTION)
+    if not positions or not kinds <= ATTENTION:
         raise UserError(
-            f"{name} is a {config.model_type}, without attention over numbered positions,"
-            f" which is not sampled here; {SERVE_IT}"
-        )
-    if strange := sorted(set(getattr(config, "layer_types", None) or []) - PLAIN):
-        raise UserError(
-            f"{name} has layers of {', '.join(strange)}, which are not sampled here; {SERVE_IT}"
+            f"{name} is a {config.model_type}, without attention over numbered positions in all"
+            f" its layers, which is not sampled here; {SERVE_IT}"
         )
     return min(positions, getattr(config, "sliding_window", None) or positions)
 

@@ -8,12 +8,12 @@ one thread a core.
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from itertools import chain
 
 import torch
 import torch.nn.functional as F
 
 from helpers.student.slots import UNIT, Answer, Slots, rounded
+from helpers.training.attention import Grid
 
 PREFILL = 16384  # tokens of prompts in one forward pass, unless one alone is longer
 REFILL = 8  # slots are filled again once one in this many is free
@@ -22,8 +22,12 @@ REFILL = 8  # slots are filled again once one in this many is free
 TINY = 2**24
 
 
-def prefill(model, slots: Slots, prompts: list[list[int]], to: list[int]) -> torch.Tensor:
-    """Write the prompts to the slots `to`; the logits after each, (prompts, vocabulary)."""
+def prefill(model, slots: Slots, prompts: list[tuple[int, ...]]) -> torch.Tensor:
+    """Write prompts to the slots after the live ones; the logits after each.
+
+    Returns:
+        (prompts, vocabulary).
+    """
     device = model.device
     tokens = [token for prompt in prompts for token in prompt]
     spare = rounded(len(tokens)) - len(tokens)  # a last row of nobody fills the tokens up
@@ -33,7 +37,7 @@ def prefill(model, slots: Slots, prompts: list[list[int]], to: list[int]) -> tor
     at = torch.cat([torch.arange(size) for size in sizes])
     last = torch.tensor(sizes[:-1]).cumsum(0) - 1
     keep = F.pad(last, (0, rounded(len(last)) - len(last)), value=int(last[-1]))
-    slot = torch.tensor([*to, len(slots.prompt)])[row]
+    slot = torch.where(row < len(prompts), row + slots.live, len(slots.prompt))
     at_device = at.to(device)
     logits = model(
         input_ids=torch.tensor([tokens + [0] * spare], device=device),
@@ -43,7 +47,7 @@ def prefill(model, slots: Slots, prompts: list[list[int]], to: list[int]) -> tor
         slots=slots,
         rows=slot.to(device),
         at=at_device,
-        grid=((row * length + at).to(device), len(sizes), length),
+        grid=Grid((row * length + at).to(device), len(sizes), length),
     ).logits
     return logits[0, : len(prompts)]
 
@@ -92,27 +96,20 @@ def draw(
 
 def admit(model, slots: Slots, prompts: dict[int, tuple], seeds: Sequence[int]) -> torch.Tensor:
     """Give each prompt, by its number, a slot after the live ones; the logits after each."""
-    first = {}  # the slot of each different prompt: equal ones are computed once
-    sources = []
-    for slot, prompt in enumerate(prompts.values(), slots.live):
-        sources.append(first.setdefault(prompt, slot))
-    here = slice(slots.live, slots.live + len(prompts))
-    logits = prefill(model, slots, [list(p) for p in first], list(first.values()))
-    to = torch.arange(here.start, here.stop)
-    source = torch.tensor(sources)
-    copied = to != source
-    slots.copy(to[copied], source[copied], max(map(len, first)))
-    uniform = []
-    for number in prompts:
+    row = {}  # of each different prompt: equal ones are computed once
+    source = torch.tensor([row.setdefault(prompt, len(row)) for prompt in prompts.values()])
+    logits = prefill(model, slots, list(row))
+    if len(row) < len(prompts):
+        to = slots.live + torch.arange(len(prompts))
+        slots.copy(to, slots.live + source, max(map(len, row)))
+    for number, prompt in prompts.items():
         generator = torch.Generator().manual_seed(seeds[number])
-        uniform.append(torch.rand(slots.new.shape[1], generator=generator))
-    slots.prompt[here] = torch.tensor(list(prompts))
-    slots.uniform[here] = torch.stack(uniform).to(model.device)
-    slots.size[here] = torch.tensor(list(map(len, prompts.values())))
-    slots.count[here] = 0
-    slots.live = here.stop
-    row = {slot: row for row, slot in enumerate(first.values())}
-    return logits[[row[slot] for slot in sources]]
+        slots.prompt[slots.live] = number
+        slots.size[slots.live] = len(prompt)
+        slots.count[slots.live] = 0
+        slots.uniform[slots.live] = torch.rand(slots.new.shape[1], generator=generator)
+        slots.live += 1
+    return logits[source]
 
 
 @torch.inference_mode()
@@ -136,7 +133,7 @@ def stream(
     if not prompts:
         return
     length = rounded(max(map(len, prompts)) + new_tokens)
-    slots = Slots(model, rounded(min(batch, len(prompts))), length, new_tokens)
+    slots = Slots(rounded(min(batch, len(prompts))), length, new_tokens, model.device)
     ends = torch.tensor(sorted(end), device=model.device)
     waiting = deque(range(len(prompts)))  # their numbers
     completed = []
@@ -149,11 +146,9 @@ def stream(
         if refill:
             begin = slots.live
             taken = {}
-            different = set()
-            while waiting and len(taken) < free and sum(map(len, different)) <= PREFILL:
+            while waiting and len(taken) < free and sum(map(len, taken.values())) <= PREFILL:
                 number = waiting.popleft()
                 taken[number] = tuple(prompts[number])
-                different.add(taken[number])
             logits = admit(model, slots, taken, seeds)
         else:
             begin = 0
@@ -167,8 +162,7 @@ def stream(
         ended = torch.isin(token, ends)
         count += ~ended
         done = ended | (count == new_tokens)
-        if done.any():
-            completed += slots.release(done.nonzero()[:, 0] + begin)
+        completed += slots.release((done.nonzero()[:, 0] + begin).tolist())
     yield completed
 
 
@@ -186,11 +180,11 @@ def in_threads(
     if threads == 1 or len(prompts) < cores * UNIT:
         yield from stream(model, prompts, seeds, batch=batch, **settings)
         return
-    equal: dict[tuple, list[int]] = {}
+    shares = [[] for _ in range(threads)]
+    different = {}
     for i, prompt in enumerate(prompts):
-        equal.setdefault(tuple(prompt), []).append(i)
-    groups = list(equal.values())
-    shares = [list(chain.from_iterable(groups[t::threads])) for t in range(threads)]
+        which = different.setdefault(tuple(prompt), len(different))
+        shares[which % threads].append(i)
     streams = [
         stream(
             model,

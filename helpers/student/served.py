@@ -5,11 +5,12 @@ server of our own is started when the first answer is missing, on a free loopbac
 at the end, with everything it started.
 """
 
-import contextlib
+import math
 import shlex
 import socket
 import time
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 import openai
@@ -75,7 +76,7 @@ def check(serve: str, server: Server, temperature: float | None) -> None:
         )
     if serve:
         arguments(serve, dict.fromkeys(FIELDS, "x"))
-    if server.base_url and not server.base_url.startswith(("http://", "https://")):
+    if server.base_url.startswith("world:"):
         raise UserError(
             f"server.base_url = {server.base_url!r} is not http(s)://...;"
             " the embedded world has no students"
@@ -110,30 +111,22 @@ def arguments(command: str, values: dict[str, str]) -> list[str]:
     return words
 
 
+@dataclass
 class Served:
     """A checkpoint behind a server.
 
     Answers are stored under its weights, so that no other's under the same name are read.
     """
 
-    def __init__(
-        self,
-        path: str,
-        endpoint: Endpoint,
-        ledger: Ledger,
-        *,
-        command: Sequence[str] = (),
-        output: Path,
-        start_seconds: float = 1800.0,
-    ):
-        self.path = path
-        self.endpoint = endpoint
-        self.ledger = ledger
-        self.command = command
-        self.output = output
-        self.start_seconds = start_seconds
-        self.server: Kept | None = None
-        self.is_checked = False
+    path: str
+    endpoint: Endpoint
+    ledger: Ledger
+    _: KW_ONLY
+    command: Sequence[str] = ()  # that starts the server; none for one that runs already
+    output: Path  # of the command
+    start_seconds: float = 1800.0
+    server: Kept | None = None
+    is_checked: bool = False
 
     def __enter__(self):
         return self
@@ -186,9 +179,8 @@ class Served:
         tokenizer = load_tokenizer(self.path)
         config = AutoConfig.from_pretrained(self.path).get_text_config()
         prompts = [prompt_ids(tokenizer, r.messages) for r in requests]
-        context = getattr(config, "max_position_embeddings", None)
-        if context:
-            check_room(prompts, self.endpoint.max_tokens, context, self.path)
+        context = getattr(config, "max_position_embeddings", None) or math.inf
+        check_room(prompts, self.endpoint.max_tokens, context, self.path)
 
     def name(self) -> str:
         if self.command:
@@ -249,18 +241,21 @@ class Served:
                 answer(api, body)
             except openai.APIStatusError as error:
                 if error.status_code in (400, 401, 403, 404, 422):
-                    raise self.refusal(api, error) from None
+                    raise self.refusal(error) from None
                 return False  # still loading
             except openai.APIConnectionError:
                 return False
             if not endpoint.temperature:
                 return True
-            hot = {**body, "temperature": 2.0, "top_p": 1.0}
-            seeds = [{"seed": i} if endpoint.takes_seed else {} for i in range(3)]
-            try:
-                answers = {answer(api, {**hot, **seed}) for seed in seeds}
-            except openai.APIStatusError:
-                return True
+            body |= {"temperature": 2.0, "top_p": 1.0}
+            answers = set()
+            for seed in range(3):
+                if endpoint.takes_seed:
+                    body["seed"] = seed
+                try:
+                    answers.add(answer(api, body))
+                except openai.APIStatusError:
+                    return True
         if len(answers) == 1:
             raise UserError(
                 f"{self.name()}: it gives the same words to every seed at temperature 2, so it does"
@@ -269,21 +264,15 @@ class Served:
             )
         return True
 
-    def refusal(self, api: openai.OpenAI, error: openai.APIStatusError) -> UserError:
-        """What to say where the server will not answer as our model."""
-        code = error.status_code
+    def refusal(self, error: openai.APIStatusError) -> UserError:
+        """What to say where the server will not answer as our model; its words say why."""
+        code, endpoint = error.status_code, self.endpoint
         if code in (401, 403):
-            key = self.endpoint.key_env
-            return UserError(f"{self.name()}: the key in {key} was refused (HTTP {code})")
-        models = []
-        # `transformers serve` has such a list only of its download cache.
-        with contextlib.suppress(openai.OpenAIError):
-            models = [model.id for model in api.models.list()]
-        listed = f" (it lists {', '.join(models[:5])})" if models else ""
-        words = redacted(str(error.body or error.message), self.endpoint)[:300]
-        if self.endpoint.model in models:
-            return UserError(f"{self.name()} refuses what it is asked: {words}")
-        return UserError(f"{self.name()} does not serve {self.endpoint.model}{listed}: {words}")
+            return UserError(
+                f"{self.name()}: the key in {endpoint.key_env} was refused (HTTP {code})"
+            )
+        words = redacted(str(error.body or error.message), endpoint)[:300]
+        return UserError(f"{self.name()} refuses what {endpoint.model} is asked: {words}")
 
 
 def as_it_is(request: Request, reply: Reply) -> Reply:

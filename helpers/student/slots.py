@@ -23,19 +23,13 @@ def rounded(n: int) -> int:
 class Slots:
     """The answers under way, one a slot, the live ones first.
 
-    Keys and values are one tensor a layer, (slots + 1, heads, length, head size); the last slot
-    takes what is computed for nobody.
+    `length` is the most tokens that a slot may hold, the prompt's and `new_tokens`.
     """
 
-    def __init__(self, model, slots: int, length: int, new_tokens: int):
-        config = model.config.get_text_config()
-        heads = config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // heads
-        shape = (slots + 1, getattr(config, "num_key_value_heads", None) or heads, length, size)
-        on = {"device": model.device}
-        layers = range(config.num_hidden_layers)
-        self.k = [torch.zeros(shape, dtype=model.dtype, **on) for _ in layers]
-        self.v = [torch.zeros_like(k) for k in self.k]
+    def __init__(self, slots: int, length: int, new_tokens: int, device):
+        on = {"device": device}
+        self.shape = (slots + 1, length)  # the last slot takes what is computed for nobody
+        self.kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # keys and values, by layer
         self.prompt = torch.zeros(slots, dtype=torch.long, **on)  # its number
         self.size = torch.zeros_like(self.prompt)  # tokens in all
         self.count = torch.zeros_like(self.prompt)  # new tokens
@@ -44,27 +38,34 @@ class Slots:
         self.uniform = torch.zeros(slots, new_tokens, **on)
         self.live = 0
 
-    def copy(self, to: torch.Tensor, source: torch.Tensor, length: int) -> None:
-        """Keys and values of slots, as far as they are filled."""
-        for tensor in (*self.k, *self.v):
-            tensor[to, :, :length] = tensor[source, :, :length]
+    def of_layer(self, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A layer's keys and values, each (slots + 1, heads, length, head size).
 
-    def release(self, done: torch.Tensor) -> list[Answer]:
-        """Give up the slots `done`; the last live slots move into their places."""
-        prompts = self.prompt[done].tolist()
-        counts = self.count[done].tolist()
-        rows = self.new[done].tolist()
-        left = self.live - len(prompts)
-        stays = torch.ones(self.live, dtype=torch.bool, device=done.device)
-        stays[done] = False
-        to = done[done < left]
-        source = stays[left:].nonzero()[:, 0] + left
-        if len(to):
+        Heads, head size and kind are those of `like`, (1, heads, T, head size).
+        """
+        if layer not in self.kept:
+            slots, length = self.shape
+            shape = (slots, like.shape[1], length, like.shape[3])
+            self.kept[layer] = like.new_zeros(shape), like.new_zeros(shape)
+        return self.kept[layer]
+
+    def copy(self, to: torch.Tensor | int, source: torch.Tensor | int, length: int) -> None:
+        """Copy keys and values of slots to slots, the first `length` tokens."""
+        for layer in self.kept.values():
+            for tensor in layer:
+                tensor[to, :, :length] = tensor[source, :, :length]
+
+    def release(self, done: list[int]) -> list[Answer]:
+        """Give up the slots `done`; the last live slot moves into the place of each."""
+        answers = []
+        for slot in sorted(done, reverse=True):
+            new = self.new[slot, : self.count[slot]].tolist()
+            answers.append((int(self.prompt[slot]), new))
+            self.live -= 1
             for tensor in (self.prompt, self.size, self.count, self.token, self.new, self.uniform):
-                tensor[to] = tensor[source]
-            self.copy(to, source, int(self.size[source].max()))
-        self.live = left
-        return [(i, row[:n]) for i, n, row in zip(prompts, counts, rows, strict=True)]
+                tensor[slot] = tensor[self.live]
+            self.copy(slot, self.live, int(self.size[slot]))
+        return answers
 
 
 def cached_attention(
@@ -85,32 +86,29 @@ def cached_attention(
 ):
     """Attention of flattened tokens, (1, heads, T, D), over keys and values in the slots.
 
-    Prompts come all at once, `grid` = (their places on the right-padded grid, its rows, its
-    length); later each slot has one token and sees `seen`, an additive mask (slots, length).
+    Prompts come all at once, on a `grid`; later each slot has one token and sees `seen`, an
+    additive mask (slots, length).
     """
-    keys = slots.k[module.layer_idx]
-    values = slots.v[module.layer_idx]
     of_its_own = softcap is not None or s_aux is not None
-    if of_its_own or not k.shape[3] == v.shape[3] == keys.shape[3]:
+    if of_its_own or k.shape != v.shape:
         raise UserError(
             "this student's attention has soft-capping, sinks or keys unlike its values, which"
             " sampling here has not; give 03_grade a `serve` command"
         )
+    keys, values = slots.of_layer(module.layer_idx, k)
     keys[rows, :, at] = k[0].transpose(0, 1)
     values[rows, :, at] = v[0].transpose(0, 1)
     if grid is not None:
-        return on_grid(q[0], k[0], v[0], *grid, scaling)[None], None
+        return on_grid(q[0], k[0], v[0], grid, scaling)[None], None
     n, length = seen.shape
     keys = keys[:n, :, :length]
     values = values[:n, :, :length]
-    size = q.shape[3]
     # (slots, heads of keys, queries of each, head size)
-    q = q[0].transpose(0, 1)
-    q = q.reshape(n, keys.shape[1], -1, size)
+    q = q[0].transpose(0, 1).unflatten(1, (keys.shape[1], -1))
     scores = torch.matmul(q, keys.transpose(2, 3)).float() * scaling
     share = (scores + seen[:, None, None]).softmax(-1)
     mixed = torch.matmul(share.to(values.dtype), values)
-    return mixed.reshape(1, n, -1, size), None
+    return mixed.flatten(1, 2)[None], None
 
 
 AttentionInterface.register("cached", cached_attention)

@@ -19,14 +19,19 @@ from helpers.errors import UserError
 ALIKE = 0.8
 
 
-class Block(NamedTuple):
-    """Consecutive texts of one packed row, alike in length, and the grid they are laid on."""
+class Grid(NamedTuple):
+    """Where packed tokens stand when their texts are laid out, one a row, padded on the right."""
 
-    start: int  # their first token
-    stop: int  # after their last
-    place: torch.Tensor  # each token's place on the grid, (stop - start,)
+    place: torch.Tensor  # each token's place, (tokens,)
     rows: int
-    length: int
+    length: int  # of a row
+
+
+class Block(NamedTuple):
+    """Consecutive texts of one packed row, alike in length."""
+
+    tokens: slice
+    grid: Grid
 
 
 def blocks(sizes: list[int], device) -> list[Block]:
@@ -44,41 +49,34 @@ def blocks(sizes: list[int], device) -> list[Block]:
         length = max(group)
         stop = start + sum(group)
         place = torch.cat([torch.arange(n) + row * length for row, n in enumerate(group)])
-        made.append(Block(start, stop, place.to(device, non_blocking=True), len(group), length))
+        grid = Grid(place.to(device, non_blocking=True), len(group), length)
+        made.append(Block(slice(start, stop), grid))
         start = stop
     return made
 
 
-def on_grid(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    place: torch.Tensor,
-    rows: int,
-    length: int,
-    scaling: float,
-) -> torch.Tensor:
+def on_grid(q, k, v, grid: Grid, scaling: float) -> torch.Tensor:
     """Attention of T packed tokens, each within its own text.
 
     Args:
         q, k, v: (heads, T, D); fewer heads for k and v where they are shared.
-        place: (T,), each token's place on the grid of `rows` times `length` tokens.
 
     Returns:
         (T, heads, D).
     """
+    place, rows, length = grid
 
     def spread(packed):
         heads, _, size = packed.shape
-        grid = packed.new_zeros(rows * length, heads, size)
-        grid = grid.index_copy(0, place, packed.transpose(0, 1))
-        return grid.view(rows, length, heads, size).transpose(1, 2)
+        laid = packed.new_zeros(rows * length, heads, size)
+        laid = laid.index_copy(0, place, packed.transpose(0, 1))
+        return laid.view(rows, length, heads, size).transpose(1, 2)
 
     shared = q.shape[0] != k.shape[0]
     out = F.scaled_dot_product_attention(
         spread(q), spread(k), spread(v), is_causal=True, scale=scaling, enable_gqa=shared
     )
-    return out.transpose(1, 2).reshape(rows * length, q.shape[0], -1)[place]
+    return out.transpose(1, 2).flatten(0, 1)[place]
 
 
 def packed_attention(
@@ -100,10 +98,8 @@ def packed_attention(
     with torch.autocast(q.device.type, enabled=False):
         if q.device.type == "cpu":  # the CPU's flash kernel is 4x slower in bf16 than in fp32
             q, k, v = q.float(), k.float(), v.float()
-        for block in blocks:
-            tokens = slice(block.start, block.stop)
-            grid = block.place, block.rows, block.length
-            parts.append(on_grid(q[0, :, tokens], k[0, :, tokens], v[0, :, tokens], *grid, scaling))
+        for tokens, grid in blocks:
+            parts.append(on_grid(q[0, :, tokens], k[0, :, tokens], v[0, :, tokens], grid, scaling))
     return torch.cat(parts)[None].to(dtype), None
 
 

@@ -34,11 +34,12 @@ def encode(tokenizer, messages: list[dict], turns: str = "last") -> Text:
 
     The chat is rendered whole and tokenised once. Labels go by character offset: a prompt that is
     tokenised alone can differ at its border from the same prompt in the chat.
+
+    Raises:
+        UserError: the chat template does not render an answer's prompt as the chat's beginning.
     """
 
-    def render(several, **options) -> str:
-        return tokenizer.apply_chat_template(several, tokenize=False, **options)
-
+    render = functools.partial(tokenizer.apply_chat_template, tokenize=False)
     full = render(messages)
     last = len(messages) - 1
     spans = []  # of characters to learn
@@ -50,9 +51,10 @@ def encode(tokenizer, messages: list[dict], turns: str = "last") -> Text:
             prompt = render(messages[:i], add_generation_prompt=True)
         answered = render(messages[: i + 1])
         if not (full.startswith(prompt) and full.startswith(answered.rstrip())):
+            advice = "set learned_turns: last" if i < last else "take another student"
             raise UserError(
                 "this student's chat template renders a chat's beginning differently from the "
-                "whole chat: answers cannot be told"
+                f"whole chat: answers cannot be told; {advice}"
             )
         spans.append([len(prompt), len(answered)])
     if not full.rstrip().endswith(tokenizer.eos_token):

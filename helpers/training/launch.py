@@ -24,8 +24,6 @@ from helpers.training.recipe import (
     write_json,
 )
 
-BARS = "▁▂▃▄▅▆▇█"
-
 
 def run(recipe: Recipe, topology: Path) -> float:
     """Train unless the model is there already; returns the seconds it took.
@@ -60,8 +58,7 @@ def run(recipe: Recipe, topology: Path) -> float:
             while child.poll() is None:
                 time.sleep(0.5)
                 if log := read_log(out):
-                    losses = [row["loss"] for row in log]
-                    progress.note = f", loss {losses[-1]:.3f} {curve(losses)}"
+                    progress.note = f", loss {log[-1]['loss']:.3f}"
                     progress.advance(log[-1]["step"] - progress.done)
         finally:
             child.terminate()  # so does an interrupted notebook; the last checkpoint stands
@@ -94,18 +91,6 @@ def command(recipe: Recipe, topology: Path) -> list[str]:
     )
     tasks = [f"--nodes={machines}", f"--ntasks={machines}", "--ntasks-per-node=1"]
     return ["srun", *tasks, "bash", "-c", each]
-
-
-def curve(losses: list[float], width: int = 24) -> str:
-    """A sparkline of the losses, each bar the mean of its share of the steps."""
-    n = min(width, len(losses))
-    means = []
-    for i in range(n):
-        part = losses[i * len(losses) // n : (i + 1) * len(losses) // n]
-        means.append(sum(part) / len(part))
-    low, high = min(means), max(means)
-    scale = (len(BARS) - 1) / ((high - low) or 1)
-    return "".join(BARS[round((mean - low) * scale)] for mean in means)
 
 
 def why(output: str) -> str:

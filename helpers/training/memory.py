@@ -6,7 +6,6 @@ under FSDP2 and are computed, not measured, for every other shape; they err on t
 
 import json
 import os
-import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -18,7 +17,6 @@ import psutil
 import yaml
 
 from helpers.errors import UserError
-from helpers.paths import ROOT
 from helpers.training.hub import revision
 from helpers.training.recipe import Recipe
 
@@ -233,7 +231,7 @@ def devices(topology: Topology) -> list[float]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return sizes
-    return sizes[: len(re.findall(r"[^,\s]+", visible))]
+    return sizes[: len(visible.replace(",", " ").split())]
 
 
 def memory(need: dict[str, float]) -> float:
@@ -263,7 +261,7 @@ def check(recipe: Recipe, topology_path: Path) -> None:
     """Does the training fit this machine?
 
     Raises:
-        UserError: no, with the nearest topology that does; or the student cannot be trained here.
+        UserError: no; or the student cannot be trained here.
     """
     topology = read_topology(topology_path)
     shape = shape_of(config_of(recipe.student))
@@ -280,18 +278,11 @@ def check(recipe: Recipe, topology_path: Path) -> None:
             f"{recipe.out}: checkpoints and model need about {need:,.1f} GB of disk, and "
             f"{free:,.1f} are free; make room"
         )
-    if not (why := misfit(shape, recipe, topology)):
-        return
-    fitting = []
-    for path in sorted((ROOT / "params/accelerate").glob("*.yaml")):
-        other = read_topology(path)
-        if other.machines == 1 and not misfit(shape, recipe, other):
-            distance = abs(other.processes - topology.processes)
-            fitting.append((other.cpu != topology.cpu, distance, path.name))
-    advice = "no topology of params/accelerate fits; lower micro_tokens, or take more GPUs or lora"
-    if fitting:
-        advice = f"the nearest that fits is params/accelerate/{min(fitting)[-1]}"
-    raise UserError(f"topology = {topology_path.name}: {why}; {advice}")
+    if why := misfit(shape, recipe, topology):
+        raise UserError(
+            f"topology = {topology_path.name}: {why}; take another of params/accelerate, lower "
+            "micro_tokens, or set lora"
+        )
 
 
 def table(recipe: Recipe, topology: Topology) -> pd.DataFrame:

@@ -5,7 +5,6 @@ The launcher's YAML chooses the layout; it comes here through the environment th
 """
 
 import os
-import re
 import resource
 import shutil
 import sys
@@ -16,6 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -32,8 +32,9 @@ from helpers.training.recipe import Recipe, note_identity, read_json, write_json
 # Layout.
 
 
-def flag(name: str, default: str = "false") -> bool:
-    return os.environ.get(name, default).lower() == "true"
+def is_sharded() -> bool:
+    """Whether the topology wants FSDP2."""
+    return parse_flag_from_env("ACCELERATE_USE_FSDP")
 
 
 def computes_in_bf16(state: PartialState) -> bool:
@@ -72,35 +73,31 @@ def lay_out(model, state: PartialState, mixed: bool):
 
     Master weights are fp32: in pure bf16 an update of 2e-5 moves three weights in ten.
     """
-    if not flag("ACCELERATE_USE_FSDP"):
+    if not is_sharded():
         model = masters(model).to(state.device)
         if state.num_processes == 1:
             return model
         devices = [state.device.index] if state.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
     from torch.distributed.algorithms._checkpoint import checkpoint_wrapper as recompute
-    from torch.distributed.fsdp import (
-        CPUOffloadPolicy,
-        MixedPrecisionPolicy,
-        OffloadPolicy,
-        fully_shard,
-    )
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     local = int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
     machines = state.num_processes // local
     shape, names = (local,), ("shard",)
     if machines > 1:  # shard inside one, replicate across
         shape, names = (machines, local), ("replicate", "shard")
-    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if mixed else None
+    policy = MixedPrecisionPolicy()
+    if mixed:
+        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32)
     options = {
         "mesh": dist.init_device_mesh(state.device.type, shape, mesh_dim_names=names),
-        "mp_policy": policy or MixedPrecisionPolicy(),
-        "reshard_after_forward": flag("FSDP_RESHARD_AFTER_FORWARD", "true"),
-        "offload_policy": CPUOffloadPolicy() if flag("FSDP_OFFLOAD_PARAMS") else OffloadPolicy(),
+        "mp_policy": policy,
+        "reshard_after_forward": parse_flag_from_env("FSDP_RESHARD_AFTER_FORWARD", True),
     }
     for name, layer in layers(model).items():
         masters(layer)
-        if flag("FSDP_ACTIVATION_CHECKPOINTING"):
+        if parse_flag_from_env("FSDP_ACTIVATION_CHECKPOINTING"):
             layer = recompute.checkpoint_wrapper(
                 layer, recompute.CheckpointImpl.NO_REENTRANT, preserve_rng_state=False
             )
@@ -148,9 +145,9 @@ TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
 def checkpoints(out: Path) -> list[int]:
-    """Steps with a whole checkpoint, newest first."""
-    names = (re.fullmatch(r"step-(\d+)", path.name) for path in out.glob("step-*"))
-    return sorted((int(name[1]) for name in names if name), reverse=True)
+    """Steps with a whole checkpoint."""
+    steps = [path.name.removeprefix("step-") for path in out.glob("step-*")]
+    return [int(step) for step in steps if step.isdecimal()]
 
 
 def save_checkpoint(

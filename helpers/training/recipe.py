@@ -3,13 +3,12 @@
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import pandas as pd
 
 from helpers.errors import UserError
-from helpers.files import sha256
+from helpers.files import sha256, write_text
 from helpers.paths import ROOT
 from helpers.training.hub import at_revision
 
@@ -17,6 +16,7 @@ from helpers.training.hub import at_revision
 STARTED_BY = "TRAINING_STARTED_BY"
 # The code that decides the final weights.
 CODE = ("attention.py", "data.py", "parallel.py", "train.py")
+KINDS = (".json", ".jinja", ".model")  # of a model's files beside its weights
 # Larger files are read once: a student's weights take up to a minute.
 LARGE = 64 * 2**20
 CHECKSUMS = ROOT / "runs/checksums.json"
@@ -61,10 +61,8 @@ def read_json(path: Path) -> dict:
 
 
 def write_json(path: Path, value: dict) -> None:
-    """Write aside, then rename: a kill leaves the old file or the new one, never half of one."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    aside.write_text(json.dumps(value, indent=2))
-    aside.replace(path)
+    """A kill leaves the old file or the new one, never half of one."""
+    write_text(path, json.dumps(value, indent=2))
 
 
 # What a student is.
@@ -83,16 +81,14 @@ def checksum(path: Path) -> str:
     known = read_json(CHECKSUMS)
     if known.get(file, {}).get("state") != state:
         known[file] = {"state": state, "sha256": sha256(path)}
-        CHECKSUMS.parent.mkdir(exist_ok=True)
         write_json(CHECKSUMS, known)
     return known[file]["sha256"]
 
 
 def checksums(folder: Path) -> dict[str, str]:
     """The checksum of each file that decides what a model is, by name, the weights first."""
-    files = []
-    for kinds in (("*.safetensors",), ("*.json", "*.jinja", "*.model")):
-        files += sorted(path for kind in kinds for path in folder.glob(kind))
+    files = sorted(folder.glob("*.safetensors"))
+    files += sorted(path for path in folder.glob("*.*") if path.suffix in KINDS)
     return {path.name: checksum(path) for path in files if path.name != "identity.json"}
 
 
@@ -134,12 +130,9 @@ def run_identity(recipe: Recipe) -> str:
     for name in ("lora", "compile"):  # younger than others' identities; unused they are not named
         if not settings[name]:
             del settings[name]
-    parts = [
-        json.dumps(settings, sort_keys=True),
-        sha256(Path(recipe.data)),
-        fingerprint(recipe.student),
-    ]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    decides = json.dumps(settings, sort_keys=True)
+    parts = f"{decides}\n{sha256(Path(recipe.data))}\n{fingerprint(recipe.student)}"
+    return hashlib.sha256(parts.encode()).hexdigest()
 
 
 def begun(out: Path) -> str | None:
@@ -182,7 +175,8 @@ def other_code(out: Path) -> str:
     Such a model is kept: a training may have taken days.
     """
     model = out / "model"
-    then, now = read_json(model / "identity.json").get("code", {}), code()
+    now = code()
+    then = read_json(model / "identity.json").get("code", {})
     changed = sorted(name for name in then if then[name] != now.get(name))
     if not changed:
         return ""
@@ -200,8 +194,8 @@ def read_log(out: Path) -> list[dict]:
     log = out / "log.jsonl"
     if not log.exists():
         return []
-    lines = log.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    *lines, _ = log.read_text().split("\n")
+    return [json.loads(line) for line in lines]
 
 
 def read_logs(folders: dict[str, Path]) -> pd.DataFrame:

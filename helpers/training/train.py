@@ -25,6 +25,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -59,15 +60,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 def is_orphan() -> bool:
     """Was this started by `launch.run` on this machine, and is that process no longer there?"""
     machine, _, starter = os.environ.get(STARTED_BY, "").rpartition(":")
-    if machine != socket.gethostname():
-        return False
-    try:
-        os.kill(int(starter), 0)  # signal 0 only asks
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return False
+    return machine == socket.gethostname() and not psutil.pid_exists(int(starter))
 
 
 def load_model(recipe: Recipe, mixed: bool):
@@ -168,8 +161,9 @@ def main(recipe: Recipe) -> None:
     log = None
     if state.is_main_process:
         rows = [row for row in read_log(out) if row["step"] <= step]
-        (out / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        log = open(out / "log.jsonl", "a", buffering=1)  # noqa: SIM115 (open to the end)
+        log = open(out / "log.jsonl", "w", buffering=1)  # noqa: SIM115 (open to the end)
+        for row in rows:
+            print(json.dumps(row), file=log)
         processes = state.num_processes
         facts = {**counts, "bf16": mixed, "processes": processes, "identity": identity}
         write_json(out / "data.json", facts)
@@ -177,8 +171,9 @@ def main(recipe: Recipe) -> None:
     peak = None
     if state.device.type == "cuda":
         peak = memory.peak_flops(torch.cuda.get_device_name())
-    sharded = parallel.flag("ACCELERATE_USE_FSDP")  # its policy says what is computed in bf16
-    autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=mixed and not sharded)
+    cast = mixed and not parallel.is_sharded()  # FSDP2's policy says what is computed in bf16
+    autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=cast)
+    longest = recipe.save_minutes * 60 or math.inf  # seconds between checkpoints
     saved = time.monotonic()
     while step < recipe.steps:
         if is_orphan():
@@ -196,8 +191,7 @@ def main(recipe: Recipe) -> None:
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip or float("inf"))
         norm = parallel.whole(norm)
         # The main process's clock says for all whether it is time to save: they must agree.
-        late = time.monotonic() - saved > recipe.save_minutes * 60
-        due = bool(recipe.save_minutes) and late and state.is_main_process
+        due = state.is_main_process and time.monotonic() - saved > longest
         shared = torch.stack([loss, torch.tensor(float(due), device=state.device)])
         if state.num_processes > 1:
             dist.all_reduce(shared)

@@ -105,9 +105,9 @@ def test_an_error_loses_at_most_one_batch(tmp_path, monkeypatch, after):
     begun, steps = [], []
     prefill, draw = sampler.prefill, sampler.draw
 
-    def counted(model, slots, prompts, to):
+    def counted(model, slots, prompts):
         begun.extend(prompts)
-        return prefill(model, slots, prompts, to)
+        return prefill(model, slots, prompts)
 
     def failing(*arguments, **settings):
         steps.append(1)
@@ -133,10 +133,10 @@ def test_two_threads_sample_the_same_and_lose_no_more(tmp_path, monkeypatch, fai
     begun, workers = [], set()
     prefill, draw = sampler.prefill, sampler.draw
 
-    def counted(model, slots, prompts, to):
+    def counted(model, slots, prompts):
         begun.extend(prompts)
         workers.add(threading.get_ident())
-        return prefill(model, slots, prompts, to)
+        return prefill(model, slots, prompts)
 
     def failing(logits, *arguments, **settings):
         if fails and len(begun) > 60:

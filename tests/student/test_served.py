@@ -111,6 +111,8 @@ def test_two_turns_and_samples_by_seed(name, tmp_path):
         running = {"command": "", "base_url": student.endpoint.base_url}
         with served(path, tmp_path, "another seed", **running, seed=1) as other:
             assert talk(other) != first
+        with served(path, tmp_path, "b", **running) as other:
+            assert talk(other) == first, "the same seeds, the same answers"
         # Asked for three at once it gives one, so an endpoint of this kind declares
         # takes_n: false; the rest is asked for alone.
         with served(path, tmp_path, "n", **running, takes_n=True) as other:
@@ -124,8 +126,6 @@ def test_two_turns_and_samples_by_seed(name, tmp_path):
     answers = [tuple(m["content"] for m in c.messages[1::2]) for c in first]
     for query in (0, 1):
         assert len(set(answers[query::2])) == 3, "each replicate has a seed of its own"
-    with served(path, tmp_path, "b") as student:
-        assert talk(student) == first, "the same seeds, the same answers"
     with served(path, tmp_path, "a", command="false {model} {port}") as student:
         assert talk(student) == first
         assert student.server is None, "all is stored: no server is started"
@@ -170,7 +170,7 @@ def test_another_model_and_one_that_does_not_sample(llama, tmp_path):
     command = f"sh -c 'exec transformers serve {other} --port {{port}} --device cpu' {{model}}"
     with served(llama, tmp_path, command=command) as student:
         with pytest.raises(
-            UserError, match=rf"does not serve {llama}.*Server is pinned to '{other}'"
+            UserError, match=rf"refuses what {llama} is asked: .*Server is pinned to '{other}'"
         ):
             student.ask(requests(2))
         processes = processes_of(student)
@@ -199,7 +199,7 @@ def test_one_that_runs_already(llama, tmp_path):
             assert texts(student.ask(requests(2))) == texts(owner.ask(requests(2)))
         with (
             served(llama, tmp_path, "c", command="", base_url=address, model="gpt") as student,
-            pytest.raises(UserError, match="does not serve gpt"),
+            pytest.raises(UserError, match="refuses what gpt is asked: "),
         ):
             student.ask(requests(2))
     with (
@@ -251,10 +251,9 @@ def test_a_server_that_does_not_come_up_is_a_sentence(command, said, llama, tmp_
 CHILD = """
 import sys
 from pathlib import Path
-from tests.student.test_served import requests, served
-command = "sh -c 'sleep 300 & sleep 300' {model} {port}"
-with served(sys.argv[1], Path(sys.argv[2]), command=command) as student:
-    student.ask(requests(2))
+from helpers.student.keeper import Kept
+server = Kept(["sh", "-c", "sleep 300 & sleep 300"], Path(sys.argv[1]))
+server.process.wait()
 """
 
 
@@ -266,10 +265,10 @@ with served(sys.argv[1], Path(sys.argv[2]), command=command) as student:
         (signal.SIGKILL, True),
     ],
 )
-def test_whoever_started_or_keeps_it_is_stopped_or_killed(number, of_keeper, llama, tmp_path):
+def test_whoever_started_or_keeps_it_is_stopped_or_killed(number, of_keeper, tmp_path):
     """Neither leaves a server behind, nor what the server has started."""
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, llama, tmp_path],
+        [sys.executable, "-c", CHILD, tmp_path / "server.txt"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.DEVNULL,
@@ -298,7 +297,9 @@ def test_an_endpoint_that_answers_tasks_only(tmp_path):
     assert "Answer:" in text
     with (
         served(BASE, tmp_path, "b", **known) as student,
-        pytest.raises(UserError, match=r"refuses what it is asked: .*the embedded world answers"),
+        pytest.raises(
+            UserError, match=r"refuses what teacher is asked: .*the embedded world answers"
+        ),
     ):
         student.ask(requests(2))
     server.shutdown()

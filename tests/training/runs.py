@@ -12,12 +12,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from helpers.errors import UserError
 from helpers.files import write_json_lines
 from helpers.paths import ROOT
-from helpers.training import launch
+from helpers.training import launch, train
 from helpers.training.recipe import Recipe, read_log
 from tests.toys import chats
 
@@ -69,6 +70,18 @@ def alone(r: Recipe, **options) -> subprocess.Popen:
         text=True,
         **options,
     )
+
+
+def here(r: Recipe) -> None:
+    """Train in this process, which has loaded torch already, to the same bits as `alone`."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+            train.main(r)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def until(r: Recipe, step: int, child: subprocess.Popen) -> None:

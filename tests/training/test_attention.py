@@ -5,21 +5,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.training.attention import ALIKE, blocks, on_grid
+from helpers.training.attention import ALIKE, Grid, blocks, on_grid
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30))
 def test_blocks_hold_every_token_once_and_texts_alike(sizes):
     found, rest = blocks(sizes, "cpu"), list(sizes)
-    assert [b.start for b in found] == [0, *(b.stop for b in found[:-1])]
-    assert found[-1].stop == sum(sizes)
-    for block in found:
-        some, rest = rest[: block.rows], rest[block.rows :]
-        assert block.stop - block.start == sum(some)
-        assert block.length == max(some)
+    assert [tokens.start for tokens, _ in found] == [0, *(tokens.stop for tokens, _ in found[:-1])]
+    assert found[-1].tokens.stop == sum(sizes)
+    for tokens, grid in found:
+        some, rest = rest[: grid.rows], rest[grid.rows :]
+        assert tokens.stop - tokens.start == sum(some)
+        assert grid.length == max(some)
         assert min(some) >= ALIKE * max(some)
-        assert block.place.tolist() == [
-            row * block.length + i for row, n in enumerate(some) for i in range(n)
+        assert grid.place.tolist() == [
+            row * grid.length + i for row, n in enumerate(some) for i in range(n)
         ]
     assert rest == []
 
@@ -31,7 +31,7 @@ def test_attention_on_the_grid_is_each_texts_own(shared):
     sizes = [3, 7, 5]
     q, k, v = (torch.randn(heads, sum(sizes), 8) for heads in (4, 4 // shared, 4 // shared))
     place = torch.cat([torch.arange(n) + 7 * row for row, n in enumerate(sizes)])
-    found = on_grid(q, k, v, place, 3, 7, 0.3)
+    found = on_grid(q, k, v, Grid(place, 3, 7), 0.3)
     start = 0
     for n in sizes:
         here = slice(start, start + n)

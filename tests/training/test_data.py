@@ -10,7 +10,7 @@ from helpers.errors import UserError
 from helpers.files import write_json_lines
 from helpers.paths import ROOT
 from helpers.training import data
-from tests.toys import chats
+from tests.toys import chats, toy
 
 BASE = ROOT / "helpers/world/weights/three"
 
@@ -46,8 +46,17 @@ def test_a_template_that_cannot_be_located_is_refused(toys):
     tokenizer.chat_template = (
         "{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
     )
-    with pytest.raises(UserError, match="renders a chat's beginning differently"):
-        data.encode(tokenizer, chats(1, turns=2)[0]["messages"], "all")
+    with pytest.raises(UserError, match=r"renders a chat's beginning differently.*another student"):
+        data.encode(tokenizer, chats(1, turns=2)[0]["messages"])
+
+
+def test_a_template_that_renders_earlier_answers_otherwise_can_learn_the_last(tmp_path):
+    """Qwen3 leaves out the thoughts of all answers but the last."""
+    tokenizer = AutoTokenizer.from_pretrained(toy(tmp_path, "qwen3"))
+    messages = chats(1, turns=2)[0]["messages"]
+    with pytest.raises(UserError, match=r"beginning differently.*; set learned_turns: last"):
+        data.encode(tokenizer, messages, "all")
+    assert sum(data.encode(tokenizer, messages, "last")[1])
 
 
 def test_a_template_that_opens_answers_otherwise_is_refused(toys):

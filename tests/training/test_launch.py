@@ -13,26 +13,37 @@ from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.training import launch, parallel
 from helpers.training.recipe import Recipe, facts, read_log
-from tests.training.runs import CPU1, CPU2, distance, recipe, topology, train_and_kill, weights
+from tests.training.runs import (
+    CPU1,
+    CPU2,
+    distance,
+    here,
+    recipe,
+    topology,
+    train_and_kill,
+    weights,
+)
 
 
 def test_same_weights_on_any_layout(toys, tmp_path, monkeypatch):
     """One process and one batch, or many micro-batches; two with DDP or FSDP2; 2 turns learned."""
     fp32 = {"mixed_precision": "'no'"}
-    one = topology(tmp_path, "cpu1_fp32", like="cpu1", **fp32)
     one_sharded = topology(tmp_path, "cpu1_fsdp2", like="gpu1", **fp32)
     two_sharded = topology(tmp_path, "cpu2_fsdp2", like="gpu4_fsdp2", num_processes="2", **fp32)
     made, logs = {}, {}
     for name, layout, budget in (
-        ("whole", one, 10_000),
-        ("micro", one, 200),
+        ("whole", None, 10_000),
+        ("micro", None, 200),
         ("two", CPU2, 400),
         ("sharded", two_sharded, 400),
         ("one sharded", one_sharded, 400),
     ):
         (tmp_path / name).mkdir()
         r = recipe(tmp_path / name, toys["mistral"], micro_tokens=budget, turns="all", chat_turns=2)
-        launch.run(r, layout)
+        if layout:
+            assert launch.run(r, layout) > 0
+        else:
+            here(r)
         assert parallel.checkpoints(Path(r.out)) == []
         made[name], logs[name] = weights(r), read_log(Path(r.out))
         assert json.loads((Path(r.out) / "data.json").read_text())["processes"] == (
@@ -141,12 +152,6 @@ def test_several_machines_are_started_through_slurm(toys, tmp_path, monkeypatch)
     one = recipe(tmp_path / "one", toys["llama"])
     launch.run(one, topology(tmp_path, "cpu1_fp32", like="cpu1", mixed_precision="'no'"))
     assert distance(weights(one), weights(r)) < 2e-5
-
-
-def test_the_loss_so_far_is_a_line():
-    assert launch.curve([3.0, 2.0, 1.0]) == "█▅▁"
-    assert len(launch.curve([1.0] * 100)) == 24
-    assert launch.curve([1.0]) == "▁"
 
 
 def test_a_failed_training_says_why(toys, tmp_path):

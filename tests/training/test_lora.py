@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from helpers.errors import UserError
 from helpers.training import launch, parallel
 from helpers.training.recipe import is_finished, read_log
-from tests.training.runs import alone, distance, recipe, topology, until, weights
+from tests.training.runs import alone, distance, here, recipe, topology, until, weights
 
 pytest.importorskip("peft")
 LORA = {"rank": 4, "alpha": 8, "target": "all-linear"}
@@ -27,8 +27,7 @@ def test_killed_resumed_and_merged(toys, tmp_path):
         settings = {"steps": 40, "save_every": 10, "lora": LORA, "learning_rate": 1e-2}
         runs[name] = recipe(tmp_path / name, toys["mistral"], **settings)
     straight, killed = runs.values()
-    child = alone(straight)
-    assert child.wait() == 0, child.stdout.read()
+    here(straight)
     child = alone(killed)
     until(killed, 25, child)
     child.send_signal(signal.SIGKILL)
@@ -38,7 +37,7 @@ def test_killed_resumed_and_merged(toys, tmp_path):
     weights_saved = [name for name in saved if name.startswith("model.")]
     assert weights_saved, saved
     assert all("lora_" in name for name in weights_saved), "a checkpoint holds adapters alone"
-    assert alone(killed).wait() == 0
+    here(killed)
     assert distance(weights(straight), weights(killed)) == 0
     assert [row["step"] for row in read_log(Path(killed.out))] == list(range(1, 41))
 

@@ -136,17 +136,14 @@ def refusal(r: Recipe, topology: str) -> str:
     return str(failure.value)
 
 
-def test_too_few_gpus_names_the_nearest_topology(monkeypatch, recipe):
+def test_too_few_gpus_say_what_helps(monkeypatch, recipe):
     shows(monkeypatch, [24.0])
-    said = refusal(recipe, "gpu4_fsdp2.yaml")
     assert (
-        "gpu4_fsdp2.yaml: it is for 4 GPUs, and this machine shows 1; the nearest that fits is "
-        "params/accelerate/gpu1.yaml"
-    ) in said
+        "gpu4_fsdp2.yaml: it is for 4 GPUs, and this machine shows 1; take another of "
+        "params/accelerate"
+    ) in refusal(recipe, "gpu4_fsdp2.yaml")
     shows(monkeypatch, [])
-    assert "shows 0; the nearest that fits is params/accelerate/cpu" in refusal(
-        recipe, "gpu4_fsdp2.yaml"
-    )
+    assert "shows 0; take another" in refusal(recipe, "gpu1.yaml")
     memory.check(recipe, ROOT / "params/accelerate/cpu1.yaml")
 
 
@@ -157,7 +154,7 @@ def test_too_little_memory_says_what_helps(monkeypatch, tmp_path, recipe):
     memory.check(large, FOUR.path)
     shows(monkeypatch, [64.0] * 4)
     assert (
-        "needs about 67.3 GB of memory, and there are 64.0; no topology of params/accelerate fits; "
+        "needs about 67.3 GB of memory, and there are 64.0; take another of params/accelerate, "
         "lower micro_tokens"
     ) in refusal(large, "gpu4_fsdp2.yaml")
 

@@ -12,7 +12,7 @@ import torch
 from helpers.errors import UserError
 from helpers.training import parallel, train
 from helpers.training.recipe import Recipe, is_finished, read_log
-from tests.training.runs import alone, distance, recipe, until, weights
+from tests.training.runs import alone, distance, here, recipe, until, weights
 
 
 def test_learning_rate_warms_up_then_stays():
@@ -31,7 +31,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(toys, tmp_path):
     for name in ("straight", "killed"):
         (tmp_path / name).mkdir()
         runs[name] = recipe(tmp_path / name, toys["llama"], steps=60, save_every=10)
-    assert alone(runs["straight"]).wait() == 0
+    here(runs["straight"])
     out, at = Path(runs["killed"].out), random.randint(11, 50)
     print(f"killed after step {at}")
     child = alone(runs["killed"])
@@ -40,7 +40,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(toys, tmp_path):
     assert child.wait() == -signal.SIGKILL
     assert not is_finished(runs["killed"])
     assert parallel.checkpoints(out), "no checkpoint stood when it was killed"
-    assert alone(runs["killed"]).wait() == 0
+    here(runs["killed"])
     assert distance(weights(runs["straight"]), weights(runs["killed"])) == 0
     losses = [[row["loss"] for row in read_log(Path(r.out))] for r in runs.values()]
     assert losses[0] == losses[1]
@@ -75,16 +75,14 @@ def test_checkpoints_by_time_and_a_full_disk(toys, tmp_path):
     assert full.returncode == 1
     assert "cannot be written or read" in said.splitlines()[-1], said[-2000:]
     assert parallel.checkpoints(Path(r.out)) == [stands]
-    assert alone(dataclasses.replace(r, save_minutes=0.0)).wait() == 0
+    here(dataclasses.replace(r, save_minutes=0.0))
     assert [row["step"] for row in read_log(Path(r.out))] == list(range(1, 61))
 
 
 def test_a_loss_that_is_no_number_ends_the_run(toys, tmp_path):
     r = recipe(tmp_path, toys["llama"], steps=40, learning_rate=1e30, warmup=30, save_every=1)
-    child = alone(r)
-    said, _ = child.communicate()
-    assert child.returncode == 1
-    assert "lower learning_rate; the last checkpoint stands" in said.splitlines()[-1]
+    with pytest.raises(UserError, match="lower learning_rate; the last checkpoint stands"):
+        here(r)
     assert parallel.checkpoints(Path(r.out)) == [len(read_log(Path(r.out)))]
     assert not is_finished(r)
 
@@ -92,7 +90,7 @@ def test_a_loss_that_is_no_number_ends_the_run(toys, tmp_path):
 def test_a_log_of_another_run_is_not_shown_as_this_ones(toys, tmp_path):
     """A finished, B begun in the same folder, back to A: its log is gone, it is trained again."""
     r = recipe(tmp_path, toys["llama"], steps=2)
-    assert alone(r).wait() == 0
+    here(r)
     other = dataclasses.replace(r, steps=4000)
     child = alone(other)
     until(other, 3, child)
@@ -101,7 +99,7 @@ def test_a_log_of_another_run_is_not_shown_as_this_ones(toys, tmp_path):
     assert not is_finished(r)
     half = Path(r.out) / "step-1.tmp"
     half.mkdir()
-    assert alone(r).wait() == 0
+    here(r)
     assert is_finished(r)
     assert [row["step"] for row in read_log(Path(r.out))] == [1, 2]
     assert not half.exists(), "what a kill in the middle of a save left"
