@@ -117,12 +117,11 @@ def method(run: Run) -> str:
     kept = outcomes[outcomes.outcome == KEPT].texts.sum()
     table = run.table
     words = paragraph(
-        f"Of {outcomes.texts.sum():,} texts {kept:,} were kept. {len(run.p.trained)} students were"
-        f" fine-tuned, {len(run.p.graded)} models asked up to"
+        f"Of {outcomes.texts.sum():,} texts {kept:,} were kept. Models that were fine-tuned:"
+        f" {len(run.p.trained)}; models that were asked: {len(run.p.graded)}, each up to"
         f" {table.groupby(['setting', 'k'])['query'].nunique().max()} queries for each k and"
-        f" setting (I: training skills and topics, II: held-out ones, III: all), with"
-        f" {table.generation.nunique()} answers a query and up to {table.gradings.max()} gradings"
-        " an answer. Full marks are all skills shown, on topic, sensible, and at most max(1, k - 1)"
+        " setting (I: training skills and topics, II: held-out ones, III: all). Answers a query:"
+        f" {table.generation.nunique()}; gradings an answer: {table.gradings.max()}. Full marks are all skills shown, on topic, sensible, and at most max(1, k - 1)"
         " sentences; each point goes by majority."
     )
     figures = [run.figure(cell) for cell in ("method-figure", "04-15", "04-16")]
@@ -235,7 +234,7 @@ def points_lost(run: Run) -> str:
     parts = [paragraph(words)]
     for name, title in FIGURES.items():
         if picture := run.figure(name):
-            parts.append(paragraph(title) + picture)
+            parts.append(f"<figure><figcaption>{title}</figcaption>{picture}</figure>")
     return "".join(parts)
 
 
@@ -413,10 +412,9 @@ def render(run: Run, lines: list[dict]) -> str:
 <html lang="en"><head><meta charset="utf-8">\
 <meta name="viewport" content="width=device-width, initial-scale=1">\
 <title>{TITLE}</title><style>{STYLE.read_text(encoding="utf-8")}</style></head><body>
+<header><h1>{TITLE}</h1><p><strong>{about}</strong></p></header>
 <nav><strong>Contents</strong><ol>{"".join(contents)}</ol></nav>
-<main><h1>{TITLE}</h1>
-<p><strong>{about}</strong></p>
-{"".join(body)}</main>
+<main>{"".join(body)}</main>
 </body></html>
 """
 
