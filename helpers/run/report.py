@@ -6,13 +6,11 @@ does not have has no section.
 """
 
 import re
-from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 import nbformat
 import pandas as pd
-import yaml
 
 from helpers import paths, reading
 from helpers.errors import UserError, command
@@ -22,14 +20,12 @@ from helpers.paths import ROOT
 from helpers.profile.load import load_profile
 from helpers.profile.schema import Model
 from helpers.results import agreement, anatomy, findings, leaks, scores
-from helpers.run import manifest
+from helpers.run import manifest, took
+from helpers.run.page import html, paragraph, scrolling
 from helpers.task.points import KEPT
-from helpers.training import recipe
 
 STYLE = Path(__file__).with_suffix(".css")
 TITLE = "Can models learn skill composition from examples?"
-INTERVAL = re.compile(r"([-+\d.]+) \[([-+\d.]+), ([-+\d.]+)\]")  # kept on one line
-UNKNOWN = [{"replies": 0, "dollars": None}]  # what a stage asked, where the ledger did not tell
 PAIRS = 5  # texts shown before and after the training
 FIGURES = {  # of the executed 04_plot, by the ids of its cells
     "anatomy-missing": "What single answers without full marks lack.",
@@ -75,21 +71,6 @@ class Run:
         return ""
 
 
-def html(table: pd.DataFrame, **settings) -> str:
-    """HTML: a table, which scrolls where the page is narrow; everything in it is escaped."""
-    with pd.option_context("display.max_colwidth", None):
-        text = table.to_html(border=0, **settings)
-    return scrolling(INTERVAL.sub(r"\1&nbsp;[\2,&nbsp;\3]", text))
-
-
-def scrolling(table: str) -> str:
-    return f'<div class="scroll" tabindex="0">{table}</div>'
-
-
-def paragraph(words: str) -> str:
-    return f"<p>{escape(words)}</p>"
-
-
 # ---- the sections ----
 
 
@@ -115,43 +96,34 @@ def question(run: Run) -> str:
 def method(run: Run) -> str:
     outcomes = scores.outcomes(run.corpus)
     kept = outcomes[outcomes.outcome == KEPT].texts.sum()
-    table = run.table
+    queries = run.table.groupby(["setting", "k"])["query"].nunique().max()
     words = paragraph(
         f"Of {outcomes.texts.sum():,} texts {kept:,} were kept. Models that were fine-tuned:"
-        f" {len(run.p.trained)}; models that were asked: {len(run.p.graded)}, each up to"
-        f" {table.groupby(['setting', 'k'])['query'].nunique().max()} queries for each k and"
-        " setting (I: training skills and topics, II: held-out ones, III: all). Answers a query:"
-        f" {table.generation.nunique()}; gradings an answer: {table.gradings.max()}. Full marks are all skills shown, on topic, sensible, and at most max(1, k - 1)"
-        " sentences; each point goes by majority."
+        f" {len(run.p.trained)}; that were asked: {len(run.p.graded)}, each up to {queries} queries"
+        " for each k and setting (I: training skills and topics, II: held-out ones, III: all)."
+        f" Answers a query: {run.table.generation.nunique()}; gradings an answer:"
+        f" {run.table.gradings.max()}. Full marks are all skills shown, on topic, sensible, and at"
+        " most max(1, k - 1) sentences; each point goes by majority."
     )
     figures = [run.figure(cell) for cell in ("method-figure", "04-15", "04-16")]
     return words + "".join(figures)
 
 
 def headline(run: Run) -> str:
-    cells = run.summary.set_index(["model", "setting", "k"])
-    sentences = []
-    for setting in sorted(set(run.summary.setting)):
-        if (run.base, setting, run.unseen) not in cells.index:
-            continue
-        before = cells.loc[run.base, setting, run.unseen]
-        after = cells.loc[run.best, setting, run.unseen]
-        sentences.append(
-            f"In setting {setting} at k = {run.unseen}, {run.best} has full marks in"
-            f" {after['mean']:.2f} [{after.low:.2f}, {after.high:.2f}] of the queries"
-            f" ({after.single:.2f} of single answers), {run.base} in {before['mean']:.2f}"
-            f" [{before.low:.2f}, {before.high:.2f}] ({before.single:.2f})."
-        )
-    metrics = {}
+    tables = {}
     for metric in scores.METRICS:
-        metrics[metric] = scores.spread(scores.summary(run.table, metric, **run.rules))
-    full_marks = metrics.pop("full_marks")
-    others = html(pd.concat(metrics, names=["metric"]), na_rep="")
+        tables[metric] = scores.spread(scores.summary(run.table, metric, **run.rules))
+    full_marks = tables.pop("full_marks")
+    sentences = [f"Full marks at k = {run.unseen}, of queries and, after the stroke, of answers."]
+    for (setting, model), cell in full_marks[run.unseen].items():
+        if model in (run.base, run.best):
+            sentences.append(f"Setting {setting}, {model}: {cell}.")
+    others = html(pd.concat(tables, names=["metric"]), na_rep="")
     return (
         paragraph(" ".join(sentences))
         + run.figure("04-06")
         + paragraph(
-            "Full marks by k: the mean and its 95% interval, and after the stroke the mean of"
+            "By k: the mean over queries with its 95% interval, and after the stroke the mean of"
             " single answers. A cell where nothing varies counts as one answer a query, so that 40"
             " of 40 still get an interval, [0.91, 1.00]."
         )
@@ -227,8 +199,8 @@ def points_lost(run: Run) -> str:
     cell = missing[(missing.model == run.best) & (missing.k == run.unseen)]
     sentences = []
     for setting, rows in cell.groupby("setting"):
-        shares = rows.sort_values("mean", ascending=False)
-        listed = [f"{row.outcome} {row.mean:.0%}" for row in shares.itertuples() if row.mean]
+        shares = rows[rows["mean"] >= 0.005].sort_values("mean", ascending=False)
+        listed = [f"{row.outcome} {row.mean:.0%}" for row in shares.itertuples()]
         sentences.append(f"In setting {setting}: {', '.join(listed)}.")
     words = f"Single answers of {run.best} at k = {run.unseen}. {' '.join(sentences)}"
     parts = [paragraph(words)]
@@ -294,98 +266,6 @@ def shared(run: Run) -> str:
     return paragraph(words) + html(near)
 
 
-def stages(lines: list[dict]) -> pd.DataFrame:
-    """What the stages took and cost, all attempts together.
-
-    Columns: stage, notebooks, runs, minutes, replies, tokens, US dollars. Minutes are the sum over
-    runs, failed and interrupted ones too, although notebooks run side by side. A cost of which a
-    part is unknown is unknown.
-    """
-    rows = []
-    for line in lines:
-        requests = line["asked"] if isinstance(line["asked"], list) else UNKNOWN
-        tokens = dollars = 0
-        for row in requests:
-            tokens += row.get("prompt_tokens", 0) + row.get("completion_tokens", 0)
-            dollars += float("nan") if row["dollars"] is None else row["dollars"]
-        rows.append(
-            {
-                "stage": line["notebook"].split()[0],
-                "notebook": line["notebook"],
-                "minutes": line["seconds"] / 60,
-                "replies": sum(row["replies"] for row in requests),
-                "tokens": tokens,
-                "US dollars": dollars,
-            }
-        )
-    by_stage = pd.DataFrame(rows).groupby("stage")
-    table = by_stage.agg(
-        notebooks=("notebook", "nunique"),
-        runs=("notebook", "size"),
-        minutes=("minutes", "sum"),
-        replies=("replies", "sum"),
-        tokens=("tokens", "sum"),
-    )
-    table["US dollars"] = by_stage["US dollars"].sum(skipna=False)
-    return table.reset_index()
-
-
-def took(lines: list[dict]) -> str:
-    formats = {
-        "minutes": "{:.1f}".format,
-        "replies": "{:,}".format,
-        "tokens": "{:,}".format,
-        "US dollars": "{:,.2f}".format,
-    }
-    words = "Every run of a stage since the run's folder was made; its notebooks ran side by side."
-    table = html(stages(lines), index=False, na_rep="unknown", formatters=formats)
-    return paragraph(words) + table
-
-
-def different(values: Sequence[str]) -> str:
-    """Each value once."""
-    return "; ".join(sorted(set(values)))
-
-
-def facts(lines: list[dict], notebooks: dict[str, Model]) -> dict[str, str]:
-    """On what code, machine and packages the stages ran, and with which seeds."""
-    commits, machines, packages = [], [], []
-    for line in manifest.newest(lines).values():
-        changes = " with changes" if line["changed"] else ""
-        commits.append(f"{line['commit'] or 'unknown'}{changes}")
-        machine = line["machine"]
-        parts = [machine["processor"], f"{machine['cores']} cores", *machine["gpus"]]
-        machines.append(", ".join(parts))
-        packages += [f"{name} {version}" for name, version in line["versions"].items()]
-    trained = {p.training_seed for name, p in notebooks.items() if name.startswith("02")}
-    seeds = ", ".join(map(str, sorted(trained)))
-    return {
-        "commit": different(commits),
-        "machine": different(machines),
-        "seeds": f"split, queries and sampling {notebooks['04_plot'].seed}; training {seeds}",
-        "packages": different(packages),
-    }
-
-
-def provenance(lines: list[dict], notebooks: dict[str, Model]) -> str:
-    rows = []
-    for name, value in facts(lines, notebooks).items():
-        rows.append(f"<tr><th>{name}</th><td>{escape(value)}</td></tr>")
-    parts = [f"<table class='facts'>{''.join(rows)}</table>"]
-    for name, p in notebooks.items():
-        if name.startswith("02"):
-            parts.append(paragraph(recipe.other_code(paths.training(p.profile, p.variant))))
-    parts.append("<p>Parameters, of the first notebook of each stage:</p>")
-    first: dict[str, Model] = {}
-    for name, p in notebooks.items():
-        first.setdefault(name.split("/")[0], p)
-    for stage, p in sorted(first.items()):
-        text = yaml.safe_dump(p.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        summary = f"<summary>{stage}</summary>"
-        parts.append(f"<details>{summary}<pre>{escape(text)}</pre></details>")
-    return "".join(part for part in parts if part != "<p></p>")
-
-
 def render(run: Run, lines: list[dict]) -> str:
     """The page, which loads nothing. `lines`: the run's manifest."""
     sections = {
@@ -398,8 +278,8 @@ def render(run: Run, lines: list[dict]) -> str:
         "Before and after": before_and_after(run),
         "The judges": judges(run),
         "Leaks": shared(run),
-        "What it took": took(lines),
-        "Provenance": provenance(lines, run.notebooks),
+        "What it took": took.costs(lines),
+        "Provenance": took.provenance(lines, run.notebooks),
     }
     contents, body = [], []
     for title, text in sections.items():

@@ -12,7 +12,7 @@ from helpers.errors import UserError
 from helpers.files import write_json_lines
 from helpers.profile import load
 from helpers.results import scores
-from helpers.run import report
+from helpers.run import report, took
 
 LINE = {
     "started": "2026-11-21T08:42:21Z",
@@ -105,7 +105,7 @@ def test_a_page_that_loads_nothing_and_escapes_what_a_model_wrote(finished):
 
 def test_findings_are_in_words_with_their_numbers(finished):
     page = finished()
-    assert "In setting I at k = 3, k123 has full marks in 1.00" in page
+    assert "at k = 3, of queries and, after the stroke, of answers. Setting I, base: 0.00 [" in page
     assert "What holds: 2 of 2" in page
     assert "What is undecided" not in page
     assert "Held-out categories of skills improve too" in page
@@ -127,7 +127,7 @@ def test_what_it_took_counts_every_run_of_a_stage():
     other = LINE | {"notebook": "03_grade k1-s0", "asked": []}
     unpriced = LINE | {"notebook": "01_generate", "asked": [LINE["asked"][0] | {"dollars": None}]}
     unread = LINE | {"notebook": "04_plot", "asked": "the ledger cannot be read"}
-    table = report.stages([LINE, again, other, unpriced, unread]).set_index("stage")
+    table = took.stages([LINE, again, other, unpriced, unread]).set_index("stage")
     assert table.loc[
         "03_grade", ["notebooks", "runs", "minutes", "replies", "tokens", "US dollars"]
     ].tolist() == [2, 3, 3.5, 4, 4000, 0.5]
@@ -136,7 +136,7 @@ def test_what_it_took_counts_every_run_of_a_stage():
 
 def test_provenance_names_code_machine_packages_seeds_and_parameters():
     other = LINE | {"notebook": "04_plot", "commit": "def5678", "changed": True}
-    said = report.provenance([LINE, other], load.load_profile("mini"))
+    said = took.provenance([LINE, other], load.load_profile("mini"))
     for expected in (
         "abc1234; def5678 with changes",
         "A &lt;fast&gt; one, 2 cores, H200",
