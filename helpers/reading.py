@@ -56,5 +56,7 @@ def table(rows: pd.DataFrame | None, texts: Sequence[str] = ("text",)) -> Page |
         pairs = zip(rows[name], rows.skills, strict=True)
         cells[name] = [marked(text, skills) for text, skills in pairs]
     with pd.option_context("display.max_colwidth", None):
-        page = cells.to_html(escape=False, index=False, border=0, justify="left")
-    return Page(page.replace("<td>", '<td style="text-align: left">'))
+        page = cells.to_html(escape=False, index=False, border=0)
+    for cell in ("<td>", "<th>"):  # which JupyterLab would align to the right
+        page = page.replace(cell, f'{cell[:-1]} style="text-align: left">')
+    return Page(page)

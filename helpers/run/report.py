@@ -39,7 +39,6 @@ class Run:
     """What a report is made of: a finished run's parameters, files and tables."""
 
     def __init__(self, profile: str, notebooks: dict[str, Model]):
-        self.profile = profile
         self.notebooks = notebooks
         self.p = notebooks["04_plot"]
         self.rules = {"over_generations": self.p.over_generations}
@@ -53,7 +52,7 @@ class Run:
             self.table, findings.with_own(self.p.claims), **self.rules
         )
         largest = scores.largest(scores.summary(self.table, **self.rules))
-        self.summary = largest
+
         trained = largest[largest.kind != scores.PADDED]
         self.best = trained.sort_values(["texts", "model"]).model.iloc[-1]
         self.base = scores.name_of(scores.student_of(self.best), "base")
