@@ -44,25 +44,28 @@ class Run:
         self.rules = {"over_generations": self.p.over_generations}
         self.executed = nbformat.read(paths.run(profile) / "04_plot.ipynb", as_version=4)
         self.table = scores.read_csv(ROOT / self.p.figures / "scores.csv")
-        self.corpus = read_json_lines(paths.corpus(profile), "01_generate")
+        self.corpus = []
+        if self.p.trained:
+            self.corpus = read_json_lines(paths.corpus(profile), "01_generate")
         self.graded = {}
         for variant in self.p.graded:
             self.graded[variant] = read_json_lines(paths.grades(profile, variant), "03_grade")
-        self.verdicts = findings.findings(
-            self.table, findings.with_own(self.p.claims), **self.rules
-        )
+        written = findings.with_own(self.p.claims)
+        self.verdicts = findings.findings(self.table, written, **self.rules)
+        self.swapped = agreement.swap(self.table, written, **self.rules)
         largest = scores.largest(scores.summary(self.table, **self.rules))
 
         trained = largest[largest.kind != scores.PADDED]
         self.best = trained.sort_values(["texts", "model"]).model.iloc[-1]
         self.base = scores.name_of(scores.student_of(self.best), "base")
-        trained_on = [record["k"] for record in self.corpus]
+        longest = max((record["k"] for record in self.corpus), default=0)
         ks = sorted(set(largest.k))
-        self.unseen = next((k for k in ks if k > max(trained_on)), ks[-1])
+        self.unseen = next((k for k in ks if k > longest > 0), ks[-1])
 
     def figure(self, cell: str) -> str:
         """HTML: the figure that a cell of 04_plot shows, its caption as alternative text."""
-        for output in next(c for c in self.executed.cells if c.id == cell).outputs:
+        outputs = [c.outputs for c in self.executed.cells if c.id == cell]
+        for output in outputs[0] if outputs else []:
             if "image/png" in output.get("data", {}):
                 alt = escape(output.metadata.get("image/png", {}).get("alt", ""))
                 picture = output.data["image/png"].strip()
@@ -74,17 +77,19 @@ class Run:
 
 
 def question(run: Run) -> str:
-    kept = [record for record in run.corpus if not record["dropped"] and not record["things"]]
-    example = max(kept, key=lambda record: record["k"], default=None)
+    queries = run.table.groupby(["setting", "k"])["query"].nunique().max()
     words = paragraph(
-        "A teacher writes short texts that each show k random language skills on a random topic. A"
-        " judge grades them, and a small student is fine-tuned on those with full marks. Does that"
-        " teach it the ability to combine: more skills at once than its texts showed, and skills of"
-        " categories that it was never trained on? That was asked, and answered with yes, by Zhao,"
-        " Kaur, Yu, Goyal and Arora (NeurIPS 2024, arXiv 2409.19808); here it is asked again."
+        f"Can a model show k language skills at once in a short text on a random topic?"
+        f" {len(run.p.graded)} models are asked up to {queries} queries for each k and setting (I:"
+        " training skills and topics, II: held-out ones, III: all). Answers a query:"
+        f" {run.table.generation.nunique()}; gradings an answer, by a judge:"
+        f" {run.table.gradings.max()}. Full marks are all skills shown, on topic, sensible, and at"
+        " most max(1, k - 1) sentences; each point goes by majority."
     )
-    if not example:
+    kept = [record for record in run.corpus if not record["dropped"] and not record["things"]]
+    if not kept:
         return words
+    example = max(kept, key=lambda record: record["k"])
     asked_for = f"{example['topic']}: {', '.join(example['skills'])}"
     return (
         f"{words}<p>One of the teacher's texts, for k = {example['k']}, {escape(asked_for)}:</p>"
@@ -93,16 +98,17 @@ def question(run: Run) -> str:
 
 
 def method(run: Run) -> str:
+    if not run.p.trained:
+        return ""
     outcomes = scores.outcomes(run.corpus)
     kept = outcomes[outcomes.outcome == KEPT].texts.sum()
-    queries = run.table.groupby(["setting", "k"])["query"].nunique().max()
     words = paragraph(
-        f"Of {outcomes.texts.sum():,} texts {kept:,} were kept. Models that were fine-tuned:"
-        f" {len(run.p.trained)}; that were asked: {len(run.p.graded)}, each up to {queries} queries"
-        " for each k and setting (I: training skills and topics, II: held-out ones, III: all)."
-        f" Answers a query: {run.table.generation.nunique()}; gradings an answer:"
-        f" {run.table.gradings.max()}. Full marks are all skills shown, on topic, sensible, and at"
-        " most max(1, k - 1) sentences; each point goes by majority."
+        "A teacher writes texts of a few skills, a judge keeps those with full marks, and a small"
+        " student is fine-tuned on them. Does that teach it the ability to combine: more skills at"
+        " once than its texts showed, and skills of categories that it was never trained on? Zhao,"
+        " Kaur, Yu, Goyal and Arora asked that (NeurIPS 2024, arXiv 2409.19808), and answered yes."
+        f" Here {kept:,} of {outcomes.texts.sum():,} texts were kept, and {len(run.p.trained)}"
+        " times a student was trained."
     )
     figures = [run.figure(cell) for cell in ("method-figure", "04-15", "04-16")]
     return words + "".join(figures)
@@ -185,9 +191,8 @@ def beside_the_paper(run: Run) -> str:
             ours.append(f"{verdict} at k = {ks} ({model}, setting {setting})")
         if claim in findings.PAPER:
             rows.append((findings.PAPER[claim], claim, "; ".join(ours)))
-    swapped = agreement.swap(run.table, findings.with_own(run.p.claims), **run.rules)
-    if len(swapped):
-        stay = f"{swapped.survives.sum()} of {len(swapped)} verdicts stay"
+    if len(run.swapped):
+        stay = f"{run.swapped.survives.sum()} of {len(run.swapped)} verdicts stay"
         rows.append((findings.OTHER_GRADER, "a second judge", stay))
     table = pd.DataFrame(rows, columns=["the paper found", "our claim", "this run"])
     return html(table, index=False, justify="left") if rows else ""
@@ -214,44 +219,40 @@ def before_and_after(run: Run) -> str:
     after = next(v for v in run.p.graded if re.sub(r"-s\d+$", "", v) == run.best)
     if run.base not in run.graded or after == run.base:
         return ""
-    place = ["setting", "k", "query", "generation"]
+    place = ["setting", "k", "query", "generation", "topic"]
     both = reading.answers(run.graded[run.base]).merge(
         reading.answers(run.graded[after])[[*place, "text", "lost"]],
         on=place,
-        suffixes=("_before", "_after"),
+        suffixes=(" before", " after"),
     )
     firsts = both[both.k > 1].groupby(["setting", "k"]).head(1)
     chosen = firsts.iloc[:: max(1, len(firsts) // PAIRS)].head(PAIRS)
-    names = {"text_before": "before", "lost_before": "lost", "text_after": "after"}
-    names["lost_after"] = "lost then"
-    shown = chosen[["setting", "k", "topic", "skills", *names]].rename(columns=names)
-    table = reading.table(shown, ["before", "after"])
-    if not table:
-        return ""
+    texts = ["text before", "text after"]
+    columns = ["setting", "k", "topic", "skills", "text before", "lost before"]
+    table = reading.table(chosen[[*columns, "text after", "lost after"]], texts)
     words = (
         f"Answers of {run.base} and {after} to the same queries: the first answer to the first"
         " query of each, not the best. Skills are marked where a pattern finds them."
     )
-    return paragraph(words) + scrolling(table)
+    return paragraph(words) + scrolling(table) if table else ""
 
 
 def judges(run: Run) -> str:
-    differing = agreement.not_unanimous(run.table)
-    several = run.table[run.table.gradings > 1]
-    points = ((several.k + 3) * (several.gradings > 1)).sum()
     parts = []
-    if points:
-        share = 1 - len(differing) / points
-        parts.append(paragraph(f"The gradings of one answer agree on {share:.1%} of the points."))
-    between = agreement.agreement(run.table)
-    if len(between):
-        swapped = agreement.swap(run.table, findings.with_own(run.p.claims), **run.rules)
-        parts.append(f"<pre>{escape(agreement.what_changed(swapped))}</pre>")
-        parts.append(html(between.round(3), index=False))
+    if run.table.gradings.max() > 1:
+        points = (run.table.k + 2)[run.table.gradings > 1].sum()
+        share = 1 - len(agreement.not_unanimous(run.table)) / points
+        words = f"The gradings of one answer agree on {share:.1%} of the points that judges decide."
+        parts.append(paragraph(words))
+    if len(run.swapped):
+        parts.append(f"<pre>{escape(agreement.what_changed(run.swapped))}</pre>")
+        parts.append(html(agreement.agreement(run.table).round(3), index=False))
     return "".join(parts)
 
 
 def shared(run: Run) -> str:
+    if not run.p.trained:
+        return ""
     table = leaks.leaks(run.graded, run.corpus)
     tasks = table[(table.setting == "I") & (table.k > 1)].same_task.sum()
     held_out = table[table.setting == "II"][["same_topic", "same_skill"]].to_numpy().sum()
