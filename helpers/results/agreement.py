@@ -102,23 +102,6 @@ def swap(table: pd.DataFrame, claims: Sequence[Finding] = FINDINGS, **rules) -> 
     return swapped[[*COMPARED, "judge", *names.values(), "gain", "verdict", "survives"]]
 
 
-def not_unanimous(table: pd.DataFrame) -> pd.DataFrame:
-    """The points on which a judge's gradings of one answer differ.
-
-    Columns: setting, k, query, generation, judge, criterion, votes (`1 0 1`).
-    """
-    rows = []
-    for row in table[table.gradings > 1].itertuples():
-        criteria_of_row = (*row.skills.split("; "), *OTHERS)
-        votes_of_row = zip(*row.votes.split(), strict=True)
-        for criterion, votes in zip(criteria_of_row, votes_of_row, strict=True):
-            if len(set(votes)) > 1:
-                place = (row.setting, row.k, row.query, row.generation, row.judge)
-                rows.append((*place, criterion, " ".join(votes)))
-    columns = ["setting", "k", "query", "generation", "judge", "criterion", "votes"]
-    return pd.DataFrame(rows, columns=columns)
-
-
 def what_changed(swapped: pd.DataFrame) -> str:
     """In a few sentences, what each second judge changed of the verdicts."""
     lines = []

@@ -241,7 +241,7 @@ def judges(run: Run) -> str:
     parts = []
     if run.table.gradings.max() > 1:
         points = (run.table.k + 2)[run.table.gradings > 1].sum()
-        share = 1 - len(agreement.not_unanimous(run.table)) / points
+        share = 1 - len(anatomy.not_unanimous(run.table)) / points
         words = f"The gradings of one answer agree on {share:.1%} of the points that judges decide."
         parts.append(paragraph(words))
     if len(run.swapped):

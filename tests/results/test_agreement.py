@@ -127,14 +127,3 @@ def test_what_a_swap_changes_is_said(simulated):
             f"{row.model} at k = {row.k}: holds with the first judge, {row.verdict} with blind"
             in line
         )
-
-
-def test_gradings_that_differ_are_listed_with_their_votes():
-    table = pd.DataFrame(
-        [answer(0, "first", "11111 11111 11111"), answer(1, "first", "11111 10111 11101")]
-    ).assign(gradings=3)
-    differing = agreement.not_unanimous(table)
-    assert differing[["query", "criterion", "votes"]].to_numpy().tolist() == [
-        [1, "simile", "1 0 1"],
-        [1, "makes sense", "1 1 0"],
-    ]
