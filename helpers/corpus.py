@@ -10,7 +10,7 @@ from helpers.chat.conversation import Conversation, converse
 from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Reply, Request
 from helpers.errors import UserError
-from helpers.judge.grade import grade
+from helpers.judge.grade import grade, replies
 from helpers.profile.schema import Generate
 from helpers.task.catalog import Query, counts_of, evaluation_queries
 from helpers.task.points import DUPLICATE, NOT_NEEDED, Points
@@ -170,8 +170,33 @@ def build(p: Generate, ledger: Ledger) -> list[dict]:
     return records
 
 
+def said_of(record: dict, p: Generate, ledger: Ledger) -> list[str]:
+    """What the judge said of one of the corpus's texts, in its own words."""
+    skills = {skill.name: skill for skill in p.pools()["I"].skills}
+    shown = tuple(skills[name] for name in record["skills"])
+    query = Query(record["topic"], shown, tuple(record["things"]))
+    return replies(query, record["text"], p.pack(), p.judge, ledger, gradings=p.filter_gradings)
+
+
+def taken(corpus: list[dict], mix: dict[str, int]) -> list[dict]:
+    """What a mix takes of the corpus: the first `mix[kind]` kept texts of each kind.
+
+    Raises:
+        UserError: the corpus holds fewer texts than the mix asks for.
+    """
+    texts = []
+    for kind, n in mix.items():
+        kept = [record for record in corpus if record["kind"] == kind and not record["dropped"]]
+        if len(kept) < n:
+            raise UserError(
+                f"mix: {n} texts of k = {kind} asked for, and the corpus holds {len(kept)}"
+            )
+        texts += kept[:n]
+    return texts
+
+
 def training_chats(corpus: list[dict], mix: dict[str, int], *, turns: int) -> list[dict]:
-    """The fine-tuning data of a mix: the first `mix[kind]` kept texts of each kind, as chats.
+    """The fine-tuning data of a mix, as chats.
 
     With one turn the student learns to give the teacher's improved text at once.
 
@@ -179,15 +204,9 @@ def training_chats(corpus: list[dict], mix: dict[str, int], *, turns: int) -> li
         UserError: the corpus holds fewer texts than the mix asks for.
     """
     chats = []
-    for kind, n in mix.items():
-        kept = [record for record in corpus if record["kind"] == kind and not record["dropped"]]
-        if len(kept) < n:
-            raise UserError(
-                f"mix: {n} texts of k = {kind} asked for, and the corpus holds {len(kept)}"
-            )
-        for record in kept[:n]:
-            messages = record["messages"]
-            if turns == 1:
-                messages = [messages[0], messages[-1]]
-            chats.append({"messages": messages})
+    for record in taken(corpus, mix):
+        messages = record["messages"]
+        if turns == 1:
+            messages = [messages[0], messages[-1]]
+        chats.append({"messages": messages})
     return chats

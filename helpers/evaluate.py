@@ -3,13 +3,13 @@
 [ZK24] section 4, [YK23] section 3.
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from rapidfuzz import fuzz, process
 
 from helpers import paths
 from helpers.chat.conversation import Conversation, converse
@@ -17,13 +17,13 @@ from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Ledger
 from helpers.errors import UserError
 from helpers.files import read_json_lines
-from helpers.judge.grade import Graded, grade
+from helpers.judge.grade import Graded, grade, replies
 from helpers.profile.schema import Grade
 from helpers.results.leaks import nearest
 from helpers.student.local import Student
 from helpers.student.served import Served, arguments
 from helpers.task.catalog import Query, evaluation_queries
-from helpers.task.points import FIRST_JUDGE
+from helpers.task.points import FIRST_JUDGE, Points
 from helpers.task.prompts import extract_answer
 from helpers.training.recipe import fingerprint
 
@@ -237,9 +237,46 @@ def unreadable(records: Sequence[dict], p: Grade) -> pd.DataFrame:
     return table.set_index(["judge", "what"])
 
 
-def show(record: dict) -> str:
-    """A graded answer in a few lines, for reading."""
-    points = record["grades"][FIRST_JUDGE]["points"]
-    marks = f"{sum(points)} of {len(points)} points" if points else "unreadable"
-    query = f"k = {record['k']}, {record['topic']}: {', '.join(record['skills'])}"
-    return f"{query}\n  {json.dumps(record['text'])}\n  {marks}"
+def beside_training(p: Grade, records: Sequence[dict]) -> pd.DataFrame | None:
+    """At each k the answer that is nearest to a training text, and that text; None for a base.
+
+    Columns: k, skills, answer, training text, similarity (0 to 100).
+    """
+    known = training_texts(p)
+    if not known:
+        return None
+    answers = pd.DataFrame(records)
+    rows = []
+    for i in answers.groupby("k").nearest.idxmax():
+        answer = answers.loc[i]
+        nearest_text, similarity, _ = process.extractOne(answer.text, known, scorer=fuzz.ratio)
+        rows.append((answer.k, answer.skills, answer.text, nearest_text, round(similarity)))
+    columns = ["k", "skills", "answer", "training text", "similarity"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def worked(p: Grade, every: Sequence[Task], records: Sequence[dict], ledger: Ledger) -> str:
+    """From the judge's reply to points to metrics, of up to three answers with k > 1.
+
+    The first with all points, the first that lost one, the first that lost several.
+    """
+    chosen = {}  # a task and its record by lost points, 2 for more
+    for task, record in zip(every, records, strict=True):
+        points = record["grades"][FIRST_JUDGE]["points"]
+        if points and task.k > 1:
+            chosen.setdefault(min(points.count(0), 2), (task, record))
+    parts = []
+    for _, (task, record) in sorted(chosen.items()):
+        grades = record["grades"][FIRST_JUDGE]
+        query = task.query
+        said = replies(query, record["text"], p.pack(), p.judge, ledger, gradings=p.gradings)
+        metrics = Points.of(grades["points"]).metrics()
+        parts.append(
+            f"k = {task.k}, {query.topic}: {', '.join(query.names)}\n"
+            f"{record['text']}\n\n"
+            f"The judge's first reply:\n{said[0]}\n\n"
+            f"Points of the gradings: {grades['gradings']}\n"
+            f"By majority, with sentences counted in code: {grades['points']}\n"
+            f"Metrics: {', '.join(f'{name} {value:.2f}' for name, value in metrics.items())}"
+        )
+    return f"\n\n{'-' * 20}\n\n".join(parts)

@@ -1,15 +1,20 @@
 """What `explore.ipynb` shows: the prompts of any query, students' answers to it, their grades."""
 
+from typing import TYPE_CHECKING
+
 from helpers import paths
 from helpers.chat.conversation import converse
 from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Ledger
 from helpers.errors import UserError
 from helpers.judge.grade import grade
-from helpers.student.local import Student
+from helpers.mark import marked  # noqa: F401
 from helpers.task.catalog import Query, Skill
 from helpers.task.points import Rules
 from helpers.task.prompts import Pack, criteria, generation_turns, grading_turn
+
+if TYPE_CHECKING:
+    from helpers.student.local import Student
 
 
 def show_prompts(topic: str, skills: tuple[Skill, ...], pack: Pack) -> None:
@@ -22,8 +27,10 @@ def show_prompts(topic: str, skills: tuple[Skill, ...], pack: Pack) -> None:
 
 def load_students(
     models: dict[str, str], ledger: Ledger, *, new_tokens: int = 120, temperature: float = 0.7
-) -> dict[str, Student]:
+) -> dict[str, "Student"]:
     """The students whose folders exist; says which do not."""
+    from helpers.student.local import Student  # torch: only when a model is asked
+
     students = {}
     for name, path in models.items():
         folder = paths.ROOT / path
@@ -41,7 +48,7 @@ def show_answers(
     skills: tuple[Skill, ...],
     attempt: int,
     pack: Pack,
-    students: dict[str, Student],
+    students: dict[str, "Student"],
     judge: Endpoint,
     ledger: Ledger,
 ) -> None:

@@ -228,3 +228,14 @@ def test_too_few_things_are_a_sentence(tmp_path):
             p.queries("1+2", set())
     with pytest.raises(UserError, match="name a file of them as things"):
         GENERATE.queries("1+1", set())
+
+
+def test_what_the_judge_said_of_a_text(built):
+    records, ledger = built
+    before = ledger.summary().attempts.sum()
+    lacking = next(record for record in records if record["dropped"] == "skill missing")
+    for record in (kept(records)[0], lacking):
+        (said,) = corpus.said_of(record, GENERATE, ledger)
+        assert f"about {record['topic']}" in said
+        assert (" 0" in said) == (0 in record["points"][:-1])
+    assert ledger.summary().attempts.sum() == before, "stored, and not asked again"

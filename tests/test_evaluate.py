@@ -2,9 +2,10 @@
 
 import json
 
+import pandas as pd
 import pytest
 
-from helpers import corpus, evaluate
+from helpers import corpus, evaluate, reading
 from helpers.chat.ledger import Ledger
 from helpers.errors import UserError
 from helpers.files import write_json_lines
@@ -121,3 +122,39 @@ def test_graded_answers_of_a_run_are_one_table(graded, tmp_path, monkeypatch):
     (tmp_path / "grades").rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="no graded answers there yet"):
         evaluate.graded_answers("smoke")
+
+
+def test_answers_are_worked_from_reply_to_points_to_metrics(ledger, graded):
+    worked = evaluate.worked(BASE, TASKS, graded, ledger)
+    assert worked.count("The judge's first reply:") == 3
+    assert "| Shows personification | 1 |" in worked
+    assert "full_marks 1.00, all_skills 1.00" in worked
+    assert "full_marks 0.00, all_skills 0.00" in worked
+    table = reading.answers(graded)
+    for row in table.itertuples():
+        assert bool(row.lost) == (not all(row.points))
+        criteria = {*row.skills, "on topic", "makes sense", "sentences"}
+        assert {*row.won.split(", "), *row.lost.split(", ")} - {""} == criteria
+
+
+def test_the_nearest_training_text_stands_beside_an_answer(graded, tmp_path, monkeypatch):
+    monkeypatch.setattr("helpers.paths.run", lambda profile: tmp_path)
+    assert evaluate.beside_training(BASE, graded) is None
+    of_two = next(record for record in graded if record["k"] == 2)
+    chat = {"messages": [{}, {"content": f"Answer: {of_two['text']}"}]}
+    write_json_lines(tmp_path / "training/k123-s0/chats.jsonl", [chat])
+    records = [{**record, "nearest": 100.0 * (record is of_two)} for record in graded]
+    beside = evaluate.beside_training(TRAINED, records).set_index("k")
+    assert beside.loc[2, "similarity"] == 100
+    assert beside.loc[2, "training text"] == beside.loc[2, "answer"] == of_two["text"]
+    assert len(beside) == len(BASE.evaluation_ks)
+
+
+def test_a_table_of_texts_escapes_everything():
+    rows = pd.DataFrame([{"topic": "<b>", "skills": ["oxymoron"], "text": "<i> A word."}])
+    page = reading.table(rows)
+    assert "&lt;b&gt;" in page
+    assert "&lt;i&gt; A word." in page
+    assert page._repr_html_() == page
+    assert reading.table(rows[:0]) is None
+    assert reading.table(None) is None

@@ -1,5 +1,6 @@
 """The notebooks' form, and what running one headless promises."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -7,7 +8,9 @@ import sys
 import nbformat
 import pytest
 
+from helpers.errors import UserError
 from helpers.paths import ROOT
+from helpers.run import renew
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PIPELINE = [n for n in NOTEBOOKS if n.stem[0].isdigit()]
@@ -61,7 +64,7 @@ def test_pipeline_notebooks_close_with_result_and_check(path):
     headings = [c.source.splitlines()[0] for c in notebook.cells if c.cell_type == "markdown"]
     assert "## Result" in headings
     assert headings[-1] == "## Check"
-    assert 8 <= len(code(notebook)) <= 18
+    assert 8 <= len(code(notebook)) <= 16
     assert "assert " in code(notebook)[-1].source
     tagged = [c for c in code(notebook) if "parameters" in c.metadata.get("tags", [])]
     assert len(tagged) == 1
@@ -70,8 +73,11 @@ def test_pipeline_notebooks_close_with_result_and_check(path):
     )
     counts = [c.execution_count for c in code(notebook)]
     assert counts == list(range(1, len(counts) + 1))
-    for line in tagged[0].source.splitlines():
+    for statement in ast.parse(tagged[0].source).body:
+        line = ast.unparse(statement)
         assert re.fullmatch(r"\w+: (int|float|str|bool|list|dict) = [^=|]+", line), line
+        ast.literal_eval(statement.value)
+    assert not re.search(r"#.*[=|]", tagged[0].source), "papermill does not see such a line"
 
 
 def run_stage(tmp_path, source, values=""):
@@ -127,3 +133,26 @@ def test_a_stage_that_succeeds_holds_results_only(tmp_path):
     assert "how far\\n" not in text
     assert "papermill" not in text.replace('"injected-parameters"', "")
     assert not (tmp_path / "out/done.partial.ipynb").exists()
+
+
+def test_outputs_come_from_the_executed_copy_without_its_cell_of_parameters(tmp_path, monkeypatch):
+    monkeypatch.setattr(renew, "ROOT", tmp_path)
+    source = [nbformat.v4.new_code_cell(text) for text in ("x: int = 1", "x")]
+    notebook = nbformat.v4.new_notebook(cells=source)
+    nbformat.write(notebook, tmp_path / "n.ipynb")
+    with pytest.raises(UserError, match=r"out\.ipynb: not there yet; run make reproduce first"):
+        renew.with_outputs(tmp_path / "n.ipynb", tmp_path / "out.ipynb")
+    injected = nbformat.v4.new_code_cell("x = 7", id="injected-parameters", execution_count=2)
+    executed = nbformat.from_dict(notebook)
+    executed.cells = [source[0], injected, source[1]]
+    result = nbformat.v4.new_output("execute_result", {"text/plain": "7"}, execution_count=3)
+    source[1].outputs = [result]
+    nbformat.write(executed, tmp_path / "out.ipynb")
+    first, second = renew.with_outputs(tmp_path / "n.ipynb", tmp_path / "out.ipynb").cells
+    assert (first.execution_count, second.execution_count) == (1, 2)
+    assert second.outputs[0].data["text/plain"] == "7"
+    assert second.outputs[0].execution_count == 2
+    source[1].source = "x + 1"
+    nbformat.write(notebook, tmp_path / "n.ipynb")
+    with pytest.raises(UserError, match=r"out\.ipynb is not of n\.ipynb as it is now"):
+        renew.with_outputs(tmp_path / "n.ipynb", tmp_path / "out.ipynb")

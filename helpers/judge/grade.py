@@ -44,6 +44,15 @@ def turn_of(request: Request) -> str:
     return request.messages[0]["content"]
 
 
+def replies(
+    query: Query, text: str, pack: Pack, judge: Endpoint, ledger: Ledger, *, gradings: int
+) -> list[str]:
+    """What a judge said of a text, as it said it; it is asked only if it has not been yet."""
+    request = grading_request(query, text, pack, gradings=gradings)
+    (outcome,) = client.ask([request], judge, ledger, role="judge")
+    return [reply.text for reply in outcome.usable]
+
+
 def not_enforced(judge: Endpoint) -> UserError:
     return UserError(
         f"{judge.model} at {judge.base_url} did not keep to the JSON schema of response_format;"

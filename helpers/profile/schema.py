@@ -230,6 +230,7 @@ class Finetune(Experiment):
     save_minutes: Minutes
     export_dtype: Literal["float32", "bfloat16"]
     topology: RepositoryFile
+    shown_seeds: list[Seed] = []
     lora: Lora | None = None
     compile: bool = False
 
@@ -254,6 +255,13 @@ class Finetune(Experiment):
             precision=memory.read_topology(ROOT / self.topology).precision,
             **self.model_dump(include=SAME_IN_RECIPE),
         )
+
+    def examples(self) -> dict[str, str]:
+        """Who answers a few tasks in 02, by name; nobody where `shown_seeds` lacks this seed."""
+        if self.training_seed not in self.shown_seeds:
+            return {}
+        model = paths.training(self.profile, self.variant) / "model"
+        return {"before": located(self.student), "after": str(model)}
 
 
 class Grade(Grading):
@@ -316,6 +324,7 @@ class Plot(Experiment):
     graded: list[str]
     figures: FiguresFolder
     caption: Caption
+    about: Line = ""
     over_generations: Literal["max", "mean"] = "max"
     claims: list[Claim] = []
 

@@ -41,6 +41,23 @@ def missing(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def not_unanimous(table: pd.DataFrame) -> pd.DataFrame:
+    """The points on which a judge's gradings of one answer differ.
+
+    Columns: setting, k, query, generation, judge, criterion, votes (`1 0 1`).
+    """
+    rows = []
+    for row in table[table.gradings > 1].itertuples():
+        criteria_of_row = (*row.skills.split("; "), *OTHERS)
+        votes_of_row = zip(*row.votes.split(), strict=True)
+        for criterion, votes in zip(criteria_of_row, votes_of_row, strict=True):
+            if len(set(votes)) > 1:
+                place = (row.setting, row.k, row.query, row.generation, row.judge)
+                rows.append((*place, criterion, " ".join(votes)))
+    columns = ["setting", "k", "query", "generation", "judge", "criterion", "votes"]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def skill_points(table: pd.DataFrame, by: str) -> pd.DataFrame:
     """The share of points by a skill's `position` in the request, or by its name, `criterion`.
 

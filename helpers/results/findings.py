@@ -58,6 +58,16 @@ FINDINGS = (
     ),
 )
 
+# What [ZK24] found, beside the claims above.
+PAPER = {
+    FINDINGS[0].claim: "(single skills alone are not its subject)",
+    FINDINGS[1].claim: "Training on k = 2 and 3 improves k = 4 and 5, never seen in training",
+    FINDINGS[2].claim: "Held-out categories of skills improve too",
+    FINDINGS[3].claim: "Texts with larger k teach more, with fewer examples",
+    FINDINGS[4].claim: "(no control of the texts' length)",
+}
+OTHER_GRADER = "The conclusions hold with another grader"
+
 
 def with_own(claims: Sequence) -> tuple[Finding, ...]:
     """`FINDINGS` and a profile's own claims, each with model, against, setting and a list k."""

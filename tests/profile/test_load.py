@@ -37,8 +37,8 @@ def test_notebooks_declare_what_profiles_inject(name):
             assert isinstance(value, type(default)) or either, f"{notebook}: {key}"
 
 
-def test_notebook_defaults_are_the_smoke_profile():
-    smoke = load.load_profile("smoke")
+def test_notebook_defaults_are_those_of_mini():
+    mini = load.load_profile("mini")
     for stage, key in {
         "01_generate": "01_generate",
         "02_finetune": "02_finetune/k123-s0",
@@ -47,7 +47,7 @@ def test_notebook_defaults_are_the_smoke_profile():
     }.items():
         declared = papermill.inspect_notebook(str(ROOT / f"notebooks/{stage}.ipynb"))
         defaults = {name: ast.literal_eval(p["default"]) for name, p in declared.items()}
-        assert schema.STAGES[stage].of(defaults) == smoke[key]
+        assert schema.STAGES[stage].of(defaults) == mini[key]
 
 
 # What a file says, what a user makes of it, and words of the sentence about it.

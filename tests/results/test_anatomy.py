@@ -167,3 +167,16 @@ def test_two_students_have_rows_of_panels(independent_points):
     assert len(figure.axes) == 2 * 2 * 2
     labels = [axis.get_ylabel() for axis in figure.axes if axis.get_ylabel()]
     assert labels == [f"{s}, setting {i}" for s in ("five", "three") for i in ("I", "II")]
+
+
+def test_gradings_that_differ_are_listed_with_their_votes():
+    place = {"setting": "I", "k": 2, "generation": 0, "judge": "first", "gradings": 3}
+    rows = []
+    for query, votes in enumerate(("11111 11111 11111", "11111 10111 11101")):
+        rows.append({**place, "query": query, "skills": "metaphor; simile", "votes": votes})
+    table = pd.DataFrame(rows)
+    differing = anatomy.not_unanimous(table)
+    assert differing[["query", "criterion", "votes"]].to_numpy().tolist() == [
+        [1, "simile", "1 0 1"],
+        [1, "makes sense", "1 1 0"],
+    ]
