@@ -15,7 +15,7 @@ from helpers.task.catalog import Query, Skill
 ANY = "any"
 # Rows that go to the browser at once, about 300 KB: Jupyter drops messages of over 3 MB.
 MOST = 1000
-NARROW = Layout(width="280px")  # fits a phone
+NARROW = Layout(width="260px")  # fits a phone
 
 
 class Shown(VBox):
@@ -60,12 +60,12 @@ class Browser(Shown):
         self.page_of = page
         self.filters = {name: chooser(name, [ANY, *values_of(table[name])]) for name in filters}
         self.count = HTML()
-        self.grid = ITable(pd.DataFrame(), select="single", showIndex=False, scrollX=True)
+        self.grid = ITable(pd.DataFrame(), select="single", classes="display compact", scrollX=True)
         super().__init__(in_a_row(self.filters.values()), self.count, self.grid)
         for filter in self.filters.values():
             filter.observe(self.refresh, "value")
         self.refresh()
-        self.grid.observe(self.open, "selected_rows")
+        self.grid.observe(self.open_row, "selected_rows")
 
     def refresh(self, _=None) -> None:
         """Show the rows that pass, and open the first."""
@@ -77,8 +77,10 @@ class Browser(Shown):
         self.rows = rows.head(MOST)
         more = "" if len(rows) <= MOST else f", the first {MOST:,} below: filter on"
         self.count.value = f"{len(rows):,} of {len(self.table):,}{more}"
-        self.grid.update(self.columns(), selected_rows=[0][: len(rows)], maxBytes=0)
-        self.open()
+        self.grid.update(
+            self.columns(), selected_rows=[0][: len(rows)], showIndex=False, maxBytes=0
+        )
+        self.open_row()
 
     def columns(self) -> pd.DataFrame:
         return self.rows.drop(columns=self.hidden).map(in_words)
@@ -87,7 +89,7 @@ class Browser(Shown):
         table = self.columns().head(5).to_html(index=False, border=0)
         return f"<p>{self.count.value}</p>{table}{self.page.value}"
 
-    def open(self, _=None) -> None:
+    def open_row(self, _=None) -> None:
         """Show the page of the row that is selected."""
         if self.grid.selected_rows and len(self.rows):
             self.show(self.page_of, self.rows.iloc[self.grid.selected_rows[0]].to_dict())
@@ -164,7 +166,7 @@ class Asker(Shown):
 def answers(run: Run) -> Browser:
     """All graded answers of a run."""
     filters = ["model", "setting", "k", "skills", "verdict", "lost", "disagree", "near"]
-    columns = [*filters[:4], "topic", "text", *filters[4:]]
+    columns = [*filters[:3], "topic", "text", *filters[3:]]
     table = run.answers
     table = table[[*columns, *table.columns.difference(columns)]]
     return Browser(table, filters, run.answer_page, hidden=table.columns[len(columns) :])
@@ -173,7 +175,7 @@ def answers(run: Run) -> Browser:
 def corpus(run: Run) -> Browser:
     """All texts that were written for training."""
     filters = ["kind", "topic", "skills", "outcome", "lost"]
-    columns = [*filters[:3], "text", *filters[3:]]
+    columns = [*filters[:2], "text", *filters[2:]]
     table = run.corpus
     table = table[[*columns, *table.columns.difference(columns)]]
     return Browser(table, filters, run.text_page, hidden=table.columns[len(columns) :])

@@ -130,7 +130,7 @@ def page(tmp_path):
         told = tmp_path / "browser/DevToolsActivePort"
         devtools = int(until(told.read_text, 60, "Chromium does not start").split()[0])
         page = until(lambda: Page(devtools), 30, "Chromium has no page")
-        page.call("Page.navigate", url=f"http://127.0.0.1:{port}/lab/tree/{NOTEBOOK.name}?reset")
+        page.call("Page.navigate", url=f"http://127.0.0.1:{port}/doc/tree/{NOTEBOOK.name}?reset")
         yield page
         (tmp_path / "page.png").write_bytes(
             base64.b64decode(page.call("Page.captureScreenshot", format="png")["data"])
