@@ -99,9 +99,9 @@ class Run:
         return pd.DataFrame(rows)
 
     def missing(self, what: str) -> UserError:
-        folder = paths.run(self.profile).relative_to(paths.ROOT)
         return UserError(
-            f"{folder}: no {what} there yet; make reproduce PROFILE={self.profile} makes them"
+            f"{paths.run(self.profile)}: no {what} there yet;"
+            f" make reproduce PROFILE={self.profile} makes them"
         )
 
     def query_of(self, record: dict) -> Query:
