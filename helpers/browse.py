@@ -60,7 +60,8 @@ class Browser(Shown):
         self.page_of = page
         self.filters = {name: chooser(name, [ANY, *values_of(table[name])]) for name in filters}
         self.count = HTML()
-        self.grid = ITable(pd.DataFrame(), select="single", classes="display compact", scrollX=True)
+        look = {"classes": "display compact", "style": "width:100%;min-width:900px"}
+        self.grid = ITable(pd.DataFrame(), select="single", scrollX=True, **look)
         super().__init__(in_a_row(self.filters.values()), self.count, self.grid)
         for filter in self.filters.values():
             filter.observe(self.refresh, "value")
