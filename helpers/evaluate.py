@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from rapidfuzz import fuzz, process
@@ -20,12 +21,14 @@ from helpers.files import read_json_lines
 from helpers.judge.grade import Graded, grade, replies
 from helpers.profile.schema import Grade
 from helpers.results.leaks import nearest
-from helpers.student.local import Student
 from helpers.student.served import Served, arguments
 from helpers.task.catalog import Query, evaluation_queries
 from helpers.task.points import FIRST_JUDGE, Points
 from helpers.task.prompts import extract_answer
 from helpers.training.recipe import fingerprint
+
+if TYPE_CHECKING:
+    from helpers.student.local import Student
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def distinct_queries(p: Grade) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def student(p: Grade, ledger: Ledger) -> Student | Served:
+def student(p: Grade, ledger: Ledger) -> "Student | Served":
     """The model that the parameters name, to be asked inside a `with`.
 
     It answers in this process, or where `serve` or `server` say.
@@ -84,6 +87,8 @@ def student(p: Grade, ledger: Ledger) -> Student | Served:
         )
     if p.serve or p.server.base_url:
         return served_student(p, path, ledger)
+    from helpers.student.local import Student  # torch: not for reading grades, nor for a server
+
     return Student(
         path,
         ledger,
@@ -123,7 +128,7 @@ def served_student(p: Grade, path: str, ledger: Ledger) -> Served:
     )
 
 
-def answers(p: Grade, every: Sequence[Task], student: Student | Served) -> list[Conversation]:
+def answers(p: Grade, every: Sequence[Task], student: "Student | Served") -> list[Conversation]:
     """The student's conversation on each of the tasks.
 
     Raises:

@@ -11,6 +11,8 @@ import socket
 import subprocess
 import time
 import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import websocket
@@ -21,7 +23,7 @@ CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
 NOTEBOOK = ROOT / "notebooks/explore.ipynb"
-SHOWN = "[...document.querySelectorAll('.jp-OutputArea')].map(a => a.innerText).join('\\n')"
+PROFILE = "smoke"
 
 
 def free_port() -> int:
@@ -54,21 +56,14 @@ def started(command, **settings):
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def answered(shown: str, about: str = "Is about") -> str | None:
-    """What the notebook shows, once the base's answer and its points are there."""
-    return shown if "--- base" in shown and about in shown.split("--- base")[1] else None
-
-
 class Page:
     """A page of Chromium, over its DevTools protocol."""
 
     def __init__(self, port: int):
         pages = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=5))
         address = next(page["webSocketDebuggerUrl"] for page in pages if page["type"] == "page")
-        self.socket, self.numbers = (
-            websocket.create_connection(address, timeout=120, suppress_origin=True),
-            itertools.count(1),
-        )
+        self.socket = websocket.create_connection(address, timeout=120, suppress_origin=True)
+        self.numbers = itertools.count(1)
 
     def call(self, method: str, **parameters) -> dict:
         number = next(self.numbers)
@@ -86,12 +81,59 @@ class Page:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
+    def screenshot(self, file: Path) -> None:
+        picture = self.call("Page.captureScreenshot", format="png")["data"]
+        file.write_bytes(base64.b64decode(picture))
+
+    def cell(self, source: str) -> "Cell":
+        return Cell(self, source)
+
+
+@dataclass
+class Cell:
+    """The cell whose code holds `source`, with what it shows."""
+
+    page: Page
+    source: str
+
+    def run(self, script: str):
+        """The value of a script that calls the cell's element `cell`."""
+        cells = "[...document.querySelectorAll('.jp-CodeCell')]"
+        code = "querySelector('.jp-InputArea').innerText"
+        found = f"{cells}.find(c => c.{code}.includes({json.dumps(self.source)}))"
+        return self.page.run(f"{{const cell = {found}; {script}}}")
+
+    def text(self) -> str:
+        return self.run("cell.querySelector('.jp-Cell-outputArea')?.innerText ?? ''")
+
+    def shows(self, words: str, seconds: float = 60) -> None:
+        until(lambda: words in self.text(), seconds, f"no {words!r} in: {self.text()[-2000:]}")
+
+    def choose(self, label: str, value: str) -> None:
+        box = "[...cell.querySelectorAll('.widget-dropdown')]"
+        self.run(
+            f"const box = {box}.find(b => b.innerText.trim().startsWith({json.dumps(label)}));"
+            "const select = box.querySelector('select');"
+            f"select.selectedIndex = [...select.options].findIndex(o => o.text == '{value}');"
+            "select.dispatchEvent(new Event('change', {bubbles: true}))"
+        )
+
+    def rows(self) -> list[list[str]]:
+        """The words of the table's rows on the page that is shown."""
+        words = "[...row.cells].map(cell => cell.innerText)"
+        rows = "[...cell.querySelectorAll('.dt-scroll-body tbody tr')]"
+        return self.run(f"{rows}.map(row => {words})")
+
+    def click_row(self, number: int) -> None:
+        self.run(f"cell.querySelectorAll('.dt-scroll-body tbody tr')[{number}].cells[0].click()")
+
 
 @pytest.fixture
 def page(tmp_path):
     if not CHROMIUM:
         pytest.skip("no Chromium here (Debian's package is chromium)")
-    port, before = free_port(), NOTEBOOK.read_bytes()
+    subprocess.run(["make", "reproduce", f"PROFILE={PROFILE}"], cwd=ROOT, check=True)
+    port = free_port()
     settings = {
         "ServerApp": {"port": port, "port_retries": 0, "open_browser": False, "allow_root": True},
         "IdentityProvider": {"token": ""},
@@ -103,6 +145,9 @@ def page(tmp_path):
     }
     (tmp_path / "config").mkdir()
     (tmp_path / "config/jupyter_server_config.json").write_text(json.dumps(settings))
+    notebook = NOTEBOOK.with_stem("explore-in-a-test")  # JupyterLab saves by itself
+    source = NOTEBOOK.read_text().replace('str = \\"mini\\"', f'str = \\"{PROFILE}\\"')
+    notebook.write_text(source)
     lab = {
         **os.environ,
         "JUPYTER_CONFIG_DIR": str(tmp_path / "config"),
@@ -113,7 +158,11 @@ def page(tmp_path):
         "--headless",
         "--no-sandbox",
         "--disable-gpu",
-        "--window-size=1300,3000",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
         "--remote-debugging-port=0",
     ]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -130,51 +179,60 @@ def page(tmp_path):
         told = tmp_path / "browser/DevToolsActivePort"
         devtools = int(until(told.read_text, 60, "Chromium does not start").split()[0])
         page = until(lambda: Page(devtools), 30, "Chromium has no page")
-        page.call("Page.navigate", url=f"http://127.0.0.1:{port}/lab/tree/{NOTEBOOK.name}?reset")
+        page.call("Page.navigate", url=f"http://127.0.0.1:{port}/doc/tree/{notebook.name}?reset")
         yield page
-        (tmp_path / "page.png").write_bytes(
-            base64.b64decode(page.call("Page.captureScreenshot", format="png")["data"])
-        )
-    NOTEBOOK.write_bytes(before)  # JupyterLab saves by itself
+        page.screenshot(tmp_path / "page.png")
+    notebook.unlink()
 
 
 @pytest.mark.slow
-def test_explore_works_in_a_browser(page):
-    until(
-        lambda: page.run(
-            "!!window.jupyterapp && document.querySelectorAll('.jp-Notebook .jp-Cell').length > 5"
-        ),
-        120,
-        "no notebook is shown",
-    )
-    until(
-        lambda: page.run(
-            "[...jupyterapp.shell.widgets('main')]"
-            ".some(w => w.sessionContext?.session?.kernel?.status == 'idle')"
-        ),
-        60,
-        "no kernel has started",
-    )
+@pytest.mark.parametrize("width", [1200, 400])
+def test_an_hour_of_curiosity(page, width):
+    """Run all, filter, open an answer, compare two models, ask something else."""
+    # Tall: JupyterLab draws only the cells that are in view.
+    size = {"width": width, "height": 9000, "deviceScaleFactor": 1, "mobile": False}
+    page.call("Emulation.setDeviceMetricsOverride", **size)
+    cells = "document.querySelectorAll('.jp-Notebook .jp-Cell').length > 5"
+    until(lambda: page.run(f"!!window.jupyterapp && {cells}"), 120, "no notebook is shown")
+    kernel = "w.sessionContext?.session?.kernel?.status == 'idle'"
+    main = "[...jupyterapp.shell.widgets('main')]"
+    until(lambda: page.run(f"{main}.some(w => {kernel})"), 60, "no kernel has started")
     assert page.run("jupyterapp.commands.execute('notebook:run-all-cells')") is not False
-    shown = until(
-        lambda: answered(page.run(SHOWN)), 90, f"no answer is shown: {page.run(SHOWN)[-2000:]}"
+
+    question = page.cell("browse.Asker")
+    question.shows("of 3 with full marks", 120)
+    page.cell("browse.corpus").shows("skill missing: k = ")
+
+    answers = page.cell("browse.answers")
+    answers.choose("model", "base")
+    answers.shows("base, setting")
+    answers.choose("k", "2")
+    answers.choose("disagree", "any")
+    base_at_2 = [("base", "2")] * 10  # a page of the table
+    until(
+        lambda: [(row[0], row[2]) for row in answers.rows()] == base_at_2,
+        30,
+        "the filters do not narrow the table",
     )
+    opened = answers.text().split("base, setting")[1]
+    answers.click_row(5)
+    until(lambda: opened not in answers.text(), 30, "no other answer is opened")
+    answers.shows(answers.rows()[5][4])
+    answers.shows("reply 3")
+
+    comparison = page.cell("browse.Comparison")
+    for words in ("base: ", "k123-s0: ", "of 3 with full marks"):
+        comparison.shows(words)
+    comparison.choose("model 2", "base")
+    until(lambda: "k123-s0: " not in comparison.text(), 30, "the other model is not compared")
+    comparison.shows("2: base")
+
+    question.choose("topic", "dueling")
+    question.shows("Topic: dueling")
+    question.run("cell.querySelector('button.jupyter-button').click()")
+    question.shows("of 3 with full marks")
+    shown = page.run("document.body.innerText")
     assert "Traceback" not in shown
     assert "Error" not in shown
-    assert page.run("document.querySelectorAll('.jp-OutputArea select').length") >= 2, (
-        "topic and skills can be chosen"
-    )
-    topic = page.run("document.querySelector('.jp-OutputArea select').value")
-    page.run(
-        "{const s = document.querySelector('.jp-OutputArea select');"
-        " s.selectedIndex = (s.selectedIndex + 3) % s.options.length;"
-        " s.dispatchEvent(new Event('change', {bubbles: true}))}"
-    )
-    chosen = page.run("document.querySelector('.jp-OutputArea select').selectedOptions[0].text")
-    assert page.run("document.querySelector('.jp-OutputArea select').value") != topic
-    shown = until(
-        lambda: answered(page.run(SHOWN), f"Is about {chosen}"),
-        60,
-        f"another topic ({chosen}) changes nothing",
-    )
-    assert "Traceback" not in shown
+    too_wide = "[...document.querySelectorAll('.widget-vbox, .widget-hbox, .widget-html')]"
+    assert page.run(f"{too_wide}.filter(e => e.scrollWidth > e.clientWidth + 1).length") == 0

@@ -53,6 +53,17 @@ def replies(
     return [reply.text for reply in outcome.usable]
 
 
+def read_reply(
+    reply: Reply, query: Query, text: str, pack: Pack, rules: Rules
+) -> Points | Unreadable:
+    """The points that a judge's reply gives to a text, by the rules; or why it cannot be read."""
+    reader = structured.read_verdict if pack.json_schema else free_text.read_verdict
+    verdict = own_verdict(reply.text, criteria(query, pack.rubric), text, reader)
+    if verdict.points is None:
+        return Unreadable(verdict.reason)
+    return rules.apply(Points.of(verdict.points), text, query)
+
+
 def not_enforced(judge: Endpoint) -> UserError:
     return UserError(
         f"{judge.model} at {judge.base_url} did not keep to the JSON schema of response_format;"
@@ -87,22 +98,18 @@ def grade(
     turns = [grading_turn(query, text, pack) for query, text in tasks]
     questions = dict(zip(turns, tasks, strict=True))
     requests = [grading_request(*task, pack, gradings=gradings) for task in questions.values()]
-    reader = structured.read_verdict if pack.json_schema else free_text.read_verdict
     enforced = False  # whether a reply has fitted the schema
 
     def read(request: Request, reply: Reply) -> Points | Unreadable:
         nonlocal enforced
         query, text = questions[turn_of(request)]
-        items = criteria(query, pack.rubric)
         if pack.json_schema and not enforced:
-            enforced = reader(reply.text, items).points is not None
+            items = criteria(query, pack.rubric)
+            enforced = structured.read_verdict(reply.text, items).points is not None
             begun = reply.cut and reply.text.lstrip().startswith("{")
             if not enforced and not begun and reply.text.strip():
                 raise not_enforced(judge)
-        verdict = own_verdict(reply.text, items, text, reader)
-        if verdict.points is None:
-            return Unreadable(verdict.reason)
-        return rules.apply(Points.of(verdict.points), text, query)
+        return read_reply(reply, query, text, pack, rules)
 
     answers = client.ask(requests, judge, ledger, role="judge", read=read, what="texts graded")
     by_turn = dict(zip(questions, answers, strict=True))

@@ -35,8 +35,9 @@ from helpers.run import lock, manifest
 
 
 def tidied(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Without progress lines (stderr), timings, paths and papermill's marks: results only."""
-    notebook.metadata.pop("papermill", None)
+    """Results only: no progress lines (stderr), timings, paths, widgets, marks of papermill."""
+    for name in ("papermill", "widgets"):
+        notebook.metadata.pop(name, None)
     notebook.metadata["language_info"] = {"name": "python"}  # the version is this machine's
     for cell in notebook.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):
@@ -45,6 +46,8 @@ def tidied(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
             cell.metadata.pop(name, None)
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            for output in cell.outputs:  # a widget's HTML outlives its kernel
+                output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     return notebook
 
 

@@ -1,0 +1,159 @@
+"""A run's answers and texts as tables and pages, and the widgets over them; no browser here."""
+
+import subprocess
+import sys
+
+import pytest
+
+from helpers import browse, corpus, evaluate, explore, paths
+from helpers.errors import UserError
+from helpers.files import write_json_lines
+from helpers.profile import schema
+from helpers.task.catalog import load_skills, load_topics
+
+FORGED = "<script>alert(1)</script>"
+SECOND = schema.SecondJudge(base_url="world:?flip=0.3", model="judge", temperature=1.0)
+MODELS = ["base", "k123-s0"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A smoke run with two judges: the base's answers, and a model's, which are HTML."""
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "run", lambda profile: folder / profile)
+        made = explore.Run.of("smoke")
+        for name in MODELS:
+            p = made.models[name].model_copy(update={"second_judges": {"second": SECOND}})
+            made.parameters[f"03_grade/{name}"] = p
+        p = made.models["base"]
+        tasks = evaluate.tasks(p)
+        with evaluate.student(p, made.ledger) as student:
+            answers = evaluate.answers(p, tasks, student)
+        records = evaluate.evaluate(p, tasks, answers, made.ledger)
+        write_json_lines(paths.grades("smoke", "base"), records)
+        forged = [record | {"text": FORGED, "nearest": 95.0} for record in records]
+        write_json_lines(paths.grades("smoke", "k123-s0"), forged)
+        chat = {"messages": [{"role": "assistant", "content": f"Answer: {FORGED}!"}]}
+        write_json_lines(paths.training("smoke", "k123-s0") / "chats.jsonl", [chat])
+        texts = corpus.build(made.parameters["01_generate"], made.ledger)
+        write_json_lines(paths.corpus("smoke"), texts)
+        yield made
+
+
+def test_every_answer_is_a_row_with_what_became_of_it(run):
+    answers = run.answers
+    assert len(answers) == 2 * len(evaluate.tasks(run.models["base"]))
+    for row in answers.to_dict("records"):
+        points = row["grades"]["first"]["points"]
+        assert len(row["lost"]) == points.count(0)
+        assert (row["verdict"] == "full marks") == (row["full_marks"] == 1) == all(points)
+        majorities = [tuple(row["grades"][judge]["points"]) for judge in ("first", "second")]
+        assert (row["disagree"] == "judges") == (len(set(majorities)) == 2)
+    assert set(answers.disagree) == {"judges", "gradings", "none"}
+    assert set(answers[answers.model == "k123-s0"].near) == {"yes"}
+
+
+def test_a_page_holds_every_reply_as_it_came_and_as_it_was_read(run):
+    rows = run.answers[run.answers.model == "base"].to_dict("records")
+    row = next(row for row in rows if row["k"] == 3 and row["disagree"] == "judges")
+    before = run.ledger.summary()
+    page = run.answer_page(row)
+    assert run.ledger.summary().equals(before), "nothing is asked"
+    query = run.query_of(row)
+    for name, judge in run.models["base"].judges().items():
+        pack = run.models["base"].packs()[name]
+        p = run.models["base"]
+        replies = run.replies(query, row["text"], pack, judge, p.gradings, p.rules())
+        read = [list(result.numbers) for _, result in replies if not hasattr(result, "reason")]
+        assert read == row["grades"][name]["gradings"]
+        assert all(explore.block(reply) in page for reply, _ in replies)
+    assert f"Topic: {row['topic']}" in page
+    assert "<mark " in page
+
+
+def test_what_a_model_wrote_is_never_html(run):
+    row = run.answers[run.answers.model == "k123-s0"].iloc[0].to_dict()
+    browser = browse.answers(run)
+    browser.filters["model"].value = "k123-s0"
+    pages = [run.answer_page(row), run.query_page(row, MODELS), browser.still()]
+    for page in pages:
+        assert "<script" not in page
+        assert "&lt;script&gt;" in page
+    assert "The nearest training text, 98 of 100 alike" in pages[0]
+    assert "No reply of this judge is stored" in pages[0]
+
+
+def test_filters_narrow_and_the_first_row_is_opened(run):
+    browser = browse.answers(run)
+    assert f"{len(run.answers):,} of {len(run.answers):,}" in browser.count.value
+    browser.filters["k"].value = "2"
+    browser.filters["model"].value = "base"
+    skill = browser.rows.skills.iloc[-1][1]
+    browser.filters["skills"].value = skill
+    assert set(browser.rows.k) == {2}
+    assert all(skill in skills for skills in browser.rows.skills)
+    assert "base, setting" in browser.page.value
+    browser.grid.selected_rows = [len(browser.rows) - 1]
+    last = browser.rows.iloc[-1]
+    assert f"query {last['query']}, sample {last['generation']}" in browser.page.value
+    browser.filters["verdict"].value = "full marks"
+    browser.filters["lost"].value = skill
+    assert len(browser.rows) == 0
+    assert browser.page.value == ""
+
+
+def test_two_models_query_by_query_where_they_differ_most_first(run):
+    comparison = browse.Comparison(run, MODELS)
+    differences = comparison.table.difference.abs()
+    assert differences.is_monotonic_decreasing
+    answers = run.answers
+    first = comparison.table.iloc[0]
+    own = answers[(answers[explore.QUERY] == first[explore.QUERY]).all(axis=1)]
+    means = own.groupby("model").full_marks.mean().round(2)
+    assert first["1: base"] == means["base"]
+    assert comparison.page.value.count("of 3 with full marks") == 2
+    comparison.choices[1].value = "base"
+    assert set(comparison.table.difference) == {0}
+
+
+def test_the_corpus_with_what_was_dropped_and_why(run):
+    browser = browse.corpus(run)
+    browser.filters["outcome"].value = "skill missing"
+    assert len(browser.rows)
+    assert "skill missing: k = " in browser.page.value
+    assert "user: Topic: " in browser.page.value
+    assert "reply 1" in browser.page.value
+
+
+def test_a_question_of_ones_own_is_graded_and_what_is_not_there_is_a_sentence(run):
+    p = run.models["base"]
+    asker = browse.Asker(
+        run,
+        MODELS,
+        skills=load_skills(paths.ROOT / p.skills),
+        topics=load_topics(paths.ROOT / p.topics),
+        ask_now=False,
+    )
+    assert "full marks" not in asker.page.value
+    asker.samples.value = 2
+    asker.models[1].value = "base"
+    asker.ask()
+    assert "of 2 with full marks" in asker.page.value
+    asker.models[1].value = "k123-s0"
+    asker.ask()
+    assert "run 02_finetune for variant k123-s0 first" in asker.page.value
+
+
+def test_without_a_run_it_says_what_to_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "run", lambda profile: tmp_path)
+    empty = explore.Run.of("smoke")
+    for table in ("answers", "corpus"):
+        with pytest.raises(UserError, match="make reproduce PROFILE=smoke"):
+            getattr(empty, table)
+
+
+def test_torch_waits_until_a_model_is_asked():
+    script = "import sys; from helpers import browse; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=paths.ROOT)
+    assert done.stdout == b"False\n", done.stderr
