@@ -52,7 +52,7 @@ def name(text: str) -> str:
 
 
 def own_name(kind: str, taken: str):
-    """Of a mix or a judge. A variant is `<student>-<mix>-s<seed>`: - is kept for that."""
+    """Of a mix, model or judge. A variant is `<student>-<mix>-s<seed>`: - is kept for that."""
 
     def check(text: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9_]{1,64}", text) or text == taken:
@@ -67,6 +67,7 @@ def own_name(kind: str, taken: str):
 
 Name = Annotated[str, AfterValidator(name)]
 MixName = Annotated[str, AfterValidator(own_name("mix", taken="base"))]
+ModelName = Annotated[str, AfterValidator(own_name("model", taken="base"))]
 JudgeName = Annotated[str, AfterValidator(own_name("judge", taken=FIRST_JUDGE))]
 
 
@@ -105,7 +106,7 @@ def as_named(mixes: dict[str, dict]) -> dict[str, dict]:
     return mixes
 
 
-Mixes = Annotated[dict[MixName, Mix], Field(min_length=1), AfterValidator(as_named)]
+Mixes = Annotated[dict[MixName, Mix], AfterValidator(as_named)]
 
 
 # --------------------------------------------------------------------------------------- paths
@@ -137,6 +138,7 @@ def regular_file(path: str) -> str:
     return path
 
 
+File = Annotated[Word, AfterValidator(regular_file)]
 RepositoryFile = Annotated[Word, AfterValidator(inside), AfterValidator(regular_file)]
 
 

@@ -24,35 +24,42 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
     Raises:
         UserError: one sentence about the first thing that does not.
     """
-    generate, plot = notebooks["01_generate"], notebooks["04_plot"]
-    finetune = next(p for p in notebooks.values() if isinstance(p, Finetune))
     grade = next(p for p in notebooks.values() if isinstance(p, Grade))
-    with files.named("01_generate", "skills"):
-        pools, pack = generate.pools(), generate.pack()
+    with files.named("03_grade", "skills"):
+        pools, pack = grade.pools(), grade.pack()
     with files.named("03_grade", "student_turns"):
         if grade.student_turns > len(pack.generation):
             turns = len(pack.generation)
             raise UserError(
                 f"student_turns = {grade.student_turns}, and the prompt pack has {turns}"
             )
-    with files.named("shared", "mixes"):
-        check_mixes(variants, generate, made_in=files.source("01_generate", "texts"))
+    generate = notebooks.get("01_generate")
+    if generate:
+        with files.named("shared", "mixes"):
+            check_mixes(variants, generate, made_in=files.source("01_generate", "texts"))
     with files.named("03_grade", "evaluation_ks"):
         check_skills(generate, grade, pools)
-    with files.named("01_generate", "texts"):
-        check_queries(generate)
-    with files.named("02_finetune", "topology"):
-        check_topology(finetune)
+    if generate:
+        with files.named("01_generate", "texts"):
+            check_queries(generate)
+        with files.named("02_finetune", "topology"):
+            check_topology(next(p for p in notebooks.values() if isinstance(p, Finetune)))
     with files.named("04_plot", "figures"):
-        check_figures(plot)
-    with files.named("01_generate", "teacher"):
-        check_judges_alone("teacher", generate.teacher)
-    for name in ("teacher", "judge"):
-        with files.named("01_generate", name):
-            check_endpoint(name, getattr(generate, name), generate, pools["III"])
+        check_figures(notebooks["04_plot"])
+    if generate:
+        with files.named("01_generate", "teacher"):
+            check_judges_alone("teacher", generate.teacher)
+            check_endpoint("teacher", generate.teacher, grade, pools["III"])
+    for name, model in variants.models.items():
+        if isinstance(model, Endpoint):
+            with files.named("shared", "models"):
+                check_judges_alone(f"models.{name}", model)
+                check_endpoint(f"models.{name}", model, grade, pools["III"])
+    with files.named("03_grade", "judge"):
+        check_endpoint("judge", grade.judge, grade, pools["III"])
     for name, judge in grade.second_judges.items():
         with files.named("03_grade", "second_judges"):
-            check_endpoint(f"second_judges.{name}", judge, generate, pools["III"])
+            check_endpoint(f"second_judges.{name}", judge, grade, pools["III"])
     with files.named("03_grade", "second_judges"):
         try:
             grade.packs()
@@ -60,7 +67,7 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
             raise UserError(f"second_judges: {error}") from None
     with files.named("03_grade", "server"):
         check_judges_alone("server", grade.server)
-        check_price(grade.server, generate.budget)
+        check_price(grade.server, grade.budget)
         served.check(grade.serve, grade.server, grade.temperature)
 
 
@@ -74,11 +81,12 @@ def check_mixes(variants: Variants, generate: Generate, *, made_in: Path) -> Non
                 raise UserError(f"mix {mix} takes {n} texts of k = {k}, and {made_in} makes {made}")
 
 
-def check_skills(generate: Generate, grade: Grade, pools: dict[str, Pool]) -> None:
+def check_skills(generate: Generate | None, grade: Grade, pools: dict[str, Pool]) -> None:
     """Each setting has as many skills as are asked for at once."""
     largest = dict.fromkeys(grade.settings, max(grade.evaluation_ks))
-    written = [counts_of(kind)[0] for kind in generate.texts]
-    largest["I"] = max(*written, *grade.evaluation_ks)
+    if generate:
+        written = [counts_of(kind)[0] for kind in generate.texts]
+        largest["I"] = max(*written, *grade.evaluation_ks)
     for setting, k in largest.items():
         skills = len(pools[setting].skills)
         if skills < k:
@@ -158,11 +166,11 @@ def check_judges_alone(name: str, endpoint: Endpoint) -> None:
         raise UserError(f"{name}.json_schema is for judges alone; take it out")
 
 
-def check_endpoint(name: str, endpoint: Endpoint, generate: Generate, pool: Pool) -> None:
+def check_endpoint(name: str, endpoint: Endpoint, grade: Grade, pool: Pool) -> None:
     """It can be asked for all skills and topics; with a budget, it has a price."""
     try:
         skills = [skill.name for skill in pool.skills]
         host(endpoint.base_url).check(endpoint.model, skills, list(pool.topics))
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
-    check_price(endpoint, generate.budget)
+    check_price(endpoint, grade.budget)

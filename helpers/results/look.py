@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,7 +26,7 @@ STYLE = {
     "k123": ("#D55E00", "^", "solid"),
 }
 TITLES = {"base": "before fine-tuning", PADDED: "D(1) padded"}
-MORE = [  # for mixes of other kinds, in the order of their names
+MORE = [  # for models, and mixes of other kinds
     ("#CC79A7", "P", (0, (5, 1, 1, 1, 1, 1))),
     ("#0072B2", "X", (0, (2, 2))),
     ("#999999", "p", (0, (8, 2))),
@@ -103,11 +104,16 @@ def students_of(models: pd.Series) -> list[str]:
 
 
 def styles(mixes: Iterable[str]) -> dict[str, tuple]:
-    """Colour, marker and dash of each mix (or kind): those of `STYLE` in its order, then others."""
-    present = set(mixes)
+    """Colour, marker and dash of each mix, kind or model.
+
+    Those of `STYLE` come first, in its order; then others as given.
+    """
+    present = list(dict.fromkeys(mixes))
     looks = {mix: style for mix, style in STYLE.items() if mix in present}
-    for i, mix in enumerate(sorted(present - set(STYLE))):
-        looks[mix] = MORE[i % len(MORE)]
+    others = [mix for mix in present if mix not in STYLE]
+    free = [*MORE, *(style for mix, style in STYLE.items() if mix not in present)]
+    for mix, style in zip(others, itertools.cycle(free), strict=False):
+        looks[mix] = style
     return looks
 
 
@@ -125,7 +131,7 @@ def band(axis: Axes, x: pd.Series, low: pd.Series, high: pd.Series, colour: str)
     axis.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
 
 
-def legend(figure: Figure, mixes: Iterable[str]) -> None:
+def legend(figure: Figure, mixes: Iterable[str], title: str = "fine-tuned on") -> None:
     """One legend over all panels, whichever of them drew a line."""
     handles = {}
     for axis in figure.axes:
@@ -137,7 +143,7 @@ def legend(figure: Figure, mixes: Iterable[str]) -> None:
         labels,
         loc="outside upper center",
         ncols=len(labels),
-        title="fine-tuned on",
+        title=title,
         title_fontsize=9,
     )
 

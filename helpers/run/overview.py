@@ -9,7 +9,7 @@ from helpers.chat.ledger import Ledger
 from helpers.chat.money import CHARACTERS_PER_TOKEN, is_free
 from helpers.errors import command
 from helpers.profile.load import load_profile
-from helpers.profile.schema import Generate, Model
+from helpers.profile.schema import Grade, Model
 from helpers.profile.together import feasibility
 from helpers.run import plan
 
@@ -49,7 +49,7 @@ def totals(table: pd.DataFrame) -> str:
     return f"Together {line}."
 
 
-def budget(p: Generate, endpoints: list[Endpoint]) -> str:
+def budget(p: Grade, endpoints: list[Endpoint]) -> str:
     if p.budget is not None:
         return f"The budget for everything is {p.budget:,.2f} US dollars."
     if all(map(is_free, endpoints)):
@@ -70,7 +70,7 @@ def main(profile: str) -> None:
     """Print the plan of what is left of every stage."""
     notebooks = load_profile(profile)
     left = {name: p for name, p in notebooks.items() if not is_done(profile, name, p)}
-    generate = notebooks["01_generate"]
+    generate = notebooks.get("01_generate")
     grade = next(p for name, p in notebooks.items() if name.startswith("03"))
     graded = sum(name.startswith("03") for name in notebooks)
     models = sum(name.startswith("03") for name in left)
@@ -79,6 +79,12 @@ def main(profile: str) -> None:
     parts = []
     if "01_generate" in left:
         parts.append(plan.plan_generate(generate, ledger))
+    addressed = []  # models that are asked at an address of their own
+    for name, p in notebooks.items():
+        if name.startswith("03") and isinstance(p.student, Endpoint):
+            addressed.append(p.student)
+            if name in left:
+                parts.append(plan.plan_answers(p, ledger))
     if models:
         parts.append(plan.plan_grade(grade, models, ledger=ledger))
     if len(left) < len(notebooks):
@@ -108,12 +114,15 @@ def main(profile: str) -> None:
             f"{ledger.spent():,.2f} US dollars are spent (make ledger). A model's gradings are"
             " counted whole until all are there: 03_grade shows more."
         )
-    print(budget(generate, [generate.teacher, *grade.judges().values()]))
-    print(f"\nQueries\n{feasibility(generate).to_string(index=False)}")
-    untrained = {name: p for name, p in left.items() if name.startswith("02")}
-    print("\n02_finetune", *trainings(untrained), sep="\n  ")
-    where = grade.serve or grade.server.base_url or "this process"
-    print(f"\n03_grade\n  answers of at most {grade.new_tokens} tokens, sampled by {where}")
+    teachers = [generate.teacher] if generate else []
+    print(budget(grade, [*teachers, *addressed, *grade.judges().values()]))
+    if generate:
+        print(f"\nQueries\n{feasibility(generate).to_string(index=False)}")
+        untrained = {name: p for name, p in left.items() if name.startswith("02")}
+        print("\n02_finetune", *trainings(untrained), sep="\n  ")
+    if len(addressed) < graded:
+        where = grade.serve or grade.server.base_url or "this process"
+        print(f"\n03_grade\n  answers of at most {grade.new_tokens} tokens, sampled by {where}")
 
 
 if __name__ == "__main__":

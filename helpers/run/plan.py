@@ -21,7 +21,7 @@ from helpers.chat.money import CHARACTERS_PER_TOKEN, cost, price_of
 from helpers.chat.replies import Outcome, Reply, Request
 from helpers.judge.grade import grading_request, turn_of
 from helpers.profile.schema import Finetune, Generate, Grade
-from helpers.task.catalog import Pool, counts_of, draw
+from helpers.task.catalog import Pool, counts_of, draw, evaluation_queries
 from helpers.task.points import FIRST_JUDGE
 from helpers.task.prompts import generation_turns, grading_turn
 
@@ -191,7 +191,7 @@ def stored_texts(p: Generate, kind: str, ledger: Ledger | None) -> tuple[int, in
         conversations = converse(from_ledger, several, replicates, pack, turns=turns)
         questions = {}  # equal texts are one
         for query, talk in zip(several, conversations, strict=True):
-            if talk:
+            if talk and talk.text:
                 request = grading_request(query, talk.text, pack, gradings=p.filter_gradings)
                 questions[turn_of(request)] = request
         judged += look(list(questions.values()), p.judge, ledger)[0]
@@ -290,6 +290,51 @@ def row_of_judge(
     )
 
 
+def plan_answers(p: Grade, ledger: Ledger | None = None) -> pd.DataFrame:
+    """What a model at an address is asked; with a ledger, what of it is missing.
+
+    Args:
+        p: of a model that has an address.
+    """
+    pools, pack = p.pools(), p.pack()
+    queries, sent = [], np.zeros(2)
+    for setting in p.settings:
+        for k in p.evaluation_ks:
+            several = evaluation_queries(
+                pools[setting], k, p.evaluation_queries, seed=p.seed, setting=setting
+            )
+            turns = mean_prompts(p, pools[setting], k)[0][: p.student_turns]
+            queries += several
+            sent += len(several) * p.generations * conversation(turns, ANSWER_TOKENS)
+    stored = 0
+
+    def from_ledger(requests: list[Request]) -> list[Reply | None]:
+        nonlocal stored
+        number, replies = look(requests, p.student, ledger)
+        stored += number
+        return replies
+
+    for generation in range(p.generations):
+        replicates = [generation] * len(queries)
+        converse(from_ledger, queries, replicates, pack, turns=p.student_turns)
+    answers = len(queries) * p.generations
+    requests = np.full(2, answers * p.student_turns)
+    return pd.DataFrame(
+        [
+            row(
+                "03_grade",
+                f"{p.variant}: {answers:,} answers",
+                p.student,
+                requests,
+                sent,
+                requests * ANSWER_TOKENS,
+                stored=stored,
+                ledger=ledger,
+            )
+        ]
+    )
+
+
 def plan_grade(
     p: Grade,
     models: int = 1,
@@ -329,7 +374,7 @@ def plan_gradings(
     for (name, judge), setting in itertools.product(p.judges().items(), p.settings):
         questions = {}  # equal answers are one
         for task, answer in zip(tasks, answers, strict=True):
-            if task.setting == setting:
+            if task.setting == setting and answer.text:
                 request = grading_request(task.query, answer.text, packs[name], gradings=p.gradings)
                 questions[turn_of(request)] = request
         stored, _ = look(list(questions.values()), judge, ledger)

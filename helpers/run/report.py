@@ -96,11 +96,13 @@ def facts(done: list[dict], notebooks: dict[str, Model]) -> dict[str, str]:
         machines.append(", ".join(parts))
         packages += [f"{name} {version}" for name, version in line["versions"].items()]
     trained = {p.training_seed for name, p in notebooks.items() if name.startswith("02")}
-    seeds = ", ".join(map(str, sorted(trained)))
+    seeds = f"split, queries and sampling {notebooks['04_plot'].seed}"
+    if trained:
+        seeds += f"; training {', '.join(map(str, sorted(trained)))}"
     return {
         "commit": different(commits),
         "machine": different(machines),
-        "seeds": f"split, queries and sampling {notebooks['04_plot'].seed}; training {seeds}",
+        "seeds": seeds,
         "packages": different(packages),
     }
 

@@ -22,6 +22,8 @@ EVERYTHING = [None, *NUMBERS, *WORDS, *LISTS, *MAPPINGS]
 ELSEWHERE = {"base_url", "weights"}  # read, and tested, in the room `chat`
 ACCEPTED = {
     "extends": [None],
+    "mixes": [{}],  # the students are asked as they are
+    "models": [{}],
     "sweep": [None],
     "budget": [None, 0, 0.5],
     "deduct_named_skills": [True],
