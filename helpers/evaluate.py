@@ -140,42 +140,37 @@ def given(file: Path, every: Sequence[Task]) -> list[Conversation]:
     """The answers in a file, JSON lines with the keys `FIELDS`, one to each of the tasks.
 
     Raises:
-        UserError: a line that is no answer, or answers none of the tasks, or one that was answered
-            before it; a task without an answer.
+        UserError: a line that is no answer to one of the tasks, or a second one to it; a task
+            without an answer.
     """
-    texts: dict[tuple, str | None] = {task.identity: None for task in every}
+    waiting = {task.identity: number for number, task in enumerate(every)}
+    texts = [""] * len(every)
     for number, line in enumerate(read_text(file).strip().split("\n"), 1):
         where = f"{file}, line {number}"
         try:
             row = json.loads(line)
             query = (row["topic"], frozenset(row["skills"]))
-            task = (row["setting"], row["k"], *query, row["generation"])
+            task = waiting.pop((row["setting"], row["k"], *query, row["generation"]), None)
             text = clean(row["text"])
-            is_wanted = task in texts
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{where}: no answer; one is a JSON object of {FIELDS}") from None
-        if not is_wanted:
+        if task is None:
             raise UserError(
-                f"{where}: answers no query of this evaluation: setting {row['setting']},"
-                f" k = {row['k']}, {row['topic']}, {', '.join(map(str, row['skills']))},"
-                f" generation {row['generation']}"
+                f"{where}: answers no query of this evaluation, or one that has its answer in a"
+                f" line before: {line[:200]}"
             )
-        if texts[task] is not None:
-            raise UserError(f"{where}: a second answer to the same query and generation")
         texts[task] = text
-    missing = [task for task in every if texts[task.identity] is None]
-    if missing:
-        first = missing[0]
+    if waiting:
+        first = every[min(waiting.values())]
         raise UserError(
-            f"{file}: {len(missing)} of {len(every)} answers are missing, first that of setting"
-            f" {first.setting}, k = {first.k}, {first.query.topic},"
-            f" {', '.join(first.query.names)}, generation {first.generation}"
+            f"{file}: {len(waiting)} of {len(every)} answers are missing, first that to setting"
+            f" {first.setting}, k = {first.k}, generation {first.generation}, {first.query.topic}:"
+            f" {', '.join(first.query.names)}"
         )
-    conversations = []
-    for text in texts.values():
-        message = {"role": "assistant", "content": text}
-        conversations.append(Conversation([message], thought="<think>" in text))
-    return conversations
+    return [
+        Conversation([{"role": "assistant", "content": text}], thought="<think>" in text)
+        for text in texts
+    ]
 
 
 def answers(

@@ -169,12 +169,15 @@ def read_folder(profile: str) -> dict[str, Layer]:
     for key in shared.values:
         if key not in KNOWN:
             raise UserError(f"{shared.file}: {unknown_key(key, KNOWN)}")
-    untrained = not shared.values.get("mixes") and not shared.values.get("sweep")
+    trains = shared.values.get("students") and (
+        shared.values.get("mixes") or shared.values.get("sweep")
+    )
     layers = {"shared": shared}
     for stage in STAGES:
         file = folder / f"{stage}.yaml"
-        trains = stage in ("01_generate", "02_finetune")
-        is_needed = "extends" not in shared.values and not (trains and untrained)
+        is_needed = "extends" not in shared.values and (
+            trains or stage not in ("01_generate", "02_finetune")
+        )
         if not is_needed and trouble(ROOT / file) == "no such file":
             continue
         layers[stage] = Layer(file, read_yaml(ROOT / file))

@@ -150,7 +150,7 @@ def points_by_skill(skills: pd.DataFrame, *, caption: str) -> Figure:
             vmax=1,
             cmap="cividis",
         )
-        sure = rows[rows.high - rows.low < SURE]
+        sure = rows[rows.high - rows.low < SURE].sort_values(["k", "criterion"])
         for row in sure.itertuples():
             axis.text(
                 row.k,

@@ -154,7 +154,7 @@ def sampled(summary: pd.DataFrame) -> str:
     queries = f"{summary.queries.max()} queries"
     if seeds > 1:
         return f"{seeds} training seeds and {queries}"
-    return f"{queries} alone: one training seed, no word on another training"
+    return f"{queries} alone, not over training seeds"
 
 
 def scored(summary: pd.DataFrame, over_generations: str) -> str:

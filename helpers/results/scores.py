@@ -213,16 +213,13 @@ def manners(graded: dict[str, list[dict]]) -> pd.DataFrame:
     (so the provider says; a refusal in words is a text as others are); thought aloud; cut (at the
     token limit).
     """
-    rows = {}
+    rows = []
     for variant, records in graded.items():
-        rows[variant] = {
-            "answers": len(records),
-            "empty": sum(not record["text"] for record in records),
-            "refused": sum(record["refused"] for record in records),
-            "thought aloud": sum(record["thought"] for record in records),
-            "cut": sum(record["cut"] for record in records),
-        }
-    return pd.DataFrame.from_dict(rows, orient="index")
+        for record in records:
+            row = {"model": variant, "answers": 1, "empty": not record["text"]}
+            row |= {"refused": record["refused"], "thought aloud": record["thought"]}
+            rows.append(row | {"cut": record["cut"]})
+    return pd.DataFrame(rows).groupby("model", sort=False).sum()
 
 
 def outcomes(records: list[dict]) -> pd.DataFrame:

@@ -71,20 +71,18 @@ def main(profile: str) -> None:
     notebooks = load_profile(profile)
     left = {name: p for name, p in notebooks.items() if not is_done(profile, name, p)}
     generate = notebooks.get("01_generate")
-    grade = next(p for name, p in notebooks.items() if name.startswith("03"))
-    graded = sum(name.startswith("03") for name in notebooks)
+    grades = [p for p in notebooks.values() if isinstance(p, Grade)]
+    grade = grades[0]
+    addressed = [p.student for p in grades if isinstance(p.student, Endpoint)]
     models = sum(name.startswith("03") for name in left)
     path = paths.ledger(profile)
     ledger = Ledger(path) if path.exists() else None
     parts = []
     if "01_generate" in left:
         parts.append(plan.plan_generate(generate, ledger))
-    addressed = []  # models that are asked at an address of their own
-    for name, p in notebooks.items():
-        if name.startswith("03") and isinstance(p.student, Endpoint):
-            addressed.append(p.student)
-            if name in left:
-                parts.append(plan.plan_answers(p, ledger))
+    for p in left.values():
+        if isinstance(p, Grade) and isinstance(p.student, Endpoint):
+            parts.append(plan.plan_answers(p, ledger))
     if models:
         parts.append(plan.plan_grade(grade, models, ledger=ledger))
     if len(left) < len(notebooks):
@@ -102,7 +100,7 @@ def main(profile: str) -> None:
     print(f"\n{totals(table)}")
     for name, judge in grade.second_judges.items():
         if not judge.enabled:
-            more = plan.plan_grade(grade, graded, judges={name: judge})
+            more = plan.plan_grade(grade, len(grades), judges={name: judge})
             sums = more.sum(numeric_only=True, skipna=False).to_frame().T
             price = plan.ranges(sums).dollars[0]
             print(
@@ -111,8 +109,8 @@ def main(profile: str) -> None:
             )
     if ledger:
         print(
-            f"{ledger.spent():,.2f} US dollars are spent (make ledger). A model's gradings are"
-            " counted whole until all are there: 03_grade shows more."
+            f"{ledger.spent():,.2f} US dollars are spent (make ledger). A model's answers and"
+            " gradings are counted whole until all are there: 03_grade shows more."
         )
     teachers = [generate.teacher] if generate else []
     print(budget(grade, [*teachers, *addressed, *grade.judges().values()]))
@@ -120,7 +118,7 @@ def main(profile: str) -> None:
         print(f"\nQueries\n{feasibility(generate).to_string(index=False)}")
         untrained = {name: p for name, p in left.items() if name.startswith("02")}
         print("\n02_finetune", *trainings(untrained), sep="\n  ")
-    if len(addressed) < graded:
+    if len(addressed) < len(grades):
         where = grade.serve or grade.server.base_url or "this process"
         print(f"\n03_grade\n  answers of at most {grade.new_tokens} tokens, sampled by {where}")
 

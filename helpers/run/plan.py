@@ -21,7 +21,7 @@ from helpers.chat.money import CHARACTERS_PER_TOKEN, cost, price_of
 from helpers.chat.replies import Outcome, Reply, Request
 from helpers.judge.grade import grading_request, turn_of
 from helpers.profile.schema import Finetune, Generate, Grade
-from helpers.task.catalog import Pool, counts_of, draw, evaluation_queries
+from helpers.task.catalog import Pool, counts_of, draw
 from helpers.task.points import FIRST_JUDGE
 from helpers.task.prompts import generation_turns, grading_turn
 
@@ -291,48 +291,18 @@ def row_of_judge(
 
 
 def plan_answers(p: Grade, ledger: Ledger | None = None) -> pd.DataFrame:
-    """What a model at an address is asked; with a ledger, what of it is missing.
-
-    Args:
-        p: of a model that has an address.
-    """
-    pools, pack = p.pools(), p.pack()
-    queries, sent = [], np.zeros(2)
-    for setting in p.settings:
-        for k in p.evaluation_ks:
-            several = evaluation_queries(
-                pools[setting], k, p.evaluation_queries, seed=p.seed, setting=setting
-            )
-            turns = mean_prompts(p, pools[setting], k)[0][: p.student_turns]
-            queries += several
-            sent += len(several) * p.generations * conversation(turns, ANSWER_TOKENS)
-    stored = 0
-
-    def from_ledger(requests: list[Request]) -> list[Reply | None]:
-        nonlocal stored
-        number, replies = look(requests, p.student, ledger)
-        stored += number
-        return replies
-
-    for generation in range(p.generations):
-        replicates = [generation] * len(queries)
-        converse(from_ledger, queries, replicates, pack, turns=p.student_turns)
-    answers = len(queries) * p.generations
+    """What a model with an address of its own is asked, none of whose answers is there."""
+    pools, answers, sent = p.pools(), 0, 0.0
+    for setting, k in itertools.product(p.settings, p.evaluation_ks):
+        n = min(p.evaluation_queries, pools[setting].distinct(k)) * p.generations
+        turns, _ = mean_prompts(p, pools[setting], k)
+        answers += n
+        sent += n * conversation(turns[: p.student_turns], ANSWER_TOKENS)
+    what = f"model {p.variant}: {answers:,} answers"
     requests = np.full(2, answers * p.student_turns)
-    return pd.DataFrame(
-        [
-            row(
-                "03_grade",
-                f"{p.variant}: {answers:,} answers",
-                p.student,
-                requests,
-                sent,
-                requests * ANSWER_TOKENS,
-                stored=stored,
-                ledger=ledger,
-            )
-        ]
-    )
+    written = requests * ANSWER_TOKENS
+    line = row("03_grade", what, p.student, requests, sent, written, ledger=ledger)
+    return pd.DataFrame([line])
 
 
 def plan_grade(

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from helpers import evaluate, paths
+from helpers import paths
 from helpers.chat.endpoint import Endpoint, host, secret_of
 from helpers.chat.money import price_of
 from helpers.errors import UserError, command
@@ -107,6 +107,8 @@ def look(profile: str, notebooks: dict[str, Model]) -> list[Finding]:
     ahead = [p for name, p in notebooks.items() if not (run / f"{name}.ipynb").exists()]
     for p in ahead:
         if isinstance(p, Grade) and isinstance(p.student, Answers):
+            from helpers import evaluate  # slow to load: it can sample
+
             evaluate.answers(p, evaluate.tasks(p), None)
     findings = [*endpoints(ahead), *trainings(profile, ahead), *servers(ahead)]
     return list(dict.fromkeys(findings))
