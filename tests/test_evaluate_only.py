@@ -1,7 +1,9 @@
 """Models as they are, nothing trained: at an address, in a folder, or answers in a file."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -139,22 +141,20 @@ def test_an_answer_without_text_is_counted_and_has_no_points(ledger):
 
     with Server(raw=raw) as server:
         address = Endpoint(base_url=server.url, model="m", concurrency=1)
-        records = graded_of(TEACHER.model_copy(update={"student": address}), ledger)
+        judge = Endpoint(base_url="world:?unreadable=0", model="judge")
+        p = TEACHER.model_copy(update={"student": address, "judge": judge})
+        records = graded_of(p, ledger)
     row = scores.manners({"m": records}).loc["m"].to_dict()
-    cut = 1
-    assert row == {
-        "answers": 12, "empty": 5, "refused": 2, "thought aloud": 9, "cut": cut,
-    }  # fmt: skip
+    assert row == {"answers": 12, "empty": 5, "refused": 2, "thought": 9, "cut": 1}
     empty = [record for record in records if not record["text"]]
     for record in empty:
         grades = record["grades"]["first"]
         assert grades["points"] == [0] * (record["k"] + 3)
         assert len(grades["gradings"]) == TEACHER.gradings
-    assert {record["text"] for record in records if record["text"]} == {"A text."}
+    queries = [(r["topic"], *r["skills"]) for r in records if r["text"] == "A text."]
+    assert len(queries) == 7
     judged = ledger.summary().query("role == 'judge'").requests.sum()
-    texts = {(r["topic"], *r["skills"]) for r in records if r["text"]}
-    assert judged >= len(texts)
-    assert all(record["grades"]["first"]["points"] for record in records)
+    assert judged == len(set(queries)), "the empty ones are not sent to the judge"
 
 
 def test_what_a_model_is_asked_is_priced_and_its_key_looked_for(capsys, monkeypatch, tmp_path):
@@ -216,6 +216,21 @@ def test_models_are_shown_in_the_order_given(ledger, tmp_path):
     assert pairs == [["alpha", "zeta"], ["mid", "zeta"], ["mid", "alpha"]]
 
 
+def test_the_guide_is_right(profile, tmp_path, monkeypatch):
+    """Its models are a profile's, and the file that it writes is one of answers."""
+    guide = (ROOT / "docs/your-models.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = re.findall(r"```python\n(.*?)```", guide, re.S)
+    exec(snippet, {})
+    rows = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]
+    write_json_lines(tmp_path / "answers.jsonl", [{**row, "text": "A text."} for row in rows])
+    models = yaml.safe_load(re.search(r"```yaml\n(models:.*?)```", guide, re.S)[1])["models"]
+    models["theirs"]["answers"] = str(tmp_path / "answers.jsonl")
+    p = load_profile(profile(models=models))["03_grade/theirs"]
+    conversations = evaluate.answers(p, evaluate.tasks(p), None)
+    assert {conversation.text for conversation in conversations} == {"A text."}
+
+
 @pytest.mark.slow
 def test_the_profile_runs_through_and_leaves_training_out(checkout):  # noqa: F811
     folder = checkout("a")
@@ -227,7 +242,7 @@ def test_the_profile_runs_through_and_leaves_training_out(checkout):  # noqa: F8
     table = scores.read_csv(run / "figures/scores.csv")
     assert list(table.model.unique()) == ["three", "five", "teacher"]
     report = (run / "figures/report.html").read_text()
-    for words in ("thought aloud", "exploratory, no claim", "The headline"):
+    for words in ("<th>thought</th>", "exploratory, no claim", "The headline"):
         assert words in report, words
     for words in ("Leaks", "Fewer texts", "The method", "training loss", "The paper finds"):
         assert words not in report, words

@@ -207,19 +207,17 @@ def spread(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def manners(graded: dict[str, list[dict]]) -> pd.DataFrame:
-    """How the models answered, a row a variant, by the records that 03_grade writes.
+    """How the models answered, a row a variant, from the records that 03_grade writes.
 
     Columns: answers; empty (without any text, which have no points; thoughts are no text); refused
-    (so the provider says; a refusal in words is a text as others are); thought aloud; cut (at the
+    (so the provider says; a refusal in words is a text as others are); thought (aloud); cut (at the
     token limit).
     """
-    rows = []
-    for variant, records in graded.items():
-        for record in records:
-            row = {"model": variant, "answers": 1, "empty": not record["text"]}
-            row |= {"refused": record["refused"], "thought aloud": record["thought"]}
-            rows.append(row | {"cut": record["cut"]})
-    return pd.DataFrame(rows).groupby("model", sort=False).sum()
+    tables = {variant: pd.DataFrame(records) for variant, records in graded.items()}
+    every = pd.concat(tables, names=["model", "number"])
+    every = every.assign(answers=1, empty=every.text == "")
+    columns = ["answers", "empty", "refused", "thought", "cut"]
+    return every.groupby("model", sort=False)[columns].sum()
 
 
 def outcomes(records: list[dict]) -> pd.DataFrame:
