@@ -143,7 +143,9 @@ $(RUN)/02_finetune/%.ipynb: notebooks/02_finetune.ipynb $(RUN)/params/02_finetun
 $(RUN)/03_grade/%.ipynb: notebooks/03_grade.ipynb $(RUN)/params/03_grade/%.yaml
 	$(STAGE)
 
-$(RUN)/04_plot.ipynb: notebooks/04_plot.ipynb $(RUN)/params/04_plot.yaml $(RUN)/corpus.jsonl \
+# Where nothing is trained there is no corpus.
+$(RUN)/04_plot.ipynb: notebooks/04_plot.ipynb $(RUN)/params/04_plot.yaml \
+  $(if $(TRAINED),$(RUN)/corpus.jsonl) \
   $(TRAINED:%=$(RUN)/training/%/model/identity.json) $(GRADED:%=$(RUN)/grades/%.jsonl)
 	$(STAGE)
 
@@ -157,6 +159,6 @@ $(RUN)/training/%/model/identity.json: $(RUN)/02_finetune/%.ipynb
 $(RUN)/grades/%.jsonl: $(RUN)/03_grade/%.ipynb
 	@true
 
-$(RUN)/report.done: $(RUN)/01_generate.ipynb $(TRAINED:%=$(RUN)/02_finetune/%.ipynb) \
+$(RUN)/report.done: $(if $(TRAINED),$(RUN)/01_generate.ipynb) $(TRAINED:%=$(RUN)/02_finetune/%.ipynb) \
   $(GRADED:%=$(RUN)/03_grade/%.ipynb) $(RUN)/04_plot.ipynb
 	@$(PY) -m helpers.run.report $(PROFILE) > $@.tmp && mv $@.tmp $@

@@ -1,8 +1,10 @@
-"""03_grade: a student is asked the evaluation queries, its answers are graded.
+"""03_grade: a model is asked the evaluation queries, its answers are graded.
 
 [ZK24] section 4, [YK23] section 3.
 """
 
+import contextlib
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,19 +18,23 @@ from helpers import paths
 from helpers.chat.conversation import Conversation, converse
 from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Ledger
+from helpers.chat.replies import clean
 from helpers.errors import UserError
 from helpers.files import read_json_lines
 from helpers.judge.grade import Graded, grade, replies
-from helpers.profile.schema import Grade
+from helpers.paths import ROOT
+from helpers.profile.schema import Answers, Grade
 from helpers.results.leaks import nearest
 from helpers.student.served import Served, arguments
-from helpers.task.catalog import Query, evaluation_queries
+from helpers.task.catalog import Query, evaluation_queries, read_text
 from helpers.task.points import FIRST_JUDGE, Points
 from helpers.task.prompts import extract_answer
 from helpers.training.recipe import fingerprint
 
 if TYPE_CHECKING:
     from helpers.student.local import Student
+
+FIELDS = "setting, k, topic, skills, generation, text"  # of an answer that somebody else made
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,10 @@ class Task:
     number: int  # of the query, within its setting and k
     generation: int  # which answer to the query
     query: Query
+
+    @property
+    def identity(self) -> tuple:
+        return self.setting, self.k, *self.query.identity, self.generation
 
 
 def tasks(p: Grade) -> list[Task]:
@@ -72,14 +82,18 @@ def distinct_queries(p: Grade) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def student(p: Grade, ledger: Ledger) -> "Student | Served":
-    """The model that the parameters name, to be asked inside a `with`.
+def student(p: Grade, ledger: Ledger) -> "Student | Served | contextlib.nullcontext":
+    """The model that the parameters name, to be asked inside a `with`; none for given answers.
 
-    It answers in this process, or where `serve` or `server` say.
+    It answers in this process, at its own address, or where `serve` or `server` say.
 
     Raises:
         UserError: a fine-tuned model that is not there yet.
     """
+    if isinstance(p.student, Answers):
+        return contextlib.nullcontext()
+    if isinstance(p.student, Endpoint):
+        return Served("", p.student, ledger, output=paths.serving(p.profile, p.variant))
     path = p.checkpoint()
     if p.mix and not (Path(path) / "config.json").exists():
         raise UserError(
@@ -128,12 +142,53 @@ def served_student(p: Grade, path: str, ledger: Ledger) -> Served:
     )
 
 
-def answers(p: Grade, every: Sequence[Task], student: "Student | Served") -> list[Conversation]:
-    """The student's conversation on each of the tasks.
+def given(file: Path, every: Sequence[Task]) -> list[Conversation]:
+    """The answers in a file, JSON lines with the keys `FIELDS`, one to each of the tasks.
+
+    Raises:
+        UserError: a line that is no answer to one of the tasks, or a second one to it; a task
+            without an answer.
+    """
+    waiting = {task.identity: number for number, task in enumerate(every)}
+    texts = [""] * len(every)
+    for number, line in enumerate(read_text(file).strip().split("\n"), 1):
+        where = f"{file}, line {number}"
+        try:
+            row = json.loads(line)
+            query = (row["topic"], frozenset(row["skills"]))
+            task = waiting.pop((row["setting"], row["k"], *query, row["generation"]), None)
+            text = clean(row["text"])
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{where}: no answer; one is a JSON object of {FIELDS}") from None
+        if task is None:
+            raise UserError(
+                f"{where}: answers no query of this evaluation, or one that has its answer in a"
+                f" line before: {line[:200]}"
+            )
+        texts[task] = text
+    if waiting:
+        first = every[min(waiting.values())]
+        raise UserError(
+            f"{file}: {len(waiting)} of {len(every)} answers are missing, first that to setting"
+            f" {first.setting}, k = {first.k}, generation {first.generation}, {first.query.topic}:"
+            f" {', '.join(first.query.names)}"
+        )
+    return [
+        Conversation([{"role": "assistant", "content": text}], thought="<think>" in text)
+        for text in texts
+    ]
+
+
+def answers(
+    p: Grade, every: Sequence[Task], student: "Student | Served | None"
+) -> list[Conversation]:
+    """The student's conversation on each of the tasks, or the answers that the parameters name.
 
     Raises:
         UserError: answers that came in no form that can be read.
     """
+    if isinstance(p.student, Answers):
+        return given(ROOT / p.student.answers, every)
     queries = [task.query for task in every]
     generations = [task.generation for task in every]
     conversations = converse(student.ask, queries, generations, p.pack(), turns=p.student_turns)
@@ -167,6 +222,8 @@ def evaluate(
             "skills": list(task.query.names),
             "text": conversation.text,
             "cut": conversation.cut,
+            "refused": conversation.refused,
+            "thought": conversation.thought,
             "nearest": similarity,
             "mix": p.mix,
             "grades": {},

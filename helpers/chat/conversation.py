@@ -12,10 +12,12 @@ SPACING = 100  # between the replicates of a query, so that re-asking one never 
 
 @dataclass(frozen=True)
 class Conversation:
-    """The messages of one conversation, and whether its last reply was cut at the token limit."""
+    """The messages of one conversation, and what is known of its last reply (`Reply`)."""
 
     messages: list[dict]
     cut: bool = False
+    refused: bool = False
+    thought: bool = False
 
     @property
     def text(self) -> str:
@@ -55,5 +57,6 @@ def converse(
             conversations[i] = None
             if reply is not None:
                 assistant = {"role": "assistant", "content": reply.text}
-                conversations[i] = Conversation([*request.messages, assistant], reply.cut)
+                messages = [*request.messages, assistant]
+                conversations[i] = Conversation(messages, reply.cut, reply.refused, reply.thought)
     return conversations

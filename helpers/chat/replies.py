@@ -31,6 +31,8 @@ class Request:
 class Reply:
     text: str
     cut: bool  # stopped at the token limit
+    refused: bool = False  # the provider says that its model or its filter did
+    thought: bool = False  # aloud: in the text, or in a field beside it
 
 
 @dataclass(frozen=True)
@@ -96,12 +98,22 @@ def choices(content: dict) -> list[Reply]:
     A choice without text counts as empty text.
     """
     try:
-        return [
-            Reply(clean(choice["message"].get("content")), choice.get("finish_reason") == "length")
-            for choice in content["choices"]
-        ]
+        return [reply_of(choice["message"], choice) for choice in content["choices"]]
     except (KeyError, TypeError, AttributeError):
         return []
+
+
+def reply_of(message: dict, choice: dict) -> Reply:
+    """A choice as we read it; servers have two names for the field of thoughts."""
+    text = clean(message.get("content"))
+    finish = choice.get("finish_reason")
+    thoughts = message.get("reasoning_content") or message.get("reasoning") or "<think>" in text
+    return Reply(
+        text,
+        cut=finish == "length",
+        refused=bool(message.get("refusal")) or finish == "content_filter",
+        thought=bool(thoughts),
+    )
 
 
 def parse(raw: bytes) -> list[Reply]:

@@ -84,7 +84,8 @@ def grade(
 ) -> list[Graded]:
     """Ask the judge for `gradings` gradings of each text.
 
-    Equal texts for equal queries are one question.
+    Equal texts for equal queries are one question. Of an empty text nobody is asked: it has no
+    points.
 
     Returns:
         What each text got: fewer than `gradings` gradings where the judge stayed unreadable after
@@ -96,7 +97,7 @@ def grade(
     """
     tasks = list(zip(queries, texts, strict=True))
     turns = [grading_turn(query, text, pack) for query, text in tasks]
-    questions = dict(zip(turns, tasks, strict=True))
+    questions = {turn: task for turn, task in zip(turns, tasks, strict=True) if task[1]}
     requests = [grading_request(*task, pack, gradings=gradings) for task in questions.values()]
     enforced = False  # whether a reply has fitted the schema
 
@@ -115,7 +116,11 @@ def grade(
     by_turn = dict(zip(questions, answers, strict=True))
     graded = []
     reported = set()
-    for turn in turns:
+    for turn, (query, text) in zip(turns, tasks, strict=True):
+        if not text:
+            nothing = Points.of([0] * (query.k + 3))
+            graded.append(Graded([nothing] * gradings, []))
+            continue
         answer = by_turn[turn]
         graded.append(Graded(answer.usable, [] if turn in reported else answer.unreadable))
         reported.add(turn)

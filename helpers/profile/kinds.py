@@ -62,7 +62,7 @@ def own_name(text: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(name)]
-MixName = JudgeName = Annotated[str, AfterValidator(own_name)]
+MixName = ModelName = JudgeName = Annotated[str, AfterValidator(own_name)]
 
 
 # --------------------------------------------------------------------------- lists and mappings
@@ -100,7 +100,7 @@ def as_named(mixes: dict[str, dict]) -> dict[str, dict]:
     return mixes
 
 
-Mixes = Annotated[dict[MixName, Mix], Field(min_length=1), AfterValidator(as_named)]
+Mixes = Annotated[dict[MixName, Mix], AfterValidator(as_named)]
 
 
 # --------------------------------------------------------------------------------------- paths
@@ -136,6 +136,7 @@ def file_or_folder(path: str) -> str:
     return path if (ROOT / path).is_dir() else regular_file(path)
 
 
+File = Annotated[Word, AfterValidator(regular_file)]
 RepositoryFile = Annotated[Word, AfterValidator(inside), AfterValidator(regular_file)]
 FileOrFolder = Annotated[Word, AfterValidator(inside), AfterValidator(file_or_folder)]
 

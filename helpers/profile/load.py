@@ -18,21 +18,23 @@ def load_profile(profile: str) -> dict[str, Model]:
     """Every notebook's parameters, checked.
 
     Returns:
-        By name: `01_generate`, `02_finetune/<variant>`, `03_grade/<variant>`, `04_plot`.
+        By name: `01_generate`, `02_finetune/<variant>`, `03_grade/<variant>`, `04_plot`; the first
+        two only where something is trained.
 
     Raises:
         UserError: one sentence about the first thing that is wrong.
     """
     files = read_files(profile)
     variants = files.checked("shared", {})
-    bases, trained = bases_of(variants), trained_of(variants)
+    trained = trained_of(variants)
+    graded = untrained_of(variants) | trained
     given = {
-        "01_generate": {},
+        **({"01_generate": {}} if trained else {}),
         **{f"02_finetune/{name}": {"variant": name, **of} for name, of in trained.items()},
-        **{f"03_grade/{name}": {"variant": name, **of} for name, of in (bases | trained).items()},
+        **{f"03_grade/{name}": {"variant": name, **of} for name, of in graded.items()},
         "04_plot": {
             "trained": list(trained),
-            "graded": [*bases, *trained],
+            "graded": list(graded),
             "figures": f"runs/{profile}/figures",
         },
     }
@@ -49,12 +51,13 @@ def prefix(variants: Variants, student: str) -> str:
     return f"{student}-" if len(variants.students) > 1 else ""
 
 
-def bases_of(variants: Variants) -> dict[str, dict]:
-    """The students as they are, by variant."""
-    return {
-        f"{prefix(variants, student)}base": {"student": path, "mix": {}}
-        for student, path in variants.students.items()
+def untrained_of(variants: Variants) -> dict[str, dict]:
+    """The students as they are and the models, by variant."""
+    bases = {
+        f"{prefix(variants, student)}base": path for student, path in variants.students.items()
     }
+    models = bases | variants.models
+    return {name: {"student": model, "mix": {}} for name, model in models.items()}
 
 
 def trained_of(variants: Variants) -> dict[str, dict]:

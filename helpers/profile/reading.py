@@ -157,16 +157,25 @@ def extended_by(shared: Layer, profile: str) -> str | None:
 
 
 def read_folder(profile: str) -> dict[str, Layer]:
-    """`shared` and the stages; where the profile extends another, a stage's file may be missing."""
+    """`shared` and the stages.
+
+    A stage's file may be missing where the profile extends another, or has no such stage.
+    """
     folder = Path("params") / profile
     shared = Layer(folder / "shared.yaml", read_yaml(ROOT / folder / "shared.yaml"))
     for key in shared.values:
         if key not in KNOWN:
             raise UserError(f"{shared.file}: {unknown_key(key, KNOWN)}")
+    trains = shared.values.get("students") and (
+        shared.values.get("mixes") or shared.values.get("sweep")
+    )
     layers = {"shared": shared}
     for stage in STAGES:
         file = folder / f"{stage}.yaml"
-        if "extends" in shared.values and trouble(ROOT / file) == "no such file":
+        is_needed = "extends" not in shared.values and (
+            trains or stage not in ("01_generate", "02_finetune")
+        )
+        if not is_needed and trouble(ROOT / file) == "no such file":
             continue
         layers[stage] = Layer(file, read_yaml(ROOT / file))
         for key in layers[stage].values:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import pydantic
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from helpers import paths
 from helpers.chat.endpoint import Endpoint
@@ -19,12 +19,14 @@ from helpers.profile.kinds import (
     Few,
     FileOrFolder,
     FiguresFolder,
+    File,
     JudgeName,
     LearningRate,
     Line,
     Minutes,
     Mix,
     Mixes,
+    ModelName,
     Name,
     NewTokens,
     RepositoryFile,
@@ -264,9 +266,31 @@ class Finetune(Experiment):
         return {"before": located(self.student), "after": str(model)}
 
 
+class Answers(Model):
+    """Answers to the evaluation's queries that somebody else made."""
+
+    answers: File  # JSON lines: setting, k, topic, skills, generation, text
+
+
+def form_of(model) -> str:
+    if isinstance(model, str):
+        return "place"
+    is_file = isinstance(model, Answers) or (isinstance(model, dict) and "answers" in model)
+    return "answers" if is_file else "address"
+
+
+# Whose answers are graded: a model in a folder or of the hub, one at an address, or a file's.
+Answering = Annotated[
+    Annotated[Student, Tag("place")]
+    | Annotated[Endpoint, Tag("address")]
+    | Annotated[Answers, Tag("answers")],
+    Discriminator(form_of),
+]
+
+
 class Grade(Grading):
     variant: str
-    student: str
+    student: Answering
     mix: TextsPerK
     student_turns: Few
     settings: Several[Literal["I", "II", "III"]]
@@ -304,7 +328,7 @@ class Grade(Grading):
         return packs
 
     def checkpoint(self) -> str:
-        """The model to grade: the variant's own, or the student itself where the mix is empty."""
+        """The model to grade that has a place: the variant's own, or `student` without a mix."""
         if self.mix:
             return str(paths.training(self.profile, self.variant) / "model")
         return located(self.student)
@@ -351,11 +375,28 @@ class Variants(Model):
     """Which models a profile has, and whose values it takes; in `shared.yaml`."""
 
     extends: Name | None = None  # the profile that every value missing here is taken from
-    students: Annotated[dict[Name, Student], Field(min_length=1)]
-    mixes: Mixes
+    students: dict[Name, Student] = {}  # asked as they are, and trained on each mix
+    models: dict[ModelName, Answering] = Field(default={}, validate_default=True)  # never trained
+    mixes: Mixes = {}
     sweep: Sweep | None = None
-    training_seeds: Several[Seed]
+    training_seeds: Several[Seed] = [0]
     jobs: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"]  # auto: a notebook a core
+
+    @pydantic.field_validator("models")
+    @classmethod
+    def _or_students(cls, models: dict, info: pydantic.ValidationInfo) -> dict:
+        if not models and info.data.get("students") == {}:
+            raise ValueError("the profile has no students either: nobody to ask")
+        return models
+
+    @pydantic.field_validator("mixes")
+    @classmethod
+    def _of_students(cls, mixes: dict, info: pydantic.ValidationInfo) -> dict:
+        if mixes and info.data.get("students") == {}:
+            raise ValueError("mixes are for students to be trained on, and there are none")
+        if both := sorted(set(mixes) & set(info.data.get("models", {}))):
+            raise ValueError(f"{both[0]} is one of the models; give the mix another name")
+        return mixes
 
     @pydantic.field_validator("sweep")
     @classmethod

@@ -24,37 +24,45 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
     Raises:
         UserError: one sentence about the first thing that does not.
     """
-    generate, plot = notebooks["01_generate"], notebooks["04_plot"]
-    finetune = next(p for p in notebooks.values() if isinstance(p, Finetune))
     grade = next(p for p in notebooks.values() if isinstance(p, Grade))
-    with files.named("01_generate", "skills"):
-        pools, pack = generate.pools(), generate.pack()
+    with files.named("03_grade", "skills"):
+        pools, pack = grade.pools(), grade.pack()
     with files.named("03_grade", "student_turns"):
         turns = len(pack.generation)
         if grade.student_turns > turns:
             raise UserError(
                 f"student_turns = {grade.student_turns}, and the prompt pack has {turns}"
             )
-    with files.named("shared", "mixes"):
-        check_mixes(variants, generate, made_in=files.source("01_generate", "texts"))
+    generate = notebooks.get("01_generate")
+    if generate:
+        with files.named("shared", "mixes"):
+            check_mixes(variants, generate, made_in=files.source("01_generate", "texts"))
     with files.named("03_grade", "evaluation_ks"):
         check_skills(generate, grade, pools)
-    with files.named("01_generate", "texts"):
-        check_queries(generate)
-    with files.named("02_finetune", "topology", "topology = "):
-        check_topology(finetune)
+    if generate:
+        with files.named("01_generate", "texts"):
+            check_queries(generate)
+        with files.named("02_finetune", "topology", "topology = "):
+            check_topology(next(p for p in notebooks.values() if isinstance(p, Finetune)))
+        with files.named("01_generate", "teacher", "teacher: "):
+            check_endpoint(generate.teacher, grade, pools["III"])
     with files.named("04_plot", "figures"):
-        check_figures(plot)
-    for name in ("teacher", "judge"):
-        with files.named("01_generate", name, f"{name}: "):
-            check_endpoint(getattr(generate, name), generate, pools["III"])
+        check_figures(notebooks["04_plot"])
+    for name, model in variants.models.items():
+        if isinstance(model, Endpoint):
+            with files.named("shared", "models", f"models.{name}: "):
+                if model.json_schema:
+                    raise UserError("json_schema is for judges alone; take it out")
+                check_endpoint(model, grade, pools["III"])
+    with files.named("03_grade", "judge", "judge: "):
+        check_endpoint(grade.judge, grade, pools["III"])
     for name, judge in grade.second_judges.items():
         with files.named("03_grade", "second_judges", f"second_judges.{name}: "):
-            check_endpoint(judge, generate, pools["III"])
+            check_endpoint(judge, grade, pools["III"])
     with files.named("03_grade", "second_judges", "second_judges: "):
         grade.packs()
     with files.named("03_grade", "server"):
-        check_price(grade.server, generate.budget)
+        check_price(grade.server, grade.budget)
         served.check(grade.serve, grade.server, grade.temperature)
 
 
@@ -68,11 +76,12 @@ def check_mixes(variants: Variants, generate: Generate, *, made_in: Path) -> Non
                 raise UserError(f"mix {mix} takes {n} texts of k = {k}, and {made_in} makes {made}")
 
 
-def check_skills(generate: Generate, grade: Grade, pools: dict[str, Pool]) -> None:
+def check_skills(generate: Generate | None, grade: Grade, pools: dict[str, Pool]) -> None:
     """Each setting has as many skills as are asked for at once."""
     largest = dict.fromkeys(grade.settings, max(grade.evaluation_ks))
-    written = [counts_of(kind)[0] for kind in generate.texts]
-    largest["I"] = max(*written, *grade.evaluation_ks)
+    if generate:
+        written = [counts_of(kind)[0] for kind in generate.texts]
+        largest["I"] = max(*written, *grade.evaluation_ks)
     for setting, k in largest.items():
         skills = len(pools[setting].skills)
         if skills < k:
@@ -150,8 +159,8 @@ def check_figures(plot: Plot) -> None:
         )
 
 
-def check_endpoint(endpoint: Endpoint, generate: Generate, pool: Pool) -> None:
+def check_endpoint(endpoint: Endpoint, grade: Grade, pool: Pool) -> None:
     """It can be asked for all skills and topics; with a budget, it has a price."""
     skills = [skill.name for skill in pool.skills]
     host(endpoint.base_url).check(endpoint.model, skills, list(pool.topics))
-    check_price(endpoint, generate.budget)
+    check_price(endpoint, grade.budget)

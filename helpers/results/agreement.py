@@ -117,4 +117,4 @@ def what_changed(swapped: pd.DataFrame) -> str:
                 f"  {row.claim}, {row.model} at k = {row.k}: {row.first}"
                 f" with the first judge, {row.verdict} with {judge}"
             )
-    return "\n".join(lines) or "No second judge graded these answers."
+    return "\n".join(lines) or "No second judge graded what a claim is about."

@@ -36,7 +36,7 @@ def missing(table: pd.DataFrame) -> pd.DataFrame:
     tables = []
     for outcome in answers.outcome.unique():
         answers["share"] = answers.outcome == outcome
-        shares = means(answers.groupby([*CELL, "seed", "query"]).share.mean())
+        shares = means(answers.groupby([*CELL, "seed", "query"], sort=False).share.mean())
         tables.append(shares.assign(outcome=outcome))
     return pd.concat(tables, ignore_index=True)
 
@@ -66,7 +66,7 @@ def skill_points(table: pd.DataFrame, by: str) -> pd.DataFrame:
     points = criteria(first_judge(table))
     of_skills = points[points.position <= points.k]
     cell = [*CELL, by]
-    return means(of_skills.groupby([*cell, "seed", "query"]).point.mean(), cell)
+    return means(of_skills.groupby([*cell, "seed", "query"], sort=False).point.mean(), cell)
 
 
 def independent(table: pd.DataFrame) -> pd.DataFrame:
@@ -81,7 +81,7 @@ def independent(table: pd.DataFrame) -> pd.DataFrame:
     95% intervals (at_1_low, at_1_high, ...). Where k = 1 was not asked for, at_1 is NaN.
     """
     answers = first_judge(table)
-    observed = means(answers.groupby([*CELL, "seed", "query"]).full_marks.mean())
+    observed = means(answers.groupby([*CELL, "seed", "query"], sort=False).full_marks.mean())
     points = criteria(answers)
     skills = sorted(set(points.criterion) - set(OTHERS))
     names = pd.Index([*OTHERS, *skills])

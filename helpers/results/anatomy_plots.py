@@ -148,7 +148,7 @@ def points_by_skill(skills: pd.DataFrame, *, caption: str) -> Figure:
         shares = shares.reindex(index=names[setting], columns=ks)
         lines = range(len(shares))
         colours = axis.pcolormesh(ks, lines, shares, vmin=0, vmax=1, cmap="cividis")
-        for row in rows[rows.high - rows.low < SURE].itertuples():
+        for row in rows[rows.high - rows.low < SURE].sort_values(["k", "criterion"]).itertuples():
             axis.text(
                 row.k,
                 names[setting].index(row.criterion),

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,7 +26,7 @@ STYLE = {
     "k123": ("#D55E00", "^", "solid"),
 }
 TITLES = {"base": "before fine-tuning", PADDED: "D(1) padded"}
-MORE = [  # for mixes of other kinds, in the order of their names
+MORE = [  # for models, and mixes of other kinds
     ("#CC79A7", "P", (0, (5, 1, 1, 1, 1, 1))),
     ("#0072B2", "X", (0, (2, 2))),
     ("#999999", "p", (0, (8, 2))),
@@ -104,11 +105,16 @@ def students_of(models: pd.Series) -> list[str]:
 
 
 def styles(mixes: Iterable[str]) -> dict[str, tuple]:
-    """Colour, marker and dash of each mix (or kind): those of `STYLE` in its order, then others."""
-    present = set(mixes)
+    """Colour, marker and dash of each mix, kind or model.
+
+    Those of `STYLE` come first, in its order; then others as given.
+    """
+    present = list(dict.fromkeys(mixes))
     looks = {mix: style for mix, style in STYLE.items() if mix in present}
-    for i, mix in enumerate(sorted(present - set(STYLE))):
-        looks[mix] = MORE[i % len(MORE)]
+    others = [mix for mix in present if mix not in STYLE]
+    free = [*MORE, *(style for mix, style in STYLE.items() if mix not in present)]
+    for mix, style in zip(others, itertools.cycle(free), strict=False):
+        looks[mix] = style
     return looks
 
 
@@ -129,7 +135,7 @@ def line(
     axis.plot(x, mean, **look)
 
 
-def legend(figure: Figure, mixes: Iterable[str]) -> None:
+def legend(figure: Figure, mixes: Iterable[str], title: str = "fine-tuned on") -> None:
     """One legend over all panels, whichever of them drew a line."""
     drawn = {}
     for axis in figure.axes:
@@ -141,7 +147,7 @@ def legend(figure: Figure, mixes: Iterable[str]) -> None:
         labels,
         loc="outside upper center",
         ncols=len(labels),
-        title="fine-tuned on",
+        title=title,
         title_fontsize=9,
     )
 
@@ -152,7 +158,7 @@ def sampled(summary: pd.DataFrame) -> str:
     queries = f"{summary.queries.max()} queries"
     if seeds > 1:
         return f"{seeds} training seeds and {queries}"
-    return f"{queries} alone: one training seed, no word on another training"
+    return f"{queries} alone, not over training seeds"
 
 
 def scored(summary: pd.DataFrame, over_generations: str) -> str:

@@ -41,8 +41,8 @@ def draw_line(axis: Axes, scores: pd.DataFrame, x: str, mix: str, style: tuple) 
 
 
 def shade_unseen(axis: Axes, ks: list[int], trained_ks: list[int]) -> None:
-    """The part of the axis with k that no training text had, named."""
-    unseen = [k for k in ks if k > max(trained_ks)]
+    """The part of the axis with k that no training text had, named; none without training."""
+    unseen = [k for k in ks if k > max(trained_ks, default=k)]
     if unseen:
         end = max(ks) + 0.35
         axis.axvspan(min(unseen) - 0.5, end, color="#F0F0F0", lw=0, zorder=0)
@@ -90,7 +90,7 @@ def full_marks_by_k(
             )
             axis.set_xlabel("skills asked for, k")
         row[0].set_ylabel("ratio of full marks")
-    legend(figure, looks)
+    legend(figure, looks, title="fine-tuned on" if trained_ks else "model")
     return finish(
         figure,
         f"Ratio of full marks by number of skills, {scored(summary, over_generations)} "

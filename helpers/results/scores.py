@@ -143,7 +143,7 @@ def per_query(
 
     A query without a readable generation has none.
     """
-    by_query = table[table.judge == judge].groupby(KEY)[metric]
+    by_query = table[table.judge == judge].groupby(KEY, sort=False)[metric]
     return by_query.agg(over_generations).dropna()
 
 
@@ -194,13 +194,30 @@ def spread(summary: pd.DataFrame) -> pd.DataFrame:
     """A summary as a table to read: a row a setting and model, a column a k.
 
     A cell is the mean, its interval, and the mean of single answers: `0.78 [0.66, 0.86] / 0.47`.
+    Models stand in the order of the summary.
     """
     cells = [
         f"{row.mean:.2f} [{row.low:.2f}, {row.high:.2f}] / {row.single:.2f}"
         for row in summary.itertuples()
     ]
-    table = summary.assign(cell=cells)
-    return table.pivot(index=["setting", "model"], columns="k", values="cell")
+    rows = ["setting", "model"]
+    table = summary.assign(cell=cells).sort_values("setting", kind="stable")
+    order = pd.MultiIndex.from_frame(table[rows].drop_duplicates())
+    return table.pivot(index=rows, columns="k", values="cell").reindex(order)
+
+
+def manners(graded: dict[str, list[dict]]) -> pd.DataFrame:
+    """How the models answered, a row a variant, from the records that 03_grade writes.
+
+    Columns: answers; empty (without any text, which have no points; thoughts are no text); refused
+    (so the provider says; a refusal in words is a text as others are); thought (aloud); cut (at the
+    token limit).
+    """
+    tables = {variant: pd.DataFrame(records) for variant, records in graded.items()}
+    every = pd.concat(tables, names=["model", "number"])
+    every = every.assign(answers=1, empty=every.text == "")
+    columns = ["answers", "empty", "refused", "thought", "cut"]
+    return every.groupby("model", sort=False)[columns].sum()
 
 
 def outcomes(records: list[dict]) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from helpers.chat.ledger import Ledger
 from helpers.chat.money import CHARACTERS_PER_TOKEN, is_free
 from helpers.errors import command
 from helpers.profile.load import load_profile
-from helpers.profile.schema import Generate, Model
+from helpers.profile.schema import Grade, Model
 from helpers.profile.together import feasibility
 from helpers.run import plan
 
@@ -49,7 +49,7 @@ def totals(table: pd.DataFrame) -> str:
     return f"Together {line}."
 
 
-def budget(p: Generate, endpoints: list[Endpoint]) -> str:
+def budget(p: Grade, endpoints: list[Endpoint]) -> str:
     if p.budget is not None:
         return f"The budget for everything is {p.budget:,.2f} US dollars."
     if all(map(is_free, endpoints)):
@@ -70,15 +70,19 @@ def main(profile: str) -> None:
     """Print the plan of what is left of every stage."""
     notebooks = load_profile(profile)
     left = {name: p for name, p in notebooks.items() if not is_done(profile, name, p)}
-    generate = notebooks["01_generate"]
-    grade = next(p for name, p in notebooks.items() if name.startswith("03"))
-    graded = sum(name.startswith("03") for name in notebooks)
+    generate = notebooks.get("01_generate")
+    grades = [p for p in notebooks.values() if isinstance(p, Grade)]
+    grade = grades[0]
+    addressed = [p.student for p in grades if isinstance(p.student, Endpoint)]
     models = sum(name.startswith("03") for name in left)
     path = paths.ledger(profile)
     ledger = Ledger(path) if path.exists() else None
     parts = []
     if "01_generate" in left:
         parts.append(plan.plan_generate(generate, ledger))
+    for p in left.values():
+        if isinstance(p, Grade) and isinstance(p.student, Endpoint):
+            parts.append(plan.plan_answers(p, ledger))
     if models:
         parts.append(plan.plan_grade(grade, models, ledger=ledger))
     if len(left) < len(notebooks):
@@ -96,7 +100,7 @@ def main(profile: str) -> None:
     print(f"\n{totals(table)}")
     for name, judge in grade.second_judges.items():
         if not judge.enabled:
-            more = plan.plan_grade(grade, graded, judges={name: judge})
+            more = plan.plan_grade(grade, len(grades), judges={name: judge})
             sums = more.sum(numeric_only=True, skipna=False).to_frame().T
             price = plan.ranges(sums).dollars[0]
             print(
@@ -105,15 +109,18 @@ def main(profile: str) -> None:
             )
     if ledger:
         print(
-            f"{ledger.spent():,.2f} US dollars are spent (make ledger). A model's gradings are"
-            " counted whole until all are there: 03_grade shows more."
+            f"{ledger.spent():,.2f} US dollars are spent (make ledger). A model's answers and"
+            " gradings are counted whole until all are there: 03_grade shows more."
         )
-    print(budget(generate, [generate.teacher, *grade.judges().values()]))
-    print(f"\nQueries\n{feasibility(generate).to_string(index=False)}")
-    untrained = {name: p for name, p in left.items() if name.startswith("02")}
-    print("\n02_finetune", *trainings(untrained), sep="\n  ")
-    where = grade.serve or grade.server.base_url or "this process"
-    print(f"\n03_grade\n  answers of at most {grade.new_tokens} tokens, sampled by {where}")
+    teachers = [generate.teacher] if generate else []
+    print(budget(grade, [*teachers, *addressed, *grade.judges().values()]))
+    if generate:
+        print(f"\nQueries\n{feasibility(generate).to_string(index=False)}")
+        untrained = {name: p for name, p in left.items() if name.startswith("02")}
+        print("\n02_finetune", *trainings(untrained), sep="\n  ")
+    if len(addressed) < len(grades):
+        where = grade.serve or grade.server.base_url or "this process"
+        print(f"\n03_grade\n  answers of at most {grade.new_tokens} tokens, sampled by {where}")
 
 
 if __name__ == "__main__":

@@ -191,7 +191,7 @@ def stored_texts(p: Generate, kind: str, ledger: Ledger | None) -> tuple[int, in
         conversations = converse(from_ledger, several, replicates, pack, turns=turns)
         questions = {}  # equal texts are one
         for query, talk in zip(several, conversations, strict=True):
-            if talk:
+            if talk and talk.text:
                 request = grading_request(query, talk.text, pack, gradings=p.filter_gradings)
                 questions[turn_of(request)] = request
         judged += look(list(questions.values()), p.judge, ledger)[0]
@@ -290,6 +290,21 @@ def row_of_judge(
     )
 
 
+def plan_answers(p: Grade, ledger: Ledger | None = None) -> pd.DataFrame:
+    """What a model with an address of its own is asked, none of whose answers is there."""
+    pools, answers, sent = p.pools(), 0, 0.0
+    for setting, k in itertools.product(p.settings, p.evaluation_ks):
+        n = min(p.evaluation_queries, pools[setting].distinct(k)) * p.generations
+        turns, _ = mean_prompts(p, pools[setting], k)
+        answers += n
+        sent += n * conversation(turns[: p.student_turns], ANSWER_TOKENS)
+    what = f"model {p.variant}: {answers:,} answers"
+    requests = np.full(2, answers * p.student_turns)
+    written = requests * ANSWER_TOKENS
+    line = row("03_grade", what, p.student, requests, sent, written, ledger=ledger)
+    return pd.DataFrame([line])
+
+
 def plan_grade(
     p: Grade,
     models: int = 1,
@@ -329,7 +344,7 @@ def plan_gradings(
     for (name, judge), setting in itertools.product(p.judges().items(), p.settings):
         questions = {}  # equal answers are one
         for task, answer in zip(tasks, answers, strict=True):
-            if task.setting == setting:
+            if task.setting == setting and answer.text:
                 request = grading_request(task.query, answer.text, packs[name], gradings=p.gradings)
                 questions[turn_of(request)] = request
         stored, _ = look(list(questions.values()), judge, ledger)

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from helpers import paths
-from helpers.chat.endpoint import host, secret_of
+from helpers.chat.endpoint import Endpoint, host, secret_of
 from helpers.chat.money import price_of
 from helpers.errors import UserError, command
 from helpers.profile.kinds import is_hub_name
 from helpers.profile.load import load_profile
-from helpers.profile.schema import Finetune, Generate, Grade, Model, located
+from helpers.profile.schema import Answers, Finetune, Generate, Grade, Model, located
 from helpers.training import memory
 
 # What was looked at, whether it is there, and a sentence.
@@ -34,6 +34,8 @@ def endpoints(ahead: list[Model]) -> Iterator[Finding]:
             asked += [p.teacher, p.judge]
         if isinstance(p, Grade):
             asked += p.judges().values()
+            if isinstance(p.student, Endpoint):
+                asked.append(p.student)
     for endpoint in asked:
         if endpoint.free or not host(endpoint.base_url).needs_key:
             continue
@@ -52,7 +54,8 @@ def endpoints(ahead: list[Model]) -> Iterator[Finding]:
 def trainings(profile: str, ahead: list[Model]) -> Iterator[Finding]:
     """Students of the hub; GPUs, memory and disk of trainings on GPUs, or of such a student."""
     configs = {}
-    for student in dict.fromkeys(p.student for p in ahead if isinstance(p, Finetune | Grade)):
+    students = [p.student for p in ahead if isinstance(p, Finetune | Grade)]
+    for student in dict.fromkeys(name for name in students if isinstance(name, str)):
         words = "the hub gives it"
         try:
             configs[student] = memory.config_of(located(student))
@@ -95,9 +98,18 @@ def servers(ahead: list[Model]) -> Iterator[Finding]:
 
 
 def look(profile: str, notebooks: dict[str, Model]) -> list[Finding]:
-    """Everything that the notebooks that have not run yet need, each once."""
+    """Everything that the notebooks that have not run yet need, each once.
+
+    Raises:
+        UserError: answers that somebody else made, and that are not those to this evaluation.
+    """
     run = paths.run(profile)
     ahead = [p for name, p in notebooks.items() if not (run / f"{name}.ipynb").exists()]
+    for p in ahead:
+        if isinstance(p, Grade) and isinstance(p.student, Answers):
+            from helpers import evaluate  # slow to load: it can sample
+
+            evaluate.answers(p, evaluate.tasks(p), None)
     findings = [*endpoints(ahead), *trainings(profile, ahead), *servers(ahead)]
     return list(dict.fromkeys(findings))
 

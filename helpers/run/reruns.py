@@ -73,6 +73,8 @@ def named_files(parameters: Model) -> str:
     values |= {
         name: judge["grading_prompts"] for name, judge in values.get("second_judges", {}).items()
     }
+    if isinstance(values.get("student"), dict):
+        values["student"] = values["student"].get("answers")
     places = [ROOT / value for value in values.values() if isinstance(value, str) and value]
     files = [sha256(place) for place in places if place.is_file()]
     folders = [fingerprint(str(place)) for place in places if (place / "config.json").is_file()]

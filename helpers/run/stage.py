@@ -33,6 +33,8 @@ from helpers.paths import ROOT
 from helpers.progress import HEADLESS
 from helpers.run import lock, manifest
 
+TRAINING = "training"  # the tag of cells that are left out where nothing was trained
+
 
 def tidied(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Results only: no progress lines (stderr), timings, paths, widgets, marks of papermill."""
@@ -96,9 +98,12 @@ def execute(notebook: Path, parameters: dict, aside: Path) -> tuple[str, str, st
     Returns:
         The state that the manifest notes; why, for the manifest; and why, for the user.
     """
+    cells = nbformat.read(notebook, as_version=4)
+    if not parameters.get("trained", True):
+        cells.cells = [c for c in cells.cells if TRAINING not in c.metadata.get("tags", [])]
     try:
         papermill.execute_notebook(
-            notebook,
+            cells,
             aside,
             parameters=parameters,
             kernel_name="python3",

@@ -113,9 +113,10 @@ def arguments(command: str, values: dict[str, str]) -> list[str]:
 
 @dataclass
 class Served:
-    """A checkpoint behind a server.
+    """A model behind a server.
 
-    Answers are stored under its weights, so that no other's under the same name are read.
+    Answers of a checkpoint of ours, at `path`, are stored under its weights, so that no other's
+    under the same name are read. Without a path it is somebody else's, stored as a teacher's are.
     """
 
     path: str
@@ -148,7 +149,8 @@ class Served:
         if missing:
             self.check_room(missing)
             # One that costs money is not probed: its first reply shows as much.
-            if not self.is_checked and (self.command or self.endpoint.free):
+            is_ours = self.endpoint.free and not host(self.endpoint.base_url).free
+            if not self.is_checked and (self.command or is_ours):
                 self.start(missing[0])
         try:
             outcomes = client.ask(
@@ -168,7 +170,7 @@ class Served:
 
         Some servers cut a long prompt off, or answer beyond the context.
         """
-        if not Path(self.path).is_dir():
+        if not self.path or not Path(self.path).is_dir():
             return
         # Slow to load, and not needed when all is stored.
         from transformers import AutoConfig

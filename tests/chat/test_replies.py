@@ -25,9 +25,14 @@ def test_parse_reads_what_endpoints_send():
         return json.dumps({"choices": [{"message": message, **more}]}).encode()
 
     assert parse(sent({"content": "a"}, finish_reason="stop")) == [Reply("a", False)]
-    assert parse(sent({"content": None, "refusal": "no"}, finish_reason="length")) == [
-        Reply("", True)
-    ]
+    assert parse(sent({"content": None}, finish_reason="length")) == [Reply("", True)]
+    refused = [Reply("", False, refused=True)]
+    assert parse(sent({"content": None, "refusal": "no"})) == refused
+    assert parse(sent({"content": ""}, finish_reason="content_filter")) == refused
+    thought = [Reply("a", False, thought=True)]
+    assert parse(sent({"content": "a", "reasoning": "well"})) == thought
+    assert parse(sent({"content": "a", "reasoning_content": "well"})) == thought
+    assert parse(sent({"content": "<think>a"}))[0].thought
     assert parse(sent({"content": [{"type": "text", "text": "a"}]})) == [Reply("", False)]
     half = parse(b'{"choices": [{"message": {"content": "a \\ud83d"}}]}')[0].text
     assert half.encode(), "half a character cannot be stored or sent on"

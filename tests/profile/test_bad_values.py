@@ -28,6 +28,8 @@ ACCEPTED = {
     "compile": [True],
     "claims": [[]],
     "judge.json_schema": [],
+    "mixes": [{}],  # the students are asked as they are
+    "models": [{}],
     "sweep": [None],
     "budget": [None, 0, 0.5],
     "deduct_named_skills": [True],

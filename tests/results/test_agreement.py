@@ -99,7 +99,9 @@ def test_without_a_second_judge_tables_are_empty(simulated):
     )
     assert agreement.agreement(table).empty
     assert agreement.swap(table).empty
-    assert agreement.what_changed(agreement.swap(table)) == "No second judge graded these answers."
+    assert agreement.what_changed(agreement.swap(table)) == (
+        "No second judge graded what a claim is about."
+    )
 
 
 def test_what_a_swap_changes_is_said(simulated):

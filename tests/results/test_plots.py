@@ -175,7 +175,7 @@ def test_one_training_seed_is_said(table):
         scores.summary(table[table.seed == 0]), trained_ks=[1, 2, 3], caption="in a test"
     )
     assert "40 queries alone" in said(one)
-    assert "one training seed" in said(one)
+    assert "not over training seeds" in said(one)
 
 
 def test_data_efficiency_draws_each_kind_against_its_texts(swept):

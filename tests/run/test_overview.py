@@ -23,7 +23,8 @@ def test_a_plan_needs_nothing(name, run, capsys, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     overview.main(name)
     printed = capsys.readouterr().out
-    assert "01_generate" in printed
+    assert ("01_generate" in printed) == (name != "evaluate")
+    assert "03_grade" in printed
     assert "minutes of asking" in printed
     assert "unknown" not in printed
     assert len(printed.splitlines()) < 50, "a screen"
