@@ -150,7 +150,9 @@ def evaluate(
     """
     queries = [task.query for task in every]
     texts = [conversation.text for conversation in conversations]
-    similarities = nearest(texts, training_texts(p))
+    chats = training_chats(p)
+    similarities = nearest(texts, answers_in(chats))
+    mix = {"chats": len(chats)} if "chats" in p.mix else p.mix
     records = []
     for task, conversation, similarity in zip(every, conversations, similarities, strict=True):
         record = {
@@ -163,7 +165,7 @@ def evaluate(
             "text": conversation.text,
             "cut": conversation.cut,
             "nearest": similarity,
-            "mix": p.mix,
+            "mix": mix,
             "grades": {},
         }
         records.append(record)
@@ -206,12 +208,21 @@ def graded_answers(profile: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def training_texts(p: Grade) -> list[str]:
-    """The texts that the model was fine-tuned on; none for a base."""
+def training_chats(p: Grade) -> list[dict]:
+    """What the model was fine-tuned on; nothing for a base."""
     if not p.mix:
         return []
-    chats = read_json_lines(paths.training(p.profile, p.variant) / "chats.jsonl", "02_finetune")
-    return [extract_answer(chat["messages"][-1]["content"]) for chat in chats]
+    return read_json_lines(paths.training(p.profile, p.variant) / "chats.jsonl", "02_finetune")
+
+
+def answers_in(chats: list[dict]) -> list[str]:
+    """The texts of all of the assistant's turns."""
+    texts = []
+    for chat in chats:
+        for message in chat["messages"]:
+            if message["role"] == "assistant":
+                texts.append(extract_answer(message["content"]))
+    return texts
 
 
 def unreadable(records: Sequence[dict], p: Grade) -> pd.DataFrame:

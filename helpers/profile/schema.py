@@ -24,6 +24,7 @@ from helpers.profile.kinds import (
     Minutes,
     Mix,
     Mixes,
+    MixOrNone,
     Name,
     NewTokens,
     RepositoryFile,
@@ -31,7 +32,7 @@ from helpers.profile.kinds import (
     Several,
     Student,
     Temperature,
-    TextsPerK,
+    Texts,
     Tokens,
     Whole,
     Word,
@@ -152,7 +153,7 @@ class Grading(Tasks):
 
 class Generate(Grading):
     teacher: Annotated[Endpoint, pydantic.AfterValidator(with_room)]
-    texts: Mix
+    texts: Texts
     things: RepositoryFile | Literal[""] = ""
     corpus: Line = ""
     corpus_grades: Literal["judge", "claimed"] = "judge"
@@ -244,7 +245,7 @@ class Finetune(Experiment):
 class Grade(Grading):
     variant: str
     student: str
-    mix: TextsPerK
+    mix: MixOrNone
     student_turns: Few
     settings: Several[Literal["I", "II", "III"]]
     generations: Few

@@ -25,13 +25,16 @@ PADDED = "padded"  # the control: one skill a text, and things to mention in pla
 OTHERS = ("on topic", "makes sense", "sentences")  # after the skills, in the rubric's order
 
 
-def kind_of(mix: dict[str, int]) -> str:
+def kind_of(mix: dict[str, int], name: str) -> str:
     """Which k a model was trained on: `k123` for texts of k = 1, 2 and 3; `base` for none.
 
-    `1+2` in a mix is one skill and two things to mention: its kind is `padded`.
+    `1+2` in a mix is one skill and two things to mention: its kind is `padded`. Chats from
+    elsewhere, of which no k is known, are a kind of their own, by the mix's name.
     """
     if not mix:
         return "base"
+    if "chats" in mix:
+        return name
     if any("+" in length for length in mix):
         return PADDED
     return "k" + "".join(sorted(mix, key=int))
@@ -75,7 +78,7 @@ def tidy(files: Sequence[Path]) -> pd.DataFrame:
                 points = voted(votes)
                 row = {
                     "model": model,
-                    "kind": kind_of(record["mix"]),
+                    "kind": kind_of(record["mix"], mix_of(model)),
                     "texts": sum(record["mix"].values()),
                     "seed": int(seed or 0),
                     "judge": judge,

@@ -14,12 +14,12 @@ import pandas as pd
 import yaml
 from nbconvert import HTMLExporter
 
-from helpers import paths
+from helpers import model_card, paths
 from helpers.errors import UserError, command
 from helpers.files import write_text
 from helpers.paths import ROOT
 from helpers.profile.load import load_profile
-from helpers.profile.schema import Model
+from helpers.profile.schema import Finetune, Model
 from helpers.run import manifest
 
 STYLE = """
@@ -159,7 +159,7 @@ def render(notebook: nbformat.NotebookNode, caption: str, more: str = "") -> str
 
 
 def main(profile: str) -> None:
-    """Write the report beside the profile's figures, and print where.
+    """Write the report beside the profile's figures, and print where; the models get their cards.
 
     Raises:
         UserError: the profile has not been run to its end.
@@ -174,6 +174,9 @@ def main(profile: str) -> None:
     more = provenance(manifest.read(profile), notebooks)
     page = render(nbformat.read(executed, as_version=4), p.caption, more)
     write_text(ROOT / p.figures / "report.html", page)
+    for trained in notebooks.values():
+        if isinstance(trained, Finetune):
+            model_card.write(trained, graded=p)
     print(f"{p.figures}/report.html")
 
 
