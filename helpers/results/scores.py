@@ -25,16 +25,13 @@ PADDED = "padded"  # the control: one skill a text, and things to mention in pla
 OTHERS = ("on topic", "makes sense", "sentences")  # after the skills, in the rubric's order
 
 
-def kind_of(mix: dict[str, int], name: str) -> str:
+def kind_of(mix: dict[str, int]) -> str:
     """Which k a model was trained on: `k123` for texts of k = 1, 2 and 3; `base` for none.
 
-    `1+2` in a mix is one skill and two things to mention: its kind is `padded`. Chats from
-    elsewhere, of which no k is known, are a kind of their own, by the mix's name.
+    `1+2` in a mix is one skill and two things to mention: its kind is `padded`.
     """
     if not mix:
         return "base"
-    if "chats" in mix:
-        return name
     if any("+" in length for length in mix):
         return PADDED
     return "k" + "".join(sorted(mix, key=int))
@@ -64,22 +61,24 @@ def voted(votes: str) -> Points | None:
 def tidy(files: Sequence[Path]) -> pd.DataFrame:
     """One row a generation and judge, from the files that 03_grade writes.
 
-    Columns: model (a variant without its seed), kind and texts (which k it was trained on, and how
-    many texts in all), seed, judge, setting, k, query, skills, generation, cut (the answer stopped
-    at the token limit), gradings (how many were readable), votes (their points in the rubric's
-    order, as `11011 11001 11011`), the three metrics (NaN where no grading was readable).
+    Columns: model (a variant without its seed), kind and texts (which k it was trained on, or the
+    mix's name where it is of chats of no known k; and how many texts in all), seed, judge, setting,
+    k, query, skills, generation, cut (the answer stopped at the token limit), gradings (how many
+    were readable), votes (their points in the rubric's order, as `11011 11001 11011`), the three
+    metrics (NaN where no grading was readable).
     """
     rows = []
     for path in files:
         model, seed = re.fullmatch(r"(.+?)(?:-s(\d+))?", path.stem).groups()
         for record in read_json_lines(path, "03_grade"):
+            mix = record["mix"]
             for judge, grades in record["grades"].items():
                 votes = " ".join("".join(map(str, points)) for points in grades["gradings"])
                 points = voted(votes)
                 row = {
                     "model": model,
-                    "kind": kind_of(record["mix"], mix_of(model)),
-                    "texts": sum(record["mix"].values()),
+                    "kind": mix_of(model) if "chats" in mix else kind_of(mix),
+                    "texts": sum(mix.values()),
                     "seed": int(seed or 0),
                     "judge": judge,
                     "setting": record["setting"],

@@ -14,13 +14,13 @@ import pandas as pd
 import yaml
 from nbconvert import HTMLExporter
 
-from helpers import model_card, paths
+from helpers import paths
 from helpers.errors import UserError, command
 from helpers.files import write_text
 from helpers.paths import ROOT
 from helpers.profile.load import load_profile
-from helpers.profile.schema import Finetune, Model
-from helpers.run import manifest
+from helpers.profile.schema import Model
+from helpers.run import cards, manifest
 
 STYLE = """
 body { font: 16px/1.5 Georgia, serif; max-width: 54rem; margin: 2rem auto; padding: 0 1rem; }
@@ -174,9 +174,7 @@ def main(profile: str) -> None:
     more = provenance(manifest.read(profile), notebooks)
     page = render(nbformat.read(executed, as_version=4), p.caption, more)
     write_text(ROOT / p.figures / "report.html", page)
-    for trained in notebooks.values():
-        if isinstance(trained, Finetune):
-            model_card.write(trained, graded=p)
+    cards.write(notebooks)
     print(f"{p.figures}/report.html")
 
 

@@ -65,7 +65,7 @@ def test_no_query_left_is_refused_and_few_are_thin(changed):
         ("shared", "mixes", {"m": {"\u0663": 1}}, "mixes.m has a key"),
         ("shared", "mixes", {"own": {"chats": "no/such.jsonl"}},
          "mixes.own is wrong: chats = 'no/such.jsonl': no such file; a data set has a split, too"),
-        ("shared", "mixes", {"own": {"chats": "params"}}, "chats = 'params': a folder; name a file"),
+        ("shared", "mixes", {"own": {"chats": "params"}}, "'params': a folder; name a file in it"),
         ("shared", "mixes", {"own": {"chats": "params/typo", "split": "train"}},
          "chats = 'params/typo' is neither a folder nor a hub name"),
         ("shared", "mixes", {"own": {"chats": "README.md", "config": "x"}}, "name its split, too"),

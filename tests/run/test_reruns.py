@@ -265,3 +265,23 @@ def test_parameters_change_only_with_their_values(run):
     (changed,) = (folder / "params").rglob("*.yaml")
     assert changed.stat().st_mtime_ns != files[changed]
     assert "seed: 7" in changed.read_text()
+
+
+def test_an_edit_of_your_own_texts_or_chats_runs_again_what_reads_them(run, tmp_path):
+    """A file, or a folder of them; other files beside it are none of it."""
+    _, notebooks = run
+    (tmp_path / "texts").mkdir()
+    file = tmp_path / "texts/own.jsonl"
+    generate = notebooks["01_generate"].model_copy(update={"corpus": str(file.parent)})
+    finetune = load_profile("smoke")["02_finetune/k123-s0"]
+    of_a_file = finetune.model_copy(update={"mix": {"chats": str(file)}})
+    of_a_folder = finetune.model_copy(update={"mix": {"chats": str(file.parent), "split": "train"}})
+    readers = (generate, of_a_file, of_a_folder)
+    hashes = []
+    for text in ("one", "two", "two"):
+        file.write_text(text)
+        (tmp_path / "beside").write_text(f"{len(hashes)}")
+        hashes.append([reruns.named_files(p) for p in readers])
+    first, second, third = hashes
+    assert all(a != b for a, b in zip(first, second, strict=True))
+    assert second == third
