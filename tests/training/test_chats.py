@@ -58,7 +58,6 @@ def data_set(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     write_json_lines(tmp_path / "set/train.jsonl", toy_chats(5))
-    write_json_lines(tmp_path / "set/test.jsonl", [{"prompt": "?"}])
     return str(tmp_path / "set")
 
 
@@ -82,9 +81,9 @@ def test_a_data_set_is_read_by_the_hubs_library(data_set):
 
 def test_a_data_set_without_chats_is_one_sentence(data_set, tmp_path):
     pytest.importorskip("datasets", reason="the datasets library is not installed")
-    (tmp_path / "set/train.jsonl").unlink()
+    write_json_lines(tmp_path / "set/train.jsonl", [{"prompt": "?"}])
     with pytest.raises(UserError, match="its rows have no messages, but prompt"):
-        chats.read({"chats": data_set, "split": "test"})
+        chats.read({"chats": data_set, "split": "train"})
 
 
 def test_a_chat_that_the_students_template_refuses_is_one_sentence(tmp_path):
