@@ -150,9 +150,9 @@ def evaluate(
     """
     queries = [task.query for task in every]
     texts = [conversation.text for conversation in conversations]
-    chats = training_chats(p)
-    similarities = nearest(texts, answers_in(chats))
-    mix = {"chats": len(chats)} if "chats" in p.mix else p.mix
+    known = training_texts(p)
+    similarities = nearest(texts, known)
+    mix = {"chats": len(known)} if "chats" in p.mix else p.mix
     records = []
     for task, conversation, similarity in zip(every, conversations, similarities, strict=True):
         record = {
@@ -208,17 +208,13 @@ def graded_answers(profile: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def training_chats(p: Grade) -> list[dict]:
-    """What the model was fine-tuned on; nothing for a base."""
+def training_texts(p: Grade) -> list[str]:
+    """The texts that the model was fine-tuned on, of all the assistant's turns; none for a base."""
     if not p.mix:
         return []
-    return read_json_lines(paths.training(p.profile, p.variant) / "chats.jsonl", "02_finetune")
-
-
-def answers_in(chats: list[dict]) -> list[str]:
-    """The texts of all of the assistant's turns."""
+    chats = paths.training(p.profile, p.variant) / "chats.jsonl"
     texts = []
-    for chat in chats:
+    for chat in read_json_lines(chats, "02_finetune"):
         for message in chat["messages"]:
             if message["role"] == "assistant":
                 texts.append(extract_answer(message["content"]))

@@ -105,7 +105,7 @@ def test_of_chats_of_your_own_the_texts_alone_are_compared(ledger, graded, tmp_p
     write_json_lines(tmp_path / "training/own-s0/chats.jsonl", [chat] * 3)
     again = [Conversation([user, {"role": "assistant", "content": r["text"]}]) for r in graded]
     records = evaluate.evaluate(own, TASKS, again, ledger)
-    assert records[0]["mix"] == {"chats": 3}
+    assert records[0]["mix"] == {"chats": 6}, "the texts of all turns"
     assert records[0]["nearest"] == 100
     shared = leaks({"base": graded, "own-s0": records}, corpus.build(SMOKE["01_generate"], ledger))
     by_model = shared.set_index("model")
