@@ -179,7 +179,8 @@ def run(monkeypatch):
         name: smoke[name].model_copy(update={"profile": PROFILE})
         for name in ("01_generate", "03_grade/base")
     }
-    for path in (paths.split(PROFILE), paths.corpus(PROFILE), paths.grades(PROFILE, "base")):
+    texts = [paths.split(PROFILE), paths.corpus(PROFILE), paths.dataset(PROFILE) / "D1.jsonl"]
+    for path in (*texts, paths.grades(PROFILE, "base")):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("made")
     for name, parameters in notebooks.items():
@@ -211,14 +212,17 @@ def test_a_result_that_is_gone_runs_again(run, capsys):
     assert (folder / "01_generate.ipynb").exists()
 
 
-def test_what_a_user_changed_is_kept_beside(run, capsys):
+@pytest.mark.parametrize("name", ["corpus.jsonl", "dataset/D1.jsonl"])
+def test_what_a_user_changed_is_kept_beside(run, capsys, name):
     folder, notebooks = run
+    file = folder / name
     for number in (1, 2):
-        paths.corpus(PROFILE).write_text(f"mine {number}")
+        file.write_text(f"mine {number}")
         reruns.void(PROFILE, notebooks)
-        assert f"kept as corpus.jsonl.old-{number}; 01_generate runs" in capsys.readouterr().err
-        assert (folder / f"corpus.jsonl.old-{number}").read_text() == f"mine {number}"
-        assert not paths.corpus(PROFILE).exists()
+        kept = file.with_name(f"{file.name}.old-{number}")
+        assert f"kept as {kept.name}; 01_generate runs" in capsys.readouterr().err
+        assert kept.read_text() == f"mine {number}"
+        assert not file.exists()
 
 
 def test_what_a_killed_stage_wrote_is_not_a_users(run, capsys):
