@@ -14,6 +14,7 @@ from helpers.judge.grade import grade, replies
 from helpers.profile.schema import Generate
 from helpers.task.catalog import Query, counts_of, evaluation_queries
 from helpers.task.points import DUPLICATE, NOT_NEEDED, Points
+from helpers.training import chats as own_chats
 
 
 class Writer:
@@ -184,6 +185,12 @@ def taken(corpus: list[dict], mix: dict[str, int]) -> list[dict]:
     Raises:
         UserError: the corpus holds fewer texts than the mix asks for.
     """
+    if "chats" in mix:
+        elsewhere = {"kind": "chats", "topic": "", "skills": []}
+        return [
+            {**elsewhere, **chat, "text": chat["messages"][-1]["content"]}
+            for chat in own_chats.read(mix)
+        ]
     texts = []
     for kind, n in mix.items():
         kept = [record for record in corpus if record["kind"] == kind and not record["dropped"]]
@@ -195,14 +202,17 @@ def taken(corpus: list[dict], mix: dict[str, int]) -> list[dict]:
     return texts
 
 
-def training_chats(corpus: list[dict], mix: dict[str, int], *, turns: int) -> list[dict]:
+def training_chats(corpus: list[dict], mix: dict, *, turns: int) -> list[dict]:
     """The fine-tuning data of a mix, as chats.
 
-    With one turn the student learns to give the teacher's improved text at once.
+    With one turn the student learns to give the teacher's improved text at once. A mix of chats
+    from elsewhere is taken as it is.
 
     Raises:
-        UserError: the corpus holds fewer texts than the mix asks for.
+        UserError: the corpus holds fewer texts than the mix asks for, or the chats are no chats.
     """
+    if "chats" in mix:
+        return own_chats.read(mix)
     chats = []
     for record in taken(corpus, mix):
         messages = record["messages"]

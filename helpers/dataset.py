@@ -15,7 +15,7 @@ from pydantic import Field
 from helpers import paths
 from helpers.chat.endpoint import host
 from helpers.errors import UserError
-from helpers.files import write_json_lines
+from helpers.files import validated, write_card, write_json_lines
 from helpers.profile.schema import Generate
 from helpers.results.scores import outcomes
 from helpers.task.catalog import Pool, Query
@@ -79,7 +79,7 @@ def write(p: Generate, records: list[dict], dollars: float) -> Path:
             if record["kind"] == kind and not record["dropped"]:
                 rows.append(row_of(record, p))
         write_json_lines(folder / f"D{kind}.jsonl", rows)
-    (folder / "README.md").write_text(card(p, records, dollars), encoding="utf-8")
+    write_card(folder / "README.md", card(p, records, dollars))
     return folder
 
 
@@ -157,17 +157,8 @@ def read(path: Path, pool: Pool) -> list[tuple[Query, Row]]:
     skills = {skill.name: skill for skill in pool.skills}
     texts = []
     for file in files:
-        for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), 1):
-            if not line.strip():
-                continue
-            try:
-                row = Row.model_validate_json(line)
-                wrong = fault(row, pool)
-            except pydantic.ValidationError as error:
-                first = error.errors()[0]
-                name = ".".join(map(str, first["loc"])) or "the line"
-                wrong = f"{name}: {first['msg'].lower()}"
-            if wrong:
+        for number, row in validated(file.read_bytes().split(b"\n"), Row, f"corpus: {file}"):
+            if wrong := fault(row, pool):
                 raise UserError(f"corpus: {file}, line {number}: {wrong}")
             shown = tuple(skills[name] for name in row.skills)
             texts.append((Query(row.topic, shown, tuple(row.things)), row))

@@ -210,7 +210,9 @@ def evaluate(
     """
     queries = [task.query for task in every]
     texts = [conversation.text for conversation in conversations]
-    similarities = nearest(texts, training_texts(p))
+    known = training_texts(p)
+    similarities = nearest(texts, known)
+    mix = {"chats": len(known)} if "chats" in p.mix else p.mix
     records = []
     for task, conversation, similarity in zip(every, conversations, similarities, strict=True):
         record = {
@@ -225,7 +227,7 @@ def evaluate(
             "refused": conversation.refused,
             "thought": conversation.thought,
             "nearest": similarity,
-            "mix": p.mix,
+            "mix": mix,
             "grades": {},
         }
         records.append(record)
@@ -269,11 +271,16 @@ def graded_answers(profile: str) -> pd.DataFrame:
 
 
 def training_texts(p: Grade) -> list[str]:
-    """The texts that the model was fine-tuned on; none for a base."""
+    """The texts that the model was fine-tuned on, of all the assistant's turns; none for a base."""
     if not p.mix:
         return []
-    chats = read_json_lines(paths.training(p.profile, p.variant) / "chats.jsonl", "02_finetune")
-    return [extract_answer(chat["messages"][-1]["content"]) for chat in chats]
+    chats = paths.training(p.profile, p.variant) / "chats.jsonl"
+    texts = []
+    for chat in read_json_lines(chats, "02_finetune"):
+        for message in chat["messages"]:
+            if message["role"] == "assistant":
+                texts.append(extract_answer(message["content"]))
+    return texts
 
 
 def unreadable(records: Sequence[dict], p: Grade) -> pd.DataFrame:

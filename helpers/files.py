@@ -4,7 +4,11 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+import pydantic
 
 from helpers.errors import UserError
 
@@ -59,3 +63,36 @@ def read_json_lines(path: Path, made_by: str) -> list[dict]:
                 f" move it away, and {made_by} makes it again"
             ) from None
     return rows
+
+
+def validated(lines: Iterable[str | bytes], model: type, where: str) -> Iterator[tuple[int, Any]]:
+    """Somebody else's JSON lines: each with its number from 1 on, as an instance of `model`.
+
+    Raises:
+        UserError: a line is no JSON, or not what the pydantic model asks for; begins with `where`.
+    """
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            yield number, model.model_validate_json(line)
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"])) or "the line"
+            raise UserError(f"{where}, line {number}: {name}: {first['msg'].lower()}") from None
+
+
+CARD_END = "\n<!-- As it was written: "
+
+
+def write_card(path: Path, text: str) -> None:
+    """Write a card, a README.md that people edit: one that somebody has edited stays as it is."""
+    if path.exists():
+        words, _, mark = path.read_text(encoding="utf-8").rpartition(CARD_END)
+        if mark != mark_of(words):
+            return
+    write_text(path, f"{text}{CARD_END}{mark_of(text)}")
+
+
+def mark_of(text: str) -> str:
+    return f"{hashlib.sha256(text.encode()).hexdigest()[:16]} -->\n"

@@ -6,6 +6,7 @@ from helpers import corpus
 from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Ledger
 from helpers.errors import UserError
+from helpers.files import write_json_lines
 from helpers.profile.load import load_profile
 from helpers.task.catalog import Query, evaluation_queries, training_queries
 from helpers.task.points import COUNTERS, DUPLICATE, NOT_NEEDED, Points
@@ -148,6 +149,13 @@ def test_mixes_take_the_first_texts_of_each_k(built):
     assert one[0]["messages"] == [first["messages"][0], first["messages"][-1]]
     with pytest.raises(UserError, match="41 texts of k = 1 asked for, and the corpus holds 40"):
         corpus.training_chats(records, {"1": 41}, turns=1)
+
+
+def test_chats_of_your_own_are_no_texts_of_the_corpus(tmp_path):
+    own = [{"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]}]
+    write_json_lines(tmp_path / "own.jsonl", own * 2)
+    source = {"chats": str(tmp_path / "own.jsonl")}
+    assert corpus.training_chats([], source, turns=1) == own * 2
 
 
 def test_rules_of_grading_reach_the_corpus(writer, monkeypatch):

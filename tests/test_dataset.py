@@ -11,6 +11,7 @@ from helpers.chat.ledger import Ledger
 from helpers.errors import UserError
 from helpers.profile.load import load_profile
 from helpers.task.catalog import evaluation_queries
+from helpers.training import chats
 
 SMOKE = load_profile("smoke")["01_generate"].model_copy(update={"texts": {"1": 6, "2": 4}})
 PADDED = SMOKE.model_copy(
@@ -66,6 +67,8 @@ def test_the_hubs_own_library_reads_it(made, tmp_path):
         good = [r for r in records if r["kind"] == kind and not r["dropped"]]
         assert rows["text"] == [record["text"] for record in good]
         assert rows[0]["messages"] == good[0]["messages"]
+        again = chats.read({"chats": str(folder), "config": f"D{kind}", "split": "train"})
+        assert again == [{"messages": record["messages"]} for record in good]
 
 
 def test_the_card_is_one_that_the_hub_can_read(made):

@@ -6,12 +6,13 @@ import pandas as pd
 import pytest
 
 from helpers import corpus, evaluate, reading
+from helpers.chat.conversation import Conversation
 from helpers.chat.ledger import Ledger
 from helpers.errors import UserError
 from helpers.files import write_json_lines
 from helpers.profile import schema
 from helpers.profile.load import load_profile
-from helpers.results.leaks import NEAR, leaks, nearest
+from helpers.results.leaks import NEAR, leaks, nearest, not_compared
 from helpers.task.points import FIRST_JUDGE
 
 SMOKE = load_profile("smoke")
@@ -92,6 +93,29 @@ def test_leaks_are_counted_on_the_files(ledger, graded):
     counted = leaks({"x": [record | query for record in graded[:3]]}, [pair | {"dropped": ""}])
     assert counted.same_task.sum() == 1
     assert counted.near_texts.sum() == 3
+
+
+def test_of_chats_of_your_own_the_texts_alone_are_compared(ledger, graded, tmp_path, monkeypatch):
+    """Every turn of the assistant's counts; topics and skills are not known, and that is said."""
+    monkeypatch.setattr("helpers.paths.run", lambda profile: tmp_path)
+    own = BASE.model_copy(update={"variant": "own-s0", "mix": {"chats": "own.jsonl"}})
+    user, repeated = {"role": "user", "content": "?"}, graded[0]["text"]
+    turns = [f"Answer: {repeated}", "Something else."]
+    answers = [{"role": "assistant", "content": text} for text in turns]
+    chat = {"messages": [user, answers[0], user, answers[1]]}
+    write_json_lines(tmp_path / "training/own-s0/chats.jsonl", [chat] * 3)
+    again = [Conversation([user, {"role": "assistant", "content": r["text"]}]) for r in graded]
+    records = evaluate.evaluate(own, TASKS, again, ledger)
+    assert records[0]["mix"] == {"chats": 6}, "the texts of all turns"
+    assert records[0]["nearest"] == 100
+    shared = leaks({"base": graded, "own-s0": records}, corpus.build(SMOKE["01_generate"], ledger))
+    by_model = shared.set_index("model")
+    unknown = ["same_task", "same_topic", "same_skill"]
+    assert by_model.loc["own", unknown].isna().all(axis=None)
+    assert by_model.loc["base", unknown].notna().all(axis=None)
+    assert by_model.near_texts["own"].sum() >= 1
+    (sentence,) = not_compared(shared)
+    assert sentence.startswith("own: trained on chats without topics and skills")
 
 
 def test_nearest_finds_near_duplicates_only():

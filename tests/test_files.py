@@ -34,3 +34,16 @@ def test_a_cut_line_is_named_with_the_stage_that_makes_it_again(tmp_path):
     path.write_text('{"a": 1}\n{"a": ')
     with pytest.raises(UserError, match=r"damaged after line 1 .* 01_generate makes it again"):
         files.read_json_lines(path, "01_generate")
+
+
+def test_a_card_that_somebody_has_edited_stays(tmp_path):
+    card = tmp_path / "README.md"
+    for words in ("First.", "Second."):
+        files.write_card(card, words)
+        assert card.read_text().startswith(words)
+    card.write_text(card.read_text().replace("Second.", "Mine."))
+    files.write_card(card, "Third.")
+    assert card.read_text().startswith("Mine.")
+    card.write_text("Mine.")
+    files.write_card(card, "Third.")
+    assert card.read_text() == "Mine."

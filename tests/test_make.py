@@ -15,8 +15,10 @@ import time
 import pytest
 import yaml
 
+from helpers.files import write_json_lines
 from helpers.paths import ROOT
 from helpers.results import scores
+from tests.toys import chats
 
 KEPT = (
     "scores.csv",
@@ -252,9 +254,13 @@ def test_killed_anywhere_it_ends_the_same(checkout):
 
 
 @pytest.mark.slow
-def test_two_judges_and_a_sweep_run_through(checkout):
-    """03 and 04 with all that `mini-full` has, at smoke's size; nothing is asked twice."""
+def test_two_judges_a_sweep_and_chats_run_through(checkout):
+    """03 and 04 with all that `mini-full` has, at smoke's size; nothing is asked twice.
+
+    Beside them a mix of chats from elsewhere.
+    """
     folder = checkout("both")
+    write_json_lines(folder / "own.jsonl", chats(40, turns=2))
     profile = shutil.copytree(folder / "params/smoke", folder / "params/both")
     sweep = {
         "student": "tiny",
@@ -263,6 +269,7 @@ def test_two_judges_and_a_sweep_run_through(checkout):
     for name, more in {
         "shared": {
             "judge": {"base_url": "world:?unreadable=0.6", "model": "judge"},
+            "mixes": {"k123": {"1": 40, "2": 40, "3": 40}, "own": {"chats": "own.jsonl"}},
             "sweep": sweep,
             "sentence_counter": "sentencex",
             "deduct_named_skills": True,
@@ -282,7 +289,12 @@ def test_two_judges_and_a_sweep_run_through(checkout):
     assert (run / "figures/data_efficiency.png").exists()
     table = scores.read_csv(run / "figures/scores.csv")
     assert set(table.judge) == {"first", "lenient"}
-    assert set(table.model) == {"base", "k123", "k12n60", "k123n60"}
+    assert set(table.model) == {"base", "k123", "own", "k12n60", "k123n60"}
+    assert set(table.kind[table.model == "own"]) == {"own"}
+    card = (run / "training/own-s0/model/README.md").read_text()
+    assert "chats of `own.jsonl`; licence: unknown" in card
+    assert "| I | own |" in card
+    assert "own: trained on chats without topics" in (run / "04_plot.ipynb").read_text()
     graded = table[table.gradings > 0]
     assert (graded.votes.str.count(" ") + 1 == graded.gradings).all()
     assert len(graded) < len(table), (

@@ -3,13 +3,19 @@
 `Outcome` alone decides what is asked next, from nothing but the ledger.
 """
 
+import contextlib
 import json
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from helpers.chat.endpoint import Endpoint, host
-from helpers.chat.ledger import Call, Ledger, key
+from helpers.chat.ledger import DAMAGED, Call, Ledger, key
+from helpers.errors import UserError
 
 MOST_TOKENS = 2**53  # a count beyond it is nonsense
 
@@ -232,3 +238,29 @@ class Outcome:
         replicate = self.request.replicate + offset
         body = request_body(self.request, self.endpoint, replicate, n)
         return Call(identity(self.endpoint, body, replicate), replicate, body)
+
+
+# ---- for analysis ----
+
+
+def table(ledger: Path) -> pd.DataFrame:
+    """Every stored reply, oldest first. The ledger is only read, also while a run writes it.
+
+    Columns: role, model, endpoint, replicate; messages (what was asked), texts (of the reply's
+    choices); prompt_tokens, completion_tokens, dollars; ended (Unix time).
+
+    Raises:
+        UserError: there is no such ledger, or it cannot be read.
+    """
+    query = (
+        "select role, model, endpoint, replicate, body as messages, raw as texts, prompt_tokens,"
+        " completion_tokens, dollars, ended from attempt where state = 'replied' order by ended, id"
+    )
+    try:
+        with contextlib.closing(sqlite3.connect(f"{ledger.as_uri()}?mode=ro", uri=True)) as file:
+            replies = pd.read_sql_query(query, file)
+    except (*DAMAGED, pd.errors.DatabaseError) as error:
+        raise UserError(f"{ledger}: cannot be read as a ledger ({error})") from None
+    replies["messages"] = [contents(body).get("messages") for body in replies.messages]
+    replies["texts"] = [[choice.text for choice in parse(raw)] for raw in replies.texts]
+    return replies

@@ -8,9 +8,9 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from helpers.paths import ROOT
 from helpers.task.points import FIRST_JUDGE
@@ -87,12 +87,45 @@ def number_of_skills(text: str) -> str:
 # In JSON and YAML the keys of a mapping are text: {"1": 1200} is 1200 texts of k = 1, and
 # "1+2" are texts of one skill and two things to mention.
 TextsPerK = dict[Annotated[str, AfterValidator(number_of_skills)], Count]
-Mix = Annotated[TextsPerK, Field(min_length=1)]
+Texts = Annotated[TextsPerK, Field(min_length=1)]
+
+
+def source_of_chats(chats: dict[str, str]) -> dict[str, str]:
+    """A file, or with a split a data set: of the hub, which `make preflight` asks, or a folder."""
+    place = chats.get("chats", "")
+    if "split" in chats:
+        if not (is_hub_name(place) or (ROOT / place).is_dir()):
+            raise ValueError(f"chats = {place!r} is neither a folder nor a hub name owner/name")
+    elif "config" in chats:
+        raise ValueError("config is of a data set; name its split, too")
+    elif why := trouble(ROOT / place):
+        raise ValueError(f"chats = {place!r}: {why}; a data set has a split, too")
+    return chats
+
+
+# Chats in place of texts of the corpus, as `helpers.training.chats` reads them.
+Chats = Annotated[
+    dict[Literal["chats", "config", "split"], Word],
+    AfterValidator(source_of_chats),
+    Tag("of chats"),
+]
+
+
+def kind_of_mix(mix: Any) -> str:
+    is_of_chats = isinstance(mix, dict) and {"chats", "config", "split"} & set(mix)
+    return "of chats" if is_of_chats else "of texts"
+
+
+Mix = Annotated[Annotated[Texts, Tag("of texts")] | Chats, Discriminator(kind_of_mix)]
+# The student as it is has an empty mix.
+MixOrNone = Annotated[Annotated[TextsPerK, Tag("of texts")] | Chats, Discriminator(kind_of_mix)]
 
 
 def as_named(mixes: dict[str, dict]) -> dict[str, dict]:
-    """A mix that is called k12 holds texts of k = 1 and 2."""
+    """A mix that is called k12 holds texts of k = 1 and 2; chats are called like no such mix."""
     for mix, texts in mixes.items():
+        if "chats" in texts and re.fullmatch(r"k\d+|padded", mix):
+            raise ValueError(f"mix {mix} holds chats of your own; give it another name")
         if re.fullmatch("k[1-9]+", mix) and sorted(mix[1:]) != sorted(texts):
             raise ValueError(
                 f"mix {mix} holds texts of k = {', '.join(texts)}; its name says something else"

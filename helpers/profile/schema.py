@@ -17,15 +17,16 @@ from helpers.profile.kinds import (
     Count,
     Device,
     Few,
-    FileOrFolder,
     FiguresFolder,
     File,
+    FileOrFolder,
     JudgeName,
     LearningRate,
     Line,
     Minutes,
     Mix,
     Mixes,
+    MixOrNone,
     ModelName,
     Name,
     NewTokens,
@@ -34,7 +35,7 @@ from helpers.profile.kinds import (
     Several,
     Student,
     Temperature,
-    TextsPerK,
+    Texts,
     Tokens,
     Whole,
     Word,
@@ -164,7 +165,7 @@ class Generate(Grading):
     teacher: Annotated[
         Endpoint, pydantic.AfterValidator(with_room), pydantic.AfterValidator(in_words)
     ]
-    texts: Mix
+    texts: Texts
     things: RepositoryFile | Literal[""] = ""
     corpus: FileOrFolder | Literal[""] = ""
     corpus_grades: Literal["judge", "claimed"] = "judge"
@@ -291,7 +292,7 @@ Answering = Annotated[
 class Grade(Grading):
     variant: str
     student: Answering
-    mix: TextsPerK
+    mix: MixOrNone
     student_turns: Few
     settings: Several[Literal["I", "II", "III"]]
     generations: Few

@@ -83,7 +83,7 @@ def sweep_findings(table: pd.DataFrame) -> tuple[Finding, ...]:
 
     A claim for each number of texts that mixes of different kinds have.
     """
-    is_swept = (table.texts > 0) & (table.kind != PADDED)
+    is_swept = table.kind.str.fullmatch(r"k\d+")
     mixes = table[is_swept].drop_duplicates("model").sort_values(["texts", "kind"])
     claims = {}  # in order, each once: students may share them
     for (texts, _), same in mixes.groupby([mixes.texts, mixes.model.map(student_of)]):

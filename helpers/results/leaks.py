@@ -32,7 +32,8 @@ def leaks(graded: dict[str, list[dict]], corpus: list[dict]) -> pd.DataFrame:
         Columns: model (all its training seeds together), setting, k, queries, answers; same_task
         (queries whose topic and skills were trained on: must be 0 in setting I from k = 2 on),
         same_topic and same_skill (must be 0 in setting II), near_texts (answers that are
-        near-duplicates of a text the model was trained on).
+        near-duplicates of a text the model was trained on). NaN are the first three of a model
+        that was trained on chats from elsewhere, whose topics and skills nobody knows.
     """
     kept = [record for record in corpus if not record["dropped"]]
     trained_tasks = {(record["topic"], frozenset(record["skills"])) for record in kept}
@@ -44,6 +45,7 @@ def leaks(graded: dict[str, list[dict]], corpus: list[dict]) -> pd.DataFrame:
         for record in records:
             topic, skills = record["topic"], frozenset(record["skills"])
             first = record["generation"] == 0  # counts the query once
+            known = np.nan if "chats" in record["mix"] else float(first)
             rows.append(
                 {
                     "model": model,
@@ -51,11 +53,19 @@ def leaks(graded: dict[str, list[dict]], corpus: list[dict]) -> pd.DataFrame:
                     "k": record["k"],
                     "queries": first,
                     "answers": 1,
-                    "same_task": first and (topic, skills) in trained_tasks,
-                    "same_topic": first and topic in trained_topics,
-                    "same_skill": first and not trained_skills.isdisjoint(skills),
+                    "same_task": known * ((topic, skills) in trained_tasks),
+                    "same_topic": known * (topic in trained_topics),
+                    "same_skill": known * (not trained_skills.isdisjoint(skills)),
                     "near_texts": record["nearest"] >= NEAR,
                 }
             )
     table = pd.DataFrame(rows)
-    return table.groupby(["model", "setting", "k"], sort=False).sum().reset_index()
+    return table.groupby(["model", "setting", "k"], sort=False).sum(min_count=1).reset_index()
+
+
+def not_compared(shared: pd.DataFrame) -> list[str]:
+    """A sentence for each model whose training topics and skills are not known."""
+    return [
+        f"{model}: trained on chats without topics and skills; only near-duplicates were looked for"
+        for model in shared[shared.same_task.isna()].model.unique()
+    ]

@@ -61,22 +61,24 @@ def voted(votes: str) -> Points | None:
 def tidy(files: Sequence[Path]) -> pd.DataFrame:
     """One row a generation and judge, from the files that 03_grade writes.
 
-    Columns: model (a variant without its seed), kind and texts (which k it was trained on, and how
-    many texts in all), seed, judge, setting, k, query, skills, generation, cut (the answer stopped
-    at the token limit), gradings (how many were readable), votes (their points in the rubric's
-    order, as `11011 11001 11011`), the three metrics (NaN where no grading was readable).
+    Columns: model (a variant without its seed), kind and texts (which k it was trained on, or the
+    mix's name where it is of chats of no known k; and how many texts in all), seed, judge, setting,
+    k, query, skills, generation, cut (the answer stopped at the token limit), gradings (how many
+    were readable), votes (their points in the rubric's order, as `11011 11001 11011`), the three
+    metrics (NaN where no grading was readable).
     """
     rows = []
     for path in files:
         model, seed = re.fullmatch(r"(.+?)(?:-s(\d+))?", path.stem).groups()
         for record in read_json_lines(path, "03_grade"):
+            mix = record["mix"]
             for judge, grades in record["grades"].items():
                 votes = " ".join("".join(map(str, points)) for points in grades["gradings"])
                 points = voted(votes)
                 row = {
                     "model": model,
-                    "kind": kind_of(record["mix"]),
-                    "texts": sum(record["mix"].values()),
+                    "kind": mix_of(model) if "chats" in mix else kind_of(mix),
+                    "texts": sum(mix.values()),
                     "seed": int(seed or 0),
                     "judge": judge,
                     "setting": record["setting"],

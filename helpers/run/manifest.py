@@ -108,9 +108,12 @@ def results(stage: str, parameters: dict) -> list[Path]:
     profile, variant = parameters["profile"], parameters.get("variant", "")
     match stage:
         case "01_generate":
-            files = [paths.split(profile), paths.corpus(profile)]
+            texts = sorted(paths.dataset(profile).glob("*.jsonl"))
+            files = [paths.split(profile), paths.corpus(profile), *texts]
         case "02_finetune":
-            files = sorted((paths.training(profile, variant) / "model").glob("*"))
+            model = sorted((paths.training(profile, variant) / "model").glob("*"))
+            # The card is written again once the model is graded, and people edit it.
+            files = [path for path in model if path.name != "README.md"]
         case "03_grade":
             files = [paths.grades(profile, variant)]
         case "04_plot":

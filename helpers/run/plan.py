@@ -245,13 +245,16 @@ def plan_generate(p: Generate, ledger: Ledger | None = None) -> pd.DataFrame:
 
 def training(p: Finetune) -> str:
     """What one training does, in a line."""
-    texts = sum(p.mix.values())
-    passes = p.steps * p.batch / texts
+    if "chats" in p.mix:
+        data = f"from {p.mix['chats']}"
+    else:
+        texts = sum(p.mix.values())
+        passes = p.steps * p.batch / texts
+        data = f"({passes:.1f} passes over {texts:,} texts)"
     most = p.steps * p.batch * p.chat_tokens
     return (
-        f"{p.student}, {p.steps:,} steps of {p.batch} texts ({passes:.1f} passes over"
-        f" {texts:,} texts), at most {p.chat_tokens} tokens each, at most {most:,} in all;"
-        f" {p.topology}"
+        f"{p.student}, {p.steps:,} steps of {p.batch} texts {data}, at most {p.chat_tokens} tokens"
+        f" each, at most {most:,} in all; {p.topology}"
     )
 
 

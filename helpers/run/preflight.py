@@ -20,7 +20,7 @@ from helpers.errors import UserError, command
 from helpers.profile.kinds import is_hub_name
 from helpers.profile.load import load_profile
 from helpers.profile.schema import Answers, Finetune, Generate, Grade, Model, located
-from helpers.training import memory
+from helpers.training import chats, memory
 
 # What was looked at, whether it is there, and a sentence.
 Finding = tuple[str, bool, str]
@@ -87,6 +87,17 @@ def trainings(profile: str, ahead: list[Model]) -> Iterator[Finding]:
         yield "disk", need <= free, words
 
 
+def own_chats(ahead: list[Model]) -> Iterator[Finding]:
+    """Can the chats be read that students are trained on, each of them?"""
+    mixes = {str(p.mix): p.mix for p in ahead if isinstance(p, Finetune) and "chats" in p.mix}
+    for mix in mixes.values():
+        what = f"chats of {mix['chats']}"
+        try:
+            yield what, True, f"{len(chats.read(mix)):,} chats"
+        except UserError as error:
+            yield what, False, str(error)
+
+
 def servers(ahead: list[Model]) -> Iterator[Finding]:
     """Is the program there that `serve` starts?"""
     here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
@@ -110,7 +121,7 @@ def look(profile: str, notebooks: dict[str, Model]) -> list[Finding]:
             from helpers import evaluate  # slow to load: it can sample
 
             evaluate.answers(p, evaluate.tasks(p), None)
-    findings = [*endpoints(ahead), *trainings(profile, ahead), *servers(ahead)]
+    findings = [*endpoints(ahead), *trainings(profile, ahead), *own_chats(ahead), *servers(ahead)]
     return list(dict.fromkeys(findings))
 
 

@@ -20,7 +20,7 @@ from helpers.paths import ROOT
 from helpers.profile.load import load_profile
 from helpers.profile.schema import Model
 from helpers.results import agreement, anatomy, findings, leaks, scores
-from helpers.run import manifest, took
+from helpers.run import cards, manifest, took
 from helpers.run.page import html, paragraph, scrolling
 from helpers.task.points import KEPT
 
@@ -277,6 +277,7 @@ def render(run: Run, lines: list[dict]) -> str:
         "Where the points are lost": points_lost(run),
         "Before and after": before_and_after(run),
         "The judges": judges(run),
+        "How they answered": html(scores.manners(run.graded)),
         "Leaks": shared(run),
         "What it took": took.costs(lines),
         "Provenance": took.provenance(lines, run.notebooks),
@@ -300,7 +301,7 @@ def render(run: Run, lines: list[dict]) -> str:
 
 
 def main(profile: str) -> None:
-    """Write the report beside the profile's figures, and print where.
+    """Write the report beside the profile's figures, and print where; the models get their cards.
 
     Raises:
         UserError: the profile has not been run to its end.
@@ -314,6 +315,7 @@ def main(profile: str) -> None:
         )
     page = render(Run(profile, notebooks), manifest.read(profile))
     write_text(ROOT / p.figures / "report.html", page)
+    cards.write(notebooks)
     print(f"{p.figures}/report.html")
 
 

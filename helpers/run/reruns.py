@@ -75,7 +75,11 @@ def named_files(parameters: Model) -> str:
     }
     if isinstance(values.get("student"), dict):
         values["student"] = values["student"].get("answers")
+    values["chats"] = values.get("mix", {}).get("chats")
     places = [ROOT / value for value in values.values() if isinstance(value, str) and value]
+    for name in ("corpus", "chats"):  # either may be a folder of files
+        if values.get(name):
+            places += sorted((ROOT / values[name]).rglob("*"))
     files = [sha256(place) for place in places if place.is_file()]
     folders = [fingerprint(str(place)) for place in places if (place / "config.json").is_file()]
     return hashlib.sha256("".join(files + folders).encode()).hexdigest()[:16]

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import torch
+from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
 from helpers.errors import UserError
@@ -80,8 +81,13 @@ def read_chats(
     counts = {"texts": 0, "dropped": 0, "cut": 0, "tokens": 0, "labelled": 0}
     texts = []
     with open(path, encoding="utf-8") as file:
-        for line in file:
-            ids, learned = encode(tokenizer, json.loads(line)["messages"], turns)
+        for number, line in enumerate(file, 1):
+            try:
+                ids, learned = encode(tokenizer, json.loads(line)["messages"], turns)
+            except TemplateError as error:
+                raise UserError(
+                    f"{path}, line {number}: the student's chat template refuses it ({error})"
+                ) from None
             is_long = len(ids) > max_tokens
             ids, learned = ids[:max_tokens], learned[:max_tokens]
             labelled = sum(learned[1:])  # the first token is never predicted

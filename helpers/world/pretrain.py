@@ -168,8 +168,7 @@ def build(diet_file: Path, target: Path, work: Path) -> None:
     topology = str(ROOT / "params/accelerate/cpu2.yaml")
     script = ["-m", "helpers.training.train", str(work / "recipe.json")]
     subprocess.run([*launcher, topology, *script], check=True, cwd=ROOT)
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(work / "model", target)
+    shutil.copytree(work / "model", target, dirs_exist_ok=True)  # its README.md stays
 
 
 def main(names: list[str]) -> None:

@@ -6,7 +6,17 @@ import pytest
 
 from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import key
-from helpers.chat.replies import Outcome, Reply, Request, Usage, identity, parse, usage_of
+from helpers.chat.replies import (
+    Outcome,
+    Reply,
+    Request,
+    Usage,
+    identity,
+    parse,
+    table,
+    usage_of,
+)
+from helpers.errors import UserError
 from helpers.world import endpoint as world
 
 
@@ -122,3 +132,19 @@ def test_what_is_asked_next_depends_on_the_ledger_alone(ledger, takes_n):
     reply(ledger, last, "")
     assert look()[0] == [], "the two re-asks are used up"
     assert len(look(re_asks=3)[0]) == 1
+
+
+def test_the_replies_of_a_ledger_are_a_table_and_the_ledger_is_only_read(ledger):
+    body = {"model": "m", "messages": [{"role": "user", "content": "?"}]}
+    raw = {"choices": [{"message": {"content": text}} for text in ("a", "b")]}
+    rows = [("k1", body, 0, json.dumps(raw).encode()), ("k2", body, 1, b"no JSON")]
+    ledger.store(rows, endpoint="world:", model="m", role="judge")
+    ledger.begin("k3", endpoint="world:", model="m", role="judge", replicate=2, body=body)
+    before = ledger.path.read_bytes()
+    found = table(ledger.path)
+    assert ledger.path.read_bytes() == before
+    assert found.texts.tolist() == [["a", "b"], []]
+    assert found.messages[0] == body["messages"]
+    assert found.explode("texts").texts.dropna().tolist() == ["a", "b"]
+    with pytest.raises(UserError, match=r"none.sqlite: cannot be read as a ledger"):
+        table(ledger.path.with_name("none.sqlite"))

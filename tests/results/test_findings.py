@@ -84,6 +84,15 @@ def test_a_sweep_compares_equal_numbers_of_texts(simulated, sweep):
     assert len(findings.findings(two, claims)) == 2 * len(found)
 
 
+def test_chats_of_your_own_are_no_sweep(simulated):
+    """They have no k to be compared by; their gains stand among the exploratory ones."""
+    means = {"base": 0.1, "k12": 0.5, "own": 0.8}
+    table = simulated(np.random.default_rng(4), means, texts={"own": 2400})
+    assert findings.sweep_findings(table) == ()
+    gains = findings.exploratory(table, findings.findings(table))
+    assert {"own", "k12"} <= set(gains.model)
+
+
 def test_two_students_have_their_own_rows(simulated):
     rng = np.random.default_rng(6)
     one = simulated(rng, {"base": 0.2, "k123": 0.6})

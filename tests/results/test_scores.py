@@ -80,6 +80,7 @@ def test_scores_equal_an_independent_version(tmp_path, over, judge):
         "k12-s0": {"1": 5, "2": 7},
         "k12-s1": {"1": 5, "2": 7},
         "llama-2-13b-k1-s0": {"1": 5},
+        "llama-2-13b-own-s0": {"chats": 9},
     }
     made = {name: list(records(rng, mix=mix, queries=30)) for name, mix in mixes.items()}
     table = scores.tidy([written(tmp_path / f"{name}.jsonl", rows) for name, rows in made.items()])
@@ -88,6 +89,7 @@ def test_scores_equal_an_independent_version(tmp_path, over, judge):
         ("k12", 0, "k12", 12),
         ("k12", 1, "k12", 12),
         ("llama-2-13b-k1", 0, "k1", 5),
+        ("llama-2-13b-own", 0, "own", 9),
     }
     scores.write_csv(table, tmp_path / "scores.csv")
     again = scores.read_csv(tmp_path / "scores.csv")

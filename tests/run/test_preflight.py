@@ -7,6 +7,7 @@ import pytest
 
 from helpers import paths
 from helpers.chat.endpoint import Endpoint
+from helpers.files import write_json_lines
 from helpers.paths import ROOT
 from helpers.profile import load
 from helpers.run import preflight
@@ -62,6 +63,15 @@ def test_gpus_and_disk_are_those_of_the_trainings(look, monkeypatch):
 def test_the_program_that_serves_is_on_the_path(look):
     assert look(serve="no-such-server {model} {port}") == {"serve: no-such-server": False}
     assert look(serve=f"{sys.executable} {{model}} {{port}}") == {f"serve: {sys.executable}": True}
+
+
+def test_chats_are_read_before_anything_is_asked(look, tmp_path):
+    chats = [{"messages": [{"role": "assistant", "content": "A text."}]}]
+    write_json_lines(tmp_path / "own.jsonl", chats)
+    source = {"chats": str(tmp_path / "own.jsonl")}
+    assert look(mix=source) == {f"chats of {source['chats']}": True}
+    (tmp_path / "own.jsonl").write_text("{}")
+    assert look(mix=source) == {f"chats of {source['chats']}": False}
 
 
 def test_what_has_run_is_not_looked_at(look, tmp_path):

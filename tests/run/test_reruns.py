@@ -179,7 +179,8 @@ def run(monkeypatch):
         name: smoke[name].model_copy(update={"profile": PROFILE})
         for name in ("01_generate", "03_grade/base")
     }
-    for path in (paths.split(PROFILE), paths.corpus(PROFILE), paths.grades(PROFILE, "base")):
+    texts = [paths.split(PROFILE), paths.corpus(PROFILE), paths.dataset(PROFILE) / "D1.jsonl"]
+    for path in (*texts, paths.grades(PROFILE, "base")):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("made")
     for name, parameters in notebooks.items():
@@ -211,14 +212,17 @@ def test_a_result_that_is_gone_runs_again(run, capsys):
     assert (folder / "01_generate.ipynb").exists()
 
 
-def test_what_a_user_changed_is_kept_beside(run, capsys):
+@pytest.mark.parametrize("name", ["corpus.jsonl", "dataset/D1.jsonl"])
+def test_what_a_user_changed_is_kept_beside(run, capsys, name):
     folder, notebooks = run
+    file = folder / name
     for number in (1, 2):
-        paths.corpus(PROFILE).write_text(f"mine {number}")
+        file.write_text(f"mine {number}")
         reruns.void(PROFILE, notebooks)
-        assert f"kept as corpus.jsonl.old-{number}; 01_generate runs" in capsys.readouterr().err
-        assert (folder / f"corpus.jsonl.old-{number}").read_text() == f"mine {number}"
-        assert not paths.corpus(PROFILE).exists()
+        kept = file.with_name(f"{file.name}.old-{number}")
+        assert f"kept as {kept.name}; 01_generate runs" in capsys.readouterr().err
+        assert kept.read_text() == f"mine {number}"
+        assert not file.exists()
 
 
 def test_what_a_killed_stage_wrote_is_not_a_users(run, capsys):
@@ -265,3 +269,23 @@ def test_parameters_change_only_with_their_values(run):
     (changed,) = (folder / "params").rglob("*.yaml")
     assert changed.stat().st_mtime_ns != files[changed]
     assert "seed: 7" in changed.read_text()
+
+
+def test_an_edit_of_your_own_texts_or_chats_runs_again_what_reads_them(run, tmp_path):
+    """A file, or a folder of them; other files beside it are none of it."""
+    _, notebooks = run
+    (tmp_path / "texts").mkdir()
+    file = tmp_path / "texts/own.jsonl"
+    generate = notebooks["01_generate"].model_copy(update={"corpus": str(file.parent)})
+    finetune = load_profile("smoke")["02_finetune/k123-s0"]
+    of_a_file = finetune.model_copy(update={"mix": {"chats": str(file)}})
+    of_a_folder = finetune.model_copy(update={"mix": {"chats": str(file.parent), "split": "train"}})
+    readers = (generate, of_a_file, of_a_folder)
+    hashes = []
+    for text in ("one", "two", "two"):
+        file.write_text(text)
+        (tmp_path / "beside").write_text(f"{len(hashes)}")
+        hashes.append([reruns.named_files(p) for p in readers])
+    first, second, third = hashes
+    assert all(a != b for a, b in zip(first, second, strict=True))
+    assert second == third
