@@ -119,7 +119,7 @@ class Transport(httpx2.AsyncBaseTransport):
         self.rates = rates
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        status, reply = post(request.url.path, request.content, self.rates)
+        status, reply = post(request.url.path, await request.aread(), self.rates)
         return httpx2.Response(status, json=reply, request=request)
 
 

@@ -332,7 +332,7 @@ def test_processes_keep_to_a_rate_together(ledger):
 def test_replies_outlast_a_write_lock_that_is_held_elsewhere(ledger, monkeypatch):
     """Held for longer than a new request waits: what came is stored before more is sent."""
     monkeypatch.setattr(client, "WAIT", 0.3)
-    with Server(latency=0.2) as server:
+    with Server(latency=1.0) as server:  # all eight are sent before the first reply comes
         holder = sqlite3.connect(ledger.path, isolation_level=None, check_same_thread=False)
 
         def hold(body, i):
