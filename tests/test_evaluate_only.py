@@ -177,7 +177,7 @@ def test_what_a_model_is_asked_is_priced_and_its_key_looked_for(capsys, monkeypa
     [
         ({"models": {}}, "models = {} is wrong: the profile has no students either"),
         ({"mixes": {"k1": {"1": 5}}}, "mixes are for students to be trained on"),
-        ({"models": {"gpt-6": "a/b"}}, "models has a key 'gpt-6': a mix, model or judge has a name"),
+        ({"models": {"gpt-6": "a/b"}}, "models has a key 'gpt-6': a mix, model or judge has a"),
         ({"models": {"m": "nowhere"}}, "models.m = 'nowhere' is wrong: neither a folder with"),
         ({"models": {"m": {"model": "x"}}}, "models.m.base_url is missing"),
         ({"models": {"m": {"base_url": "x", "model": "y"}}}, "is neither http(s)://... nor world:"),
