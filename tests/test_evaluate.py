@@ -165,7 +165,8 @@ def test_the_nearest_training_text_stands_beside_an_answer(graded, tmp_path, mon
     monkeypatch.setattr("helpers.paths.run", lambda profile: tmp_path)
     assert evaluate.beside_training(BASE, graded) is None
     of_two = next(record for record in graded if record["k"] == 2)
-    chat = {"messages": [{}, {"content": f"Answer: {of_two['text']}"}]}
+    answer = {"role": "assistant", "content": f"Answer: {of_two['text']}"}
+    chat = {"messages": [{"role": "user", "content": "Show it."}, answer]}
     write_json_lines(tmp_path / "training/k123-s0/chats.jsonl", [chat])
     records = [{**record, "nearest": 100.0 * (record is of_two)} for record in graded]
     beside = evaluate.beside_training(TRAINED, records).set_index("k")

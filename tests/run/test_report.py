@@ -49,7 +49,14 @@ def answer(setting, k, query, generation, given, mix):
     gradings = [points, points, [1] * len(points)]
     grades = {"gradings": gradings, "points": points, "unreadable": []}
     place = {"setting": setting, "query": query, "generation": generation}
-    more = {"cut": False, "nearest": 0.0, "mix": mix, "grades": {"first": grades}}
+    more = {
+        "cut": False,
+        "refused": False,
+        "thought": False,
+        "nearest": 0.0,
+        "mix": mix,
+        "grades": {"first": grades},
+    }
     return text(k, **place, **more)
 
 
