@@ -58,7 +58,8 @@ test: $(VENV)/done  ## lint, tests, and the notebooks against their committed ou
 	@$(VENV)/bin/lint-imports
 	@$(VENV)/bin/pytest -q --durations=10
 	@$(MAKE) --no-print-directory reproduce PROFILE=smoke
-	@$(NBVAL) runs/smoke/01_generate.ipynb runs/smoke/02_finetune runs/smoke/03_grade runs/smoke/04_plot.ipynb notebooks/explore.ipynb
+	@$(PY) -m helpers.run.stage notebooks/explore.ipynb tests/data/explore.yaml runs/smoke/explore.ipynb
+	@$(NBVAL) runs/smoke/01_generate.ipynb runs/smoke/02_finetune runs/smoke/03_grade runs/smoke/04_plot.ipynb runs/smoke/explore.ipynb
 
 test-slow: $(VENV)/done  ## slow proofs
 	@$(VENV)/bin/pytest -q --durations=10 -m slow
