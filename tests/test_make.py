@@ -71,7 +71,7 @@ def results(folder):
     files = [
         run / "corpus.jsonl",
         run / "split.jsonl",
-        *sorted((run / "grades").iterdir()),
+        *sorted((run / "grades").glob("*.jsonl")),
         *(run / "figures" / name for name in KEPT),
     ]
     return {p.relative_to(run).as_posix(): p.read_bytes() for p in files}
