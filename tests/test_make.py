@@ -274,6 +274,7 @@ def test_two_judges_a_sweep_and_chats_run_through(checkout):
             "sentence_counter": "sentencex",
             "deduct_named_skills": True,
         },
+        "02_finetune": {"shown_seeds": []},  # it would ask students too
         "03_grade": {
             "second_judges": {
                 "lenient": {"base_url": "world:?lenient=0.5", "model": "judge", "temperature": 1.0}

@@ -29,7 +29,8 @@ def state(folder):
     ledger = sqlite3.connect(run / "ledger.sqlite")
     asked = ledger.execute("select count(*), max(started) from attempt").fetchone()
     training = run / "training/k123-s0"
-    kept = [training / "log.jsonl", *sorted((training / "model").iterdir())]
+    model = [file for file in sorted((training / "model").iterdir()) if file.name != "README.md"]
+    kept = [training / "log.jsonl", *model]  # the card is written again, with the results
     times = [file.stat().st_mtime_ns for file in kept]
     files = [run / "corpus.jsonl", *sorted((run / "grades").iterdir()), run / "figures/scores.csv"]
     return asked, times, [file.read_bytes() for file in files]

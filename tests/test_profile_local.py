@@ -65,7 +65,8 @@ def profile(folder, tmp_path):
         "topics": "params/catalog/miniature/topics.txt",
     }
     shared |= {
-        f"{turn}_prompts": f"params/prompts/terse/{turn}.json" for turn in ("generation", "grading")
+        f"{turn}_prompts": f"params/prompts/{pack}/{turn}.json"
+        for turn, pack in (("generation", "terse"), ("grading", "json"))
     }
     for stage, values in texts.items():
         assert set(values) == set(yaml.safe_load((folder / f"{stage}.yaml").read_text())), (
