@@ -30,8 +30,16 @@ KEPT = (
 
 
 def make(folder, *arguments):
+    """As a user calls it: not as a make inside the make that runs these tests."""
+    of_make = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
+    environment = {name: value for name, value in os.environ.items() if name not in of_make}
     return subprocess.run(
-        ["make", *arguments], cwd=folder, capture_output=True, text=True, timeout=600
+        ["make", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=environment,
     )
 
 
