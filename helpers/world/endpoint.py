@@ -146,7 +146,6 @@ class World:
     reply_seconds = (0.001, 0.01)
     needs_key = False
     licence = "mit"  # of the texts: this repository's
-    reply_seconds = (0.001, 0.01)
 
     def __init__(self, address: str):
         self.rates = rates_of(address)
