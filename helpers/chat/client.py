@@ -8,7 +8,6 @@ failures by count (`limits.py`), and replies that were paid for but cannot be us
 
 import asyncio
 import contextlib
-import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ import openai
 
 from helpers.chat import batch_api, money
 from helpers.chat.endpoint import Endpoint, client, redacted, without_key
-from helpers.chat.ledger import WAIT, Call, Held, Ledger, Reading
+from helpers.chat.ledger import Call, Held, Ledger, Reading
 from helpers.chat.limits import AT_ONCE, FAILURES, NoAnswer, Patience, is_billed, name_of
 from helpers.chat.replies import Outcome, Read, Request, choices, contents, usage_of, with_text
 from helpers.errors import UserError
@@ -30,7 +29,6 @@ from helpers.progress import Progress
 # Seconds between looks at what only others can change: the budget, another process's request, the
 # ledger's write lock.
 LOOK = 0.2
-FOREVER = float("inf")
 STALL = 0.05  # seconds that a write may hold up all requests; others hold the lock for milliseconds
 
 
@@ -49,7 +47,6 @@ class Run:
     price: money.Price | None = None
     spent: float = 0.0  # US dollars, by this `ask`
     in_flight: int = 0
-    unwritten: int = 0  # what waits for the ledger's write lock
     # Set: what is in flight is finished, nothing more is sent.
     ending: asyncio.Event = field(default_factory=asyncio.Event)
     locks: defaultdict = field(default_factory=lambda: defaultdict(asyncio.Lock))
@@ -78,27 +75,21 @@ class Run:
         if self.ending.is_set():
             raise Ended
 
-    async def write(self, work: Callable[[], Any], patience: float = FOREVER) -> Any:
+    async def write(self, work: Callable[[], Any]) -> Any:
         """What a write to the ledger gives, as soon as no other process holds the ledger.
 
-        What has come waits without end, and nothing is sent before it is stored.
+        It waits without end: a reply that has come is paid for, and a new request, too, is
+        written down before it is sent, so nothing more is sent meanwhile.
 
         Raises:
-            UserError: it cannot be written, or others held it for `patience` seconds.
+            UserError: it cannot be written.
         """
-        start = time.monotonic()
-        self.unwritten += patience == FOREVER
-        try:
-            while True:
-                try:
-                    return work()
-                except Held:
-                    if time.monotonic() - start > patience:
-                        raise
-                    self.note(", waiting for a process that holds the ledger")
+        while True:
+            try:
+                return work()
+            except Held:
+                self.note(", waiting for a process that holds the ledger")
                 await asyncio.sleep(LOOK)
-        finally:
-            self.unwritten -= patience == FOREVER
 
     async def wait_for_turn(self, unit: str, amount: float, per_minute: float) -> None:
         """Keep to a rate limit, in the order of asking, with all processes of the ledger."""
@@ -155,18 +146,16 @@ async def begin(run: Run, call: Call) -> int | None:
     row |= {"replicate": call.replicate, "body": call.body}
     row |= {"dollars": money.most(call.body, run.price)}
     while True:
-        while run.unwritten:
-            await run.pause(LOOK)
         if run.ending.is_set():
             raise Ended
-        attempt = await run.write(partial(ledger.begin, call.key, **row), WAIT)
+        attempt = await run.write(partial(ledger.begin, call.key, **row))
         if attempt is not None or ledger.reply(call.key) is not None:
             return attempt
         claim = ledger.claim(call.key)
         if claim and claim.batch:
             raise batch_api.still_running(claim.batch, endpoint)
         if claim and not claim.is_live:  # its process is gone; what was reserved stays reserved
-            await run.write(partial(ledger.failed, claim.attempt, "lost"), WAIT)
+            await run.write(partial(ledger.failed, claim.attempt, "lost"))
             continue
         if not claim and not ledger.has_room(row["dollars"]) and not run.in_flight:
             raise run.no_room(row["dollars"])
