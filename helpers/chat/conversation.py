@@ -45,18 +45,17 @@ def converse(
         One conversation a query; None where a reply never came.
     """
     assert 1 <= turns <= len(pack.generation), f"{turns} turns of a pack of {len(pack.generation)}"
-    conversations: list[Conversation | None] = [Conversation([]) for _ in queries]
+    conversations = {i: Conversation([]) for i in range(len(queries))}
     for turn in range(turns):
-        going = [i for i, conversation in enumerate(conversations) if conversation is not None]
         requests = []
-        for i in going:
+        for i, conversation in conversations.items():
             user = {"role": "user", "content": generation_turns(queries[i], pack)[turn]}
-            messages = [*conversations[i].messages, user]
+            messages = [*conversation.messages, user]
             requests.append(Request(messages, replicate=replicates[i] * SPACING))
-        for i, request, reply in zip(going, requests, ask(requests), strict=True):
-            conversations[i] = None
+        answered = {}
+        for i, request, reply in zip(conversations, requests, ask(requests), strict=True):
             if reply is not None:
-                assistant = {"role": "assistant", "content": reply.text}
-                messages = [*request.messages, assistant]
-                conversations[i] = Conversation(messages, reply.cut, reply.refused, reply.thought)
-    return conversations
+                messages = [*request.messages, {"role": "assistant", "content": reply.text}]
+                answered[i] = Conversation(messages, reply.cut, reply.refused, reply.thought)
+        conversations = answered
+    return [conversations.get(i) for i in range(len(queries))]

@@ -12,10 +12,10 @@ from helpers.chat.replies import Usage
 from helpers.errors import UserError
 from helpers.paths import ROOT
 
+FILE = "params/prices.yaml"
 BATCH_SHARE = 0.5  # of the price, by the Batch API
 CACHE_WRITE_SHARE = 1.25  # of the input price, where the price file does not say more
 CHARACTERS_PER_TOKEN = 4  # English text, a rule of thumb
-UNBILLED = {f"HTTP {status}" for status in range(400, 500)} - {"HTTP 408"}  # states of attempts
 
 # What may stand in `extra_body` under a budget: all else (service_tier, tools, plugins, other
 # models to fall back on) may cost what no line of the price file says.
@@ -55,17 +55,14 @@ def prices() -> dict[str, Price]:
     Raises:
         UserError: it holds something else.
     """
-    path = ROOT / "params/prices.yaml"
     try:
-        return PRICES.validate_python(yaml.safe_load(path.read_text()))
-    except pydantic.ValidationError:
-        raise UserError(
-            f"{path.relative_to(ROOT)}: each line is a model with dollars per million tokens, as"
-            " [input, output] or {input: .., output: .., cache_read: .., cache_write: ..}"
-        ) from None
+        return PRICES.validate_python(yaml.safe_load((ROOT / FILE).read_text()))
     except (OSError, ValueError, yaml.YAMLError) as e:
-        why = " ".join(str(e).split())
-        raise UserError(f"{path.relative_to(ROOT)}: cannot be read ({why})") from None
+        why = " ".join(str(e).split())[:200]
+        raise UserError(
+            f"{FILE}: each line is a model with dollars per million tokens, as [input, output] or"
+            f" {{input: .., output: .., cache_read: .., cache_write: ..}} ({why})"
+        ) from None
 
 
 def price_of(endpoint: Endpoint, *, batch: bool | None = None) -> Price | None:
@@ -128,20 +125,22 @@ def check_price(endpoint: Endpoint, budget: float | None) -> None:
     """
     if budget is None or is_free(endpoint):
         return
-    if endpoint.model not in prices():
-        raise no_price(budget, endpoint.model)
+    price_needed(endpoint.model, budget)
     if dear := sorted(set(endpoint.extra_body) - OF_NO_COST):
         raise UserError(
             f"budget = {budget}, and {', '.join(dear)} in extra_body of {endpoint.model}"
-            " may cost what params/prices.yaml cannot say; take it out, or set budget: null"
+            f" may cost what {FILE} cannot say; take it out, or set budget: null"
         )
 
 
-def no_price(budget: float, model: str) -> UserError:
-    return UserError(
-        f"budget = {budget}, and params/prices.yaml has no price for model {model};"
-        " write it there, say free: true of an endpoint of your own, or set budget: null"
-    )
+def price_needed(model: str, budget: float) -> Price:
+    listed = prices().get(model)
+    if listed is None:
+        raise UserError(
+            f"budget = {budget}, and {FILE} has no price for model {model};"
+            " write it there, say free: true of an endpoint of your own, or set budget: null"
+        )
+    return listed
 
 
 def check_budget(ledger: Ledger, endpoint: Endpoint) -> None:
@@ -155,12 +154,6 @@ def check_budget(ledger: Ledger, endpoint: Endpoint) -> None:
     check_price(endpoint, ledger.budget)
     if ledger.budget is None:
         return
-    known = prices()
-    late = []
-    for number, model, state, body, prompt, answer in ledger.unpriced():
-        if model not in known:
-            raise no_price(ledger.budget, model)
-        tokens = most_tokens(json.loads(body)) if None in (prompt, answer) else (prompt, answer)
-        late.append((0.0 if state in UNBILLED else cost(tokens, known[model]), number))
-    if late:
-        ledger.price(late)
+    for model in ledger.unpriced():
+        price = price_needed(model, ledger.budget)
+        ledger.price(model, price.input, price.output)

@@ -3,9 +3,7 @@
 `Outcome` alone decides what is asked next, from nothing but the ledger.
 """
 
-import contextlib
 import json
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +12,12 @@ from typing import Any
 import pandas as pd
 
 from helpers.chat.endpoint import Endpoint, host
-from helpers.chat.ledger import DAMAGED, Call, Ledger, key
+from helpers.chat.ledger import Call, Ledger, key
 from helpers.errors import UserError
 
 MOST_TOKENS = 2**53  # a count beyond it is nonsense
+BESIDE = ("cache_read_input_tokens", "cache_creation_input_tokens")  # fields of a reply's usage
+INSIDE = ("cached_tokens", "cache_write_tokens", "cache_creation_tokens")  # of its details
 
 
 @dataclass(frozen=True)
@@ -53,30 +53,19 @@ class Usage:
 
 def request_body(request: Request, endpoint: Endpoint, replicate: int, n: int) -> dict:
     """What is sent. The seed tells replicates apart where the endpoint takes one."""
+    schema = {"name": "reply", "strict": True, "schema": request.schema}
     body = {
         "model": endpoint.model,
         "messages": request.messages,
         endpoint.max_tokens_field: endpoint.max_tokens,
-    }
-    optional = {
         "temperature": endpoint.temperature,
         "top_p": endpoint.top_p,
         "seed": endpoint.seed * 1_000_003 + replicate if endpoint.takes_seed else None,
         "n": n if n > 1 else None,
-        "response_format": response_format(request.schema),
+        # Has a server sample by a JSON schema.
+        "response_format": request.schema and {"type": "json_schema", "json_schema": schema},
     }
-    given = {name: value for name, value in optional.items() if value is not None}
-    return body | given | endpoint.extra_body
-
-
-def response_format(schema: dict | None) -> dict | None:
-    """The parameter that has a server sample by a JSON schema."""
-    if schema is None:
-        return None
-    return {
-        "type": "json_schema",
-        "json_schema": {"name": "reply", "strict": True, "schema": schema},
-    }
+    return {name: value for name, value in body.items() if value is not None} | endpoint.extra_body
 
 
 def identity(endpoint: Endpoint, body: dict, replicate: int) -> str:
@@ -131,6 +120,12 @@ def clean(text: Any) -> str:
     return text.encode(errors="replace").decode() if isinstance(text, str) else ""
 
 
+def part(content: dict, name: str) -> dict:
+    """An object in a JSON object; an empty one where there is none, or something else."""
+    value = content.get(name)
+    return value if isinstance(value, dict) else {}
+
+
 def usage_of(content: dict) -> Usage | None:
     """The tokens of a reply, where it says otherwise in two places the larger number.
 
@@ -140,26 +135,18 @@ def usage_of(content: dict) -> Usage | None:
     Returns:
         None without counts, or where one of them is no number of tokens.
     """
-    usage = content.get("usage")
-    if not isinstance(usage, dict):
-        return None
-    details = usage.get("prompt_tokens_details")
-    details = details if isinstance(details, dict) else {}
-    counts = [
-        usage.get("prompt_tokens"),
-        usage.get("completion_tokens"),
-        usage.get("total_tokens") or 0,
-        details.get("cached_tokens") or 0,
-        usage.get("cache_read_input_tokens") or 0,
-        details.get("cache_write_tokens") or details.get("cache_creation_tokens") or 0,
-        usage.get("cache_creation_input_tokens") or 0,
-    ]
+    usage = part(content, "usage")
+    details = part(usage, "prompt_tokens_details")
+    counts = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
+    counts += [usage.get(name) or 0 for name in ("total_tokens", *BESIDE)]
+    counts += [details.get(name) or 0 for name in INSIDE]
     if not all(type(count) is int and 0 <= count < MOST_TOKENS for count in counts):
         return None
-    prompt, completion, total, read, read_beside, written, written_beside = counts
+    prompt, completion, total, read_beside, written_beside, read, *inside = counts
     if prompt == 0:  # a server that does not count
         return None
     completion = max(completion, total - prompt)
+    written = max(inside)
     prompt += max(0, read_beside - read) + max(0, written_beside - written)
     written = min(prompt, max(written, written_beside))
     read = min(prompt - written, max(read, read_beside))
@@ -209,20 +196,17 @@ class Outcome:
         Returns:
             The requests to send next; none when there is nothing left to ask.
         """
-        most = self.request.n + self.re_asks
-        while len(self.usable) < self.request.n and self.asked < most:
-            several = self.asked == 0 and self.endpoint.takes_n
-            n = self.request.n if several else 1
-            following = self._call(self.asked, n)
+        wanted, most = self.request.n, self.request.n + self.re_asks
+        while len(self.usable) < wanted and self.asked < most:
+            at_once = wanted if self.asked == 0 and self.endpoint.takes_n else 1
+            following = self._call(self.asked, at_once)
             raw = ledger.reply(following.key)
-            if raw is None and n > 1:
-                return [following]
             if raw is None:
-                # Each brings one reply at most, so all of these will be needed.
-                needed = min(self.request.n - len(self.usable), most - self.asked)
-                later = [self._call(self.asked + i, 1) for i in range(1, needed)]
+                # Each alone brings one reply at most, so all of these will be needed.
+                needed = min(wanted - len(self.usable), most - self.asked)
+                later = [self._call(self.asked + i, 1) for i in range(at_once, needed)]
                 return [following, *(call for call in later if ledger.reply(call.key) is None)]
-            self.asked += n
+            self.asked += at_once
             for reply in parse(raw):
                 self._take(reply)
         return []
@@ -252,15 +236,9 @@ def table(ledger: Path) -> pd.DataFrame:
     Raises:
         UserError: there is no such ledger, or it cannot be read.
     """
-    query = (
-        "select role, model, endpoint, replicate, body as messages, raw as texts, prompt_tokens,"
-        " completion_tokens, dollars, ended from attempt where state = 'replied' order by ended, id"
-    )
-    try:
-        with contextlib.closing(sqlite3.connect(f"{ledger.as_uri()}?mode=ro", uri=True)) as file:
-            replies = pd.read_sql_query(query, file)
-    except (*DAMAGED, pd.errors.DatabaseError) as error:
-        raise UserError(f"{ledger}: cannot be read as a ledger ({error})") from None
+    if not ledger.exists():
+        raise UserError(f"{ledger}: no ledger there")
+    replies = Ledger(ledger).replies()
     replies["messages"] = [contents(body).get("messages") for body in replies.messages]
     replies["texts"] = [[choice.text for choice in parse(raw)] for raw in replies.texts]
     return replies

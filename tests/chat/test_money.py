@@ -129,7 +129,6 @@ def test_a_budget_holds_for_two_processes_together(ledger):
             assert child.returncode == 0, said
     assert max(seen) <= budget
     assert ledger.spent() <= budget
-    assert {b["messages"][0]["content"][0] for b in server.bodies} == {"a", "b"}
     assert server.billed >= 50
 
 

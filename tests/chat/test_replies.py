@@ -146,5 +146,5 @@ def test_the_replies_of_a_ledger_are_a_table_and_the_ledger_is_only_read(ledger)
     assert found.texts.tolist() == [["a", "b"], []]
     assert found.messages[0] == body["messages"]
     assert found.explode("texts").texts.dropna().tolist() == ["a", "b"]
-    with pytest.raises(UserError, match=r"none.sqlite: cannot be read as a ledger"):
+    with pytest.raises(UserError, match=r"none.sqlite: no ledger there"):
         table(ledger.path.with_name("none.sqlite"))
