@@ -39,7 +39,7 @@ def chunks(calls: list[Call]) -> Iterator[list[Call]]:
     chunk, size = [], 0
     for call in calls:
         length = len(line(call))
-        if chunk and (len(chunk) == MOST_REQUESTS or size + length > MOST_BYTES):
+        if len(chunk) == MOST_REQUESTS or size + length > MOST_BYTES:
             yield chunk
             chunk, size = [], 0
         chunk.append(call)
@@ -74,10 +74,9 @@ async def recover(run) -> None:
         if held.batch is None:
             name = await persist(run, partial(find, run, held))
             if name is None:
-                unbilled = dict.fromkeys(held.attempts, "batch not created")
-                run.ledger.end_batch(held, "not created", unbilled=unbilled)
+                store(run, held, "not created", {}, is_billed=False)
             else:
-                run.ledger.name_batch(held, name)
+                run.ledger.name_batch(held.id, name)
 
 
 async def create(run, held: Batch, content: bytes) -> str:
@@ -106,13 +105,22 @@ async def send(run, calls: list[Call]) -> None:
     Raises:
         UserError: it was refused, or the provider cannot be reached.
     """
-    priced = [(call, money.most(call.body, run.price)) for call in calls]
-    held = run.ledger.begin_batch(uuid.uuid4().hex, priced, **run.who)
-    if not held.attempts:
-        return
-    content = b"".join(line(call) for call in calls if call.key in held.attempts)
+    lines = []
+    with run.ledger.transaction():
+        where = run.endpoint
+        batch = run.ledger.begin_batch(uuid.uuid4().hex, where.base_url, where.model)
+        for call in calls:
+            dollars = money.most(call.body, run.price)
+            row = {**vars(call), **run.who, "dollars": dollars, "batch": batch}
+            if run.ledger.begin(**row) is not None:
+                lines.append(line(call))
+        if not lines:
+            run.ledger.end_batch(batch, "empty")
+            return
+    held = open_batches(run)[-1]
     try:
-        run.ledger.name_batch(held, await persist(run, partial(create, run, held, content)))
+        name = await persist(run, partial(create, run, held, b"".join(lines)))
+        run.ledger.name_batch(batch, name)
     except UserError:
         await recover(run)
         raise
@@ -127,60 +135,67 @@ async def lines_of(run, file: str | None) -> dict[str, dict]:
         return {}
     content = await persist(run, partial(run.api.files.content, file))
     lines = map(contents, without_key(content.content, run.endpoint).splitlines())
-    return {str(said.get("custom_id")): said for said in lines}
+    return {str(line.get("custom_id")): line for line in lines}
+
+
+def store(run, held: Batch, state: str, lines: dict[str, dict], *, is_billed: bool) -> None:
+    """Store how a batch has ended, whole and once, whichever of the processes does it.
+
+    Args:
+        is_billed: whether requests without a line may have cost something.
+
+    Raises:
+        UserError: a request was refused; all replies are stored before.
+    """
+    ledger, refusals = run.ledger, []
+    price = money.price_of(run.endpoint.model_copy(update={"batch_api": True}))
+    with ledger.transaction():
+        if not ledger.end_batch(held.id, state):
+            return
+        for key, attempt in held.attempts.items():
+            response = part(lines.get(key, {}), "response")
+            status, body = response.get("status_code"), response.get("body")
+            if status == 200:
+                raw = json.dumps(body, ensure_ascii=False).encode(errors="replace")
+                ledger.replied(attempt, raw, request_id=str(response.get("request_id")))
+                ledger.settled(attempt, run.read(raw, price))
+                continue
+            refusals.append(refused(run, status, part(part(response, "body"), "error")))
+            why = f"batch: HTTP {status}" if status else f"batch {state}: no reply"
+            ledger.failed(attempt, why, is_billed=is_billed and key not in lines)
+    for sentence in filter(None, refusals):
+        raise sentence
 
 
 async def look(run, held: Batch) -> None:
     """Store what a batch has brought, if it has ended.
 
     Raises:
-        UserError: the batch was found invalid, or a request in it was refused; all its replies are
-            stored before.
+        UserError: the batch was found invalid, or a request in it was refused.
     """
+    if held.batch is None:
+        return
 
     async def retrieve():
-        try:
+        with contextlib.suppress(openai.NotFoundError):
             return await run.api.batches.retrieve(held.batch)
-        except openai.NotFoundError:
-            return None
 
     batch = await persist(run, retrieve)
     if batch is None:
-        run.ledger.end_batch(held, "not found", rest="batch not found")
+        store(run, held, "gone", {}, is_billed=True)
         return
     if batch.status not in ENDED:
         return
-    price = money.price_of(run.endpoint, batch=True)
     lines = await lines_of(run, batch.error_file_id) | await lines_of(run, batch.output_file_id)
-    replies, unbilled, refusals = {}, {}, []
-    if batch.status == "failed":  # found invalid, before anything was asked
-        unbilled = dict.fromkeys(held.attempts, "batch failed")
-        refusals.append(why_failed(run, batch))
-    for key, said in lines.items():
-        response = part(said, "response")
-        status = response.get("status_code")
-        if status == 200:
-            raw = json.dumps(response.get("body"), ensure_ascii=False).encode(errors="replace")
-            request_id = redacted(str(response.get("request_id", "")), run.endpoint)
-            replies[key] = (raw, request_id, run.read(raw, price))
-            continue
-        error = part(said, "error") or part(part(response, "body"), "error")
-        code, message = error.get("code"), str(error.get("message"))
-        unbilled[key] = f"batch: HTTP {status}" if status else f"batch: {code}"
-        refusals.append(refused(run, status, code, message))
-    run.ledger.end_batch(held, batch.status, replies=replies, unbilled=unbilled)
-    for sentence in filter(None, refusals):
-        raise sentence
-
-
-def why_failed(run, batch) -> UserError:
-    """The sentence for a batch that the provider found invalid."""
-    errors = batch.errors.data if batch.errors else []
-    words = redacted("; ".join(str(error.message) for error in errors), run.endpoint)
-    return UserError(
-        f"{run.endpoint.base_url}, model {run.endpoint.model}: the batch {batch.id} was refused and"
-        f" cost nothing: {words}"
-    )
+    is_valid = batch.status != "failed"
+    store(run, held, batch.status, lines, is_billed=is_valid)
+    if not is_valid:
+        errors = batch.errors.data if batch.errors else []
+        words = redacted("; ".join(str(error.message) for error in errors), run.endpoint)
+        raise UserError(
+            f"{run.endpoint.base_url}, model {run.endpoint.model}: the batch {batch.id} was refused"
+            f" and cost nothing: {words}"
+        )
 
 
 def holding(run, calls: list[Call]) -> list[Batch]:
@@ -205,8 +220,7 @@ async def fill(run, wanted: list[Call]) -> None:
             run.note(f", waiting for {len(waiting)} batches")
             await run.pause(POLL)
             for held in waiting:
-                if held.batch is not None:
-                    await look(run, held)
+                await look(run, held)
         asked = len(missing)
         missing = [call for call in missing if run.ledger.reply(call.key) is None]
         tries = tries + 1 if len(missing) == asked else 0

@@ -156,9 +156,8 @@ async def begin(run: Run, call: Call) -> int | None:
     """
     await run.wait_for_turn(call.body)
     dollars = money.most(call.body, run.price)
-    row = {**run.who, "replicate": call.replicate, "body": call.body, "dollars": dollars}
     while not run.ending.is_set():
-        attempt = run.ledger.begin(call.key, **row)
+        attempt = run.ledger.begin(**vars(call), **run.who, dollars=dollars)
         if attempt is not None or run.ledger.reply(call.key) is not None:
             return attempt
         if not run.in_flight:
@@ -210,25 +209,21 @@ async def by_workers(run: Run, outcomes: Sequence[Outcome]) -> None:
     The first failure stops it, once what is in flight has come and is stored.
     """
     waiting = iter(outcomes)
-    failures = []
 
     async def worker():
         for outcome in waiting:
             try:
                 await answer(run, outcome)
-            except Exception as failure:
-                failures.append(failure)
+            except Exception:
                 run.note(", stopping when what is on its way has come")
                 run.ending.set()
-            if run.ending.is_set():
-                return
+                raise
             run.progress.advance()
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(run.endpoint.concurrency, len(outcomes))):
-            group.create_task(worker())
-    if failures:
-        raise failures[0] from None
+    workers = [worker() for _ in range(min(run.endpoint.concurrency, len(outcomes)))]
+    for failure in await asyncio.gather(*workers, return_exceptions=True):
+        if failure and not isinstance(failure, Ended):
+            raise failure
 
 
 async def by_batches(run: Run, outcomes: Sequence[Outcome]) -> None:

@@ -154,14 +154,11 @@ def client(endpoint: Endpoint) -> openai.AsyncOpenAI:
     """
     place = host(endpoint.base_url)
     secret = secret_of(endpoint)
-    if not secret and place.needs_key and not endpoint.free:
+    is_missing = not secret and place.needs_key and not endpoint.free
+    if is_missing or not re.fullmatch("[!-~]*", secret):
         raise UserError(
-            f"{endpoint.base_url} needs a key: set the environment variable {endpoint.key_env}"
-        )
-    if not re.fullmatch("[!-~]*", secret):
-        raise UserError(
-            f"the environment variable {endpoint.key_env} holds a space or a character that no key"
-            " has; set it anew"
+            f"{endpoint.base_url} needs a key: set the environment variable {endpoint.key_env} to"
+            " it, without a space or another character that no key has"
         )
     return openai.AsyncOpenAI(
         base_url=place.url,
@@ -180,6 +177,5 @@ def without_key(reply: bytes, endpoint: Endpoint) -> bytes:
 
 def redacted(message: str, endpoint: Endpoint) -> str:
     """An endpoint's words in one line, without anything that looks like a key."""
-    secret, message = secret_of(endpoint), " ".join(message.split())
-    message = message.replace(secret, "[key]") if secret else message
-    return re.sub(r"\b(sk|hf|key)[-_][\w*.-]{6,}", "[key]", message)[:500]
+    words = " ".join(message.split()).replace(secret_of(endpoint) or "\0", "[key]")
+    return re.sub(r"\b(sk|hf|key)[-_][\w*.-]{6,}", "[key]", words)[:500]

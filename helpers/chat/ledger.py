@@ -22,10 +22,9 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 import pandas as pd
@@ -163,7 +162,7 @@ class Ledger:
             raise self._unusable(error) from None
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[None]:
         """All or nothing; what is read inside is not changed by others before it is committed."""
         self._do("begin immediate")
         try:
@@ -234,7 +233,7 @@ class Ledger:
         Args:
             who: endpoint, model and role, as of `begin`.
         """
-        with self._transaction():
+        with self.transaction():
             for k, body, replicate, raw in rows:
                 attempt = self.begin(k, body=body, replicate=replicate, dollars=0.0, **who)
                 if attempt is not None:
@@ -250,33 +249,11 @@ class Ledger:
 
     # ---- batches ----
 
-    def begin_batch(
-        self, name: str, calls: Iterable[tuple[Call, float | None]], **who: str
-    ) -> Batch:
-        """Note that a batch is about to be sent.
-
-        Args:
-            calls: each with the most dollars it can cost. Left out are those that the budget has
-                no room for, those with a reply, and those in another batch.
-            who: endpoint, model and role, as of `begin`.
-        """
-        now = time.time()
-        values = (name, who["endpoint"], who["model"], now)
-        attempts = {}
-        with self._transaction():
-            ((number,),) = self._do(
-                "insert into batch (name, endpoint, model, created, state)"
-                " values (?, ?, ?, ?, 'open') returning id",
-                *values,
-            )
-            for call, dollars in calls:
-                question = {"replicate": call.replicate, "body": call.body, "batch": number}
-                attempt = self.begin(call.key, **question, dollars=dollars, **who)
-                if attempt is not None:
-                    attempts[call.key] = attempt
-            if not attempts:
-                self._do("delete from batch where id = ?", number)
-        return Batch(number, name, now, None, attempts)
+    def begin_batch(self, name: str, endpoint: str, model: str) -> int:
+        """Note that a batch is about to be sent; returns its number."""
+        begin = "insert into batch (name, endpoint, model, created, state) values (?, ?, ?, ?, ?)"
+        rows = self._do(f"{begin} returning id", name, endpoint, model, time.time(), "open")
+        return rows[0][0]
 
     def open_batches(self, endpoint: str, model: str) -> list[Batch]:
         query = (
@@ -287,37 +264,14 @@ class Ledger:
         rows = self._do(query, endpoint, model)
         return [Batch(*row, dict(self._do(requests, row[0]))) for row in rows]
 
-    def name_batch(self, batch: Batch, name: str) -> None:
+    def name_batch(self, batch: int, name: str) -> None:
         """Note what the provider calls a batch."""
-        self._do("update batch set batch = ? where id = ?", name, batch.id)
+        self._do("update batch set batch = ? where id = ?", name, batch)
 
-    def end_batch(
-        self,
-        batch: Batch,
-        state: str,
-        *,
-        replies: Mapping[str, tuple[bytes, str, Reading]] = MappingProxyType({}),
-        unbilled: Mapping[str, str] = MappingProxyType({}),
-        rest: str = "no line in the batch's files",
-    ) -> None:
-        """Store a batch that has ended, whole and once, whichever of the processes do it.
-
-        Args:
-            replies: raw, request_id and what was read of each, by key.
-            unbilled: why a request that is known to have cost nothing brought no reply, by key.
-            rest: why all others did not; what was reserved for them stays reserved.
-        """
+    def end_batch(self, batch: int, state: str) -> bool:
+        """Note how a batch has ended; False if another process did."""
         end = "update batch set state = ? where id = ? and state = 'open' returning id"
-        with self._transaction():
-            if not self._do(end, state, batch.id):
-                return
-            for k, attempt in batch.attempts.items():
-                if k in replies:
-                    raw, request_id, reading = replies[k]
-                    self.replied(attempt, raw, request_id=request_id)
-                    self.settled(attempt, reading)
-                else:
-                    self.failed(attempt, unbilled.get(k, rest), is_billed=k not in unbilled)
+        return bool(self._do(end, state, batch))
 
     # ---- money and what else is in it ----
 

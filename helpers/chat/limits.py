@@ -36,10 +36,17 @@ FAILURES = (
 )
 
 
-def refused(run, status: int | None, code: str | None, message: str) -> UserError | None:
-    """The sentence for an error that no second try can mend, or None."""
+def refused(run, status: int | None, said: Any) -> UserError | None:
+    """The sentence for an error that no second try can mend, or None.
+
+    Args:
+        run: of `helpers.chat.client`.
+        said: what the endpoint says of it, mostly an object with `code` and `message`.
+    """
     endpoint, role = run.endpoint, run.role
-    words = redacted(message, endpoint)
+    error = said if isinstance(said, dict) else {}
+    code = error.get("code")
+    words = redacted(str(error.get("message") or said or "no reason given"), endpoint)
     if code in ("insufficient_quota", "billing_hard_limit_reached"):
         why = "the account's quota is used up"
     elif status in (401, 403):
@@ -54,11 +61,6 @@ def refused(run, status: int | None, code: str | None, message: str) -> UserErro
     return UserError(
         f"{endpoint.base_url}, model {endpoint.model}: {why}; replies so far are stored"
     )
-
-
-def words_of(error: openai.APIStatusError) -> str:
-    said = error.body.get("message") if isinstance(error.body, dict) else error.body
-    return str(said or error.message)
 
 
 def name_of(error: Exception) -> str:
@@ -129,23 +131,20 @@ async def persist(run, call: Callable[[], Awaitable]) -> Any:
             return await call()
         except FAILURES as failure:
             error = failure
-        is_limited = False
-        if isinstance(error, openai.APIStatusError):
-            is_limited = error.status_code == 429
-            if sentence := refused(run, error.status_code, error.code, words_of(error)):
-                raise sentence
-        why = None
-        if is_limited:
-            now, wait = time.monotonic(), put_off(error)
+        status = getattr(error, "status_code", None)
+        if sentence := refused(run, status, getattr(error, "body", None)):
+            raise sentence
+        if status == 429:
+            wait, now = put_off(error), time.monotonic()
             limited_since = limited_since or now
-            if now - limited_since + wait > RATE_LIMIT_SECONDS:
-                why = f"rate limited for {RATE_LIMIT_SECONDS} seconds"
+            is_over = now - limited_since + wait > RATE_LIMIT_SECONDS
+            why = f"rate limited for {RATE_LIMIT_SECONDS} seconds"
         else:
             wait = min(LONGEST_WAIT, FIRST_WAIT * 2**failures) * random.random()
             failures += 1
-            if failures == TRANSPORT_TRIES:
-                why = f"{failures} failures in a row ({name_of(error)})"
-        if why:
+            is_over = failures == TRANSPORT_TRIES
+            why = f"{failures} failures in a row ({name_of(error)})"
+        if is_over:
             where = run.endpoint.base_url
             raise UserError(f"{where}: {why}; replies so far are stored, run again to go on")
         await run.pause(wait)

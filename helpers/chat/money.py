@@ -65,12 +65,12 @@ def prices() -> dict[str, Price]:
         ) from None
 
 
-def price_of(endpoint: Endpoint, *, batch: bool | None = None) -> Price | None:
-    """The price of an endpoint's requests, in a batch or not (as it says); None if unknown."""
+def price_of(endpoint: Endpoint) -> Price | None:
+    """The price of an endpoint's requests, in a batch or not; None if unknown."""
     if is_free(endpoint):
         return FREE
     listed = prices().get(endpoint.model)
-    if listed is None or not (endpoint.batch_api if batch is None else batch):
+    if listed is None or not endpoint.batch_api:
         return listed
     return Price(*(price and price * BATCH_SHARE for price in listed))
 
@@ -113,8 +113,8 @@ def paid(usage: Usage | None, price: Price | None) -> float | None:
     if usage is None or price is None:
         return None
     plain = usage.prompt - usage.cache_read - usage.cache_write
-    cached = usage.cache_read * price.read + usage.cache_write * price.write
-    return cost((plain, usage.completion), price) + cached / 1e6
+    prompt = plain * price.input + usage.cache_read * price.read + usage.cache_write * price.write
+    return (prompt + usage.completion * price.output) / 1e6
 
 
 def check_price(endpoint: Endpoint, budget: float | None) -> None:

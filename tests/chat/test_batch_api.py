@@ -195,7 +195,7 @@ def test_a_line_that_cannot_be_read_is_asked_again(ledger, priced):
         replies = ask(questions(5), at(server), ledger)
         assert [len(usable) for usable in replies] == [1] * 5
         assert [len(x) for x in server.lines] == [5, 1]
-    assert states(ledger) == {"replied": 5, "no line in the batch's files": 1}
+    assert states(ledger) == {"replied": 5, "batch completed: no reply": 1}
     assert ledger.spent() > 1024 * 1.0 / 1e6, "it may have cost all that was reserved"
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from helpers import paths
 from helpers.chat import ledger as module
-from helpers.chat.ledger import Call, Ledger, Reading, key
+from helpers.chat.ledger import Ledger, Reading, key
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from tests.faults.asking import states
@@ -222,7 +222,7 @@ def test_an_empty_file_is_no_ledger(tmp_path):
 
 def test_a_flipped_byte_is_a_sentence_or_does_no_harm(tmp_path):
     ledger = filled(tmp_path / "ledger.sqlite", 5, size=100)
-    ledger.begin_batch("a", [(Call("b", 0, {"é": 1}), 0.5)], endpoint="e", model="m", role="judge")
+    ledger.begin("b", body={"é": 1}, **WHO, batch=ledger.begin_batch("a", "e", "m"), dollars=0.5)
     ledger.db.close()
     whole = ledger.path.read_bytes()
     rng = random.Random(0)
@@ -435,28 +435,30 @@ def test_a_budget_costs_the_same_however_much_is_stored(tmp_path):
 
 
 def test_a_batch_takes_what_the_budget_has_room_for(tmp_path):
-    who = {"endpoint": "http://a", "model": "m", "role": "judge"}
     ledger = Ledger(tmp_path / "ledger.sqlite", budget=3.0)
-    asked = [(Call(f"k{i}", 0, {"i": i}), 1.0) for i in range(5)]
     paid = reserved(ledger, "k0")
     ledger.replied(paid, b"")
     ledger.settled(paid, Reading("replied", dollars=0.5))
-    batch = ledger.begin_batch("a", asked, **who)
-    assert list(batch.attempts) == ["k1", "k2"]
+
+    def sent():
+        """Which of five requests go into a batch, and its number."""
+        batch = ledger.begin_batch("a", "http://a", "m")
+        rows = {f"k{i}": {**WHO, "body": {}, "dollars": 1.0, "batch": batch} for i in range(5)}
+        return [key for key, row in rows.items() if ledger.begin(key, **row)], batch
+
+    keys, number = sent()
+    assert keys == ["k1", "k2"]
     assert ledger.spent() == 2.5
-    assert not ledger.begin_batch("b", asked, **who).attempts
-    assert ledger.open_batches("http://a", "m") == [batch]
-    for _ in range(2):  # two processes may come to it
-        ledger.end_batch(
-            batch,
-            "completed",
-            replies={"k1": (b"raw", "r", Reading("replied", 1, 1, 0.25))},
-            unbilled={"k2": "HTTP 500"},
-        )
-    assert (ledger.reply("k1"), ledger.reply("k2"), ledger.spent()) == (b"raw", None, 0.75)
-    assert ledger.open_batches("http://a", "m") == []
-    again = ledger.begin_batch("b", asked, **who)
-    assert list(again.attempts) == ["k2", "k3"], "neither what has a reply nor what is too dear"
+    (batch,) = ledger.open_batches("http://a", "m")
+    assert list(batch.attempts) == keys
+    assert ledger.begin("k1", body={}, **WHO) is None, "a batch holds it"
+    assert ledger.end_batch(number, "completed")
+    assert not ledger.end_batch(number, "failed"), "two processes may come to it"
+    ledger.replied(batch.attempts["k1"], b"raw")
+    ledger.settled(batch.attempts["k1"], Reading("replied", 1, 1, 0.25))
+    ledger.failed(batch.attempts["k2"], "HTTP 500", is_billed=False)
+    assert (ledger.spent(), ledger.open_batches("http://a", "m")) == (0.75, [])
+    assert sent()[0] == ["k2", "k3"], "neither what has a reply nor what is too dear"
 
 
 # ---- versions, and what is in it ----
@@ -481,9 +483,7 @@ def test_what_is_in_it_is_printed(tmp_path, monkeypatch, capsys):
     ledger.settled(paid, Reading("replied", 1234, 5, 0.75))
     ledger.failed(reserved(ledger, "l"), "HTTP 500")
     ledger.begin("m", body={}, **WHO | {"model": "cheap"})
-    ledger.begin_batch(
-        "a", [(Call("n", 0, {}), 0.5)], endpoint="http://a", model="m", role="teacher"
-    )
+    ledger.begin("n", body={}, **WHO, batch=ledger.begin_batch("a", "e", "m"), dollars=0.5)
     module.main("mini")
     printed = capsys.readouterr().out
     for expected in ("1,234", "HTTP 500", "in a batch", "unknown", "2.25 US dollars"):
