@@ -72,70 +72,48 @@ async def recover(run) -> None:
     """
     for held in open_batches(run):
         if held.batch is None:
-            name = await persist(run, partial(find, run, held))
+            name = await find(run, held)
             if name is None:
                 store(run, held, "not created", {}, is_billed=False)
             else:
                 run.ledger.name_batch(held.id, name)
 
 
-async def create(run, held: Batch, content: bytes) -> str:
-    """The provider's name of a batch with these lines, created unless an earlier try did it."""
-    if name := await find(run, held):
-        return name
+async def send(run, calls: list[Call]) -> None:
+    """Send what no open batch holds, as far as the budget has room."""
+    name, where, lines = uuid.uuid4().hex, run.endpoint, []
+    with run.ledger.transaction():
+        number = run.ledger.begin_batch(name, where.base_url, where.model)
+        for call in calls:
+            row = {**vars(call), **run.who, "dollars": money.most(call.body, run.price)}
+            if run.ledger.begin(**row, batch=number) is not None:
+                lines.append(line(call))
+        if not lines:
+            run.ledger.end_batch(number, "empty")
+            return
     try:
-        file = await run.api.files.create(file=(f"{held.name}.jsonl", content), purpose="batch")
+        file = await run.api.files.create(file=(f"{name}.jsonl", b"".join(lines)), purpose="batch")
     except openai.NotFoundError:
         raise UserError(
-            f"{run.endpoint.base_url} has no Batch API (HTTP 404):"
-            f" set batch_api: false of this {run.role}"
+            f"{where.base_url} has no Batch API (HTTP 404): set batch_api: false of this {run.role}"
         ) from None
     batch = await run.api.batches.create(
         input_file_id=file.id,
         endpoint=ADDRESS,
         completion_window="24h",
-        metadata={NAME: held.name},
+        metadata={NAME: name},
     )
-    return batch.id
+    run.ledger.name_batch(number, batch.id)
 
 
-async def send(run, calls: list[Call]) -> None:
-    """Send what no open batch holds, as far as the budget has room.
-
-    Raises:
-        UserError: it was refused, or the provider cannot be reached.
-    """
-    lines = []
-    with run.ledger.transaction():
-        where = run.endpoint
-        batch = run.ledger.begin_batch(uuid.uuid4().hex, where.base_url, where.model)
-        for call in calls:
-            dollars = money.most(call.body, run.price)
-            row = {**vars(call), **run.who, "dollars": dollars, "batch": batch}
-            if run.ledger.begin(**row) is not None:
-                lines.append(line(call))
-        if not lines:
-            run.ledger.end_batch(batch, "empty")
-            return
-    held = open_batches(run)[-1]
-    try:
-        name = await persist(run, partial(create, run, held, b"".join(lines)))
-        run.ledger.name_batch(batch, name)
-    except UserError:
-        await recover(run)
-        raise
+async def submit(run, calls: list[Call]) -> None:
+    """Send batches; what an earlier try or a killed process left is found first."""
+    await recover(run)
+    for chunk in chunks(calls):
+        await send(run, chunk)
 
 
 # ---- what comes ----
-
-
-async def lines_of(run, file: str | None) -> dict[str, dict]:
-    """The lines of one of a batch's files, by their requests' keys; there may be no file."""
-    if file is None:
-        return {}
-    content = await persist(run, partial(run.api.files.content, file))
-    lines = map(contents, without_key(content.content, run.endpoint).splitlines())
-    return {str(line.get("custom_id")): line for line in lines}
 
 
 def store(run, held: Batch, state: str, lines: dict[str, dict], *, is_billed: bool) -> None:
@@ -173,20 +151,23 @@ async def look(run, held: Batch) -> None:
     Raises:
         UserError: the batch was found invalid, or a request in it was refused.
     """
-    if held.batch is None:
+    if held.batch is None:  # another process is creating it, or was killed
+        async with run.alone():
+            await recover(run)
         return
-
-    async def retrieve():
-        with contextlib.suppress(openai.NotFoundError):
-            return await run.api.batches.retrieve(held.batch)
-
-    batch = await persist(run, retrieve)
-    if batch is None:
+    try:
+        batch = await run.api.batches.retrieve(held.batch)
+    except openai.NotFoundError:
         store(run, held, "gone", {}, is_billed=True)
         return
     if batch.status not in ENDED:
         return
-    lines = await lines_of(run, batch.error_file_id) | await lines_of(run, batch.output_file_id)
+    lines = {}
+    for file in filter(None, (batch.error_file_id, batch.output_file_id)):
+        content = (await run.api.files.content(file)).content
+        for text in without_key(content, run.endpoint).splitlines():
+            said = contents(text)
+            lines[str(said.get("custom_id"))] = said
     is_valid = batch.status != "failed"
     store(run, held, batch.status, lines, is_billed=is_valid)
     if not is_valid:
@@ -198,12 +179,6 @@ async def look(run, held: Batch) -> None:
         )
 
 
-def holding(run, calls: list[Call]) -> list[Batch]:
-    """The open batches that hold some of these requests."""
-    keys = {call.key for call in calls}
-    return [held for held in open_batches(run) if keys & held.attempts.keys()]
-
-
 async def fill(run, wanted: list[Call]) -> None:
     """Send batches until the ledger has a reply to each request.
 
@@ -213,14 +188,13 @@ async def fill(run, wanted: list[Call]) -> None:
     missing, tries = wanted, 0
     while missing:
         async with run.alone():
-            await recover(run)
-            for chunk in chunks(missing):
-                await send(run, chunk)
-        while waiting := holding(run, missing):
+            await persist(run, partial(submit, run, missing))
+        keys = {call.key for call in missing}
+        while waiting := [held for held in open_batches(run) if keys & held.attempts.keys()]:
             run.note(f", waiting for {len(waiting)} batches")
             await run.pause(POLL)
             for held in waiting:
-                await look(run, held)
+                await persist(run, partial(look, run, held))
         asked = len(missing)
         missing = [call for call in missing if run.ledger.reply(call.key) is None]
         tries = tries + 1 if len(missing) == asked else 0
@@ -240,9 +214,9 @@ async def collect_ended(run) -> None:
     Raises:
         UserError: one has not ended; what it holds would be asked and paid once more.
     """
-    await recover(run)
+    await persist(run, partial(recover, run))
     for held in open_batches(run):
-        await look(run, held)
+        await persist(run, partial(look, run, held))
     for held in open_batches(run):
         raise UserError(
             f"{run.endpoint.base_url}: the batch {held.batch} has not ended; with batch_api: true a"
