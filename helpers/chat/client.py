@@ -8,6 +8,7 @@ failures by count (`limits.py`), and replies that were paid for but cannot be us
 
 import asyncio
 import contextlib
+import json
 import os
 import time
 from collections import defaultdict
@@ -15,13 +16,12 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-import httpx2
 import openai
 from anyio.from_thread import start_blocking_portal
 from filelock import AsyncFileLock
 
 from helpers.chat import batch_api, money
-from helpers.chat.endpoint import Endpoint, client, redacted, without_key
+from helpers.chat.endpoint import Endpoint, client, host, redacted, without_key
 from helpers.chat.ledger import Call, Ledger, Reading
 from helpers.chat.limits import FAILURES, NoAnswer, gap, is_billed, name_of, persist
 from helpers.chat.replies import (
@@ -75,7 +75,14 @@ class Run:
         """
         money.check_budget(self.ledger, self.endpoint)
         self.price = money.price_of(self.endpoint)
-        async with client(self.endpoint) as self.api:
+        http = host(self.endpoint.base_url).http_client()
+        async with client(self.endpoint, http) as self.api:
+            self.post = partial(
+                http.post,
+                f"{self.api.base_url}chat/completions",
+                headers={**self.api.auth_headers, "Content-Type": "application/json"},
+                timeout=self.endpoint.timeout,
+            )
             if self.endpoint.batch_api:
                 yield
                 return
@@ -178,9 +185,11 @@ async def send(run: Run, call: Call) -> None:
         return
     run.in_flight += 1
     try:
-        # The body as it stands in the ledger; the SDK's typed method costs a third more, and knows
-        # not every endpoint's parameters.
-        response = await run.api.post("/chat/completions", body=call.body, cast_to=httpx2.Response)
+        # The body as it stands in the ledger. The SDK's own way costs a third of all time here.
+        response = await run.post(content=json.dumps(call.body).encode())
+        if response.status_code >= 400:
+            said = contents(response.content)
+            raise openai.APIStatusError("", response=response, body=said.get("error", said))
     except FAILURES as error:
         ledger.failed(attempt, name_of(error), is_billed=is_billed(error))
         raise

@@ -145,7 +145,7 @@ def secret_of(endpoint: Endpoint) -> str:
     return os.environ.get(endpoint.key_env, "").strip()
 
 
-def client(endpoint: Endpoint) -> openai.AsyncOpenAI:
+def client(endpoint: Endpoint, http: httpx2.AsyncClient | None = None) -> openai.AsyncOpenAI:
     """A client without retries of its own.
 
     Raises:
@@ -165,7 +165,7 @@ def client(endpoint: Endpoint) -> openai.AsyncOpenAI:
         api_key=secret or "none",
         max_retries=0,
         timeout=endpoint.timeout,
-        http_client=place.http_client(),
+        http_client=http,
     )
 
 

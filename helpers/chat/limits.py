@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
+import httpx2
 import openai
 
 from helpers.chat.endpoint import Endpoint, redacted
@@ -30,6 +31,7 @@ class NoAnswer(Exception):
 FAILURES = (
     openai.APIStatusError,
     openai.APIConnectionError,
+    httpx2.HTTPError,
     aiohttp.ClientError,
     json.JSONDecodeError,
     NoAnswer,
