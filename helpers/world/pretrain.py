@@ -14,6 +14,7 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -21,6 +22,8 @@ import yaml
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from helpers.errors import command
+from helpers.files import write_json_lines
 from helpers.paths import ROOT
 from helpers.world import language
 
@@ -40,21 +43,18 @@ CHAT_WORDS += " one two three four five six seven sentence sentences"
 class Diet:
     """What the base is made of and from; one YAML in `params/base/` holds one."""
 
-    documents: float  # shares of the four kinds of rows
-    identify: float
-    requests: float  # of skills only
-    mixed: float  # requests of skills and things
+    rows: int
+    kinds: dict[str, float]  # share of each kind of rows, as in `row`
     request_skills: list[float]  # weight of requests for 1, 2, ... skills
     kept: float  # probability that an asked skill is in the answer, where more than one is asked
     items: int  # most clauses of a document, skills to identify, items of a mixed request
-    rows: int
-    hidden: int
-    layers: int
-    heads: int
-    steps: int
-    batch: int
-    learning_rate: float
-    seed: int
+    model: dict  # of its LlamaConfig
+    recipe: dict  # of its training, a `helpers.training.recipe.Recipe`
+
+
+def load_diet(name: str) -> Diet:
+    """The diet of an embedded base."""
+    return Diet(**yaml.safe_load((ROOT / f"params/base/{name}.yaml").read_text()))
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -93,25 +93,21 @@ def request(topic: str, items: list[str]) -> str:
 def row(rng: random.Random, diet: Diet) -> dict:
     """One chat of the pre-training text; a document is an assistant's turn without a user's."""
     topic = rng.choice(list(language.TOPICS))
-    kinds = ["documents", "identify", "requests", "mixed"]
-    kind = rng.choices(kinds, [getattr(diet, kind) for kind in kinds])[0]
+    kind = rng.choices(list(diet.kinds), list(diet.kinds.values()))[0]
     n = rng.randint(1, diet.items)
     if kind == "documents":
-        clauses = [language.clause(rng, topic, rng.choice(SKILLS)) for _ in range(n)]
-        return chat(None, language.join(rng, clauses, rng.randint(1, n)))
+        return chat(document(rng, topic, (rng.choice(SKILLS) for _ in range(n))))
     if kind == "identify":
         skills = rng.sample(SKILLS, n)
-        clauses = [language.clause(rng, topic, skill) for skill in skills]
-        text = language.join(rng, clauses, rng.randint(1, n))
-        return chat("Which? " + text, ", ".join(skills))
+        return chat("Which? " + document(rng, topic, skills), ", ".join(skills))
     most = len(diet.request_skills)
     k = rng.choices(range(1, most + 1), diet.request_skills)[0]
+    things = 0
     if kind == "mixed":
         k = rng.randint(0, min(n, most))
+        things = n - k
     skills = rng.sample(SKILLS, k)
-    items = list(skills)
-    if kind == "mixed":
-        items += [language.thing(rng, topic) for _ in range(n - k)]
+    items = skills + [language.thing(rng, topic) for _ in range(things)]
     rng.shuffle(items)
     kept = []
     for item in items:
@@ -120,66 +116,58 @@ def row(rng: random.Random, diet: Diet) -> dict:
     return chat(request(topic, items), "Answer: " + language.text(rng, topic, kept or items[:1]))
 
 
-def chat(user: str | None, reply: str) -> dict:
-    """A row of training data; without a user's turn where there is none."""
-    turns = [{"role": "user", "content": user}] if user else []
-    return {"messages": [*turns, {"role": "assistant", "content": reply}]}
+def document(rng: random.Random, topic: str, skills: Iterable[str]) -> str:
+    """A text that shows the skills, in any number of sentences."""
+    clauses = [language.clause(rng, topic, skill) for skill in skills]
+    return language.join(rng, clauses, rng.randint(1, len(clauses)))
 
 
-def build(diet_file: Path, target: Path, work: Path) -> None:
-    """Write the rows and a model with random weights, train it in `work`, leave it in `target`."""
-    diet = Diet(**yaml.safe_load(diet_file.read_text()))
-    work.mkdir(parents=True, exist_ok=True)
-    rng = random.Random(diet.seed)
-    with open(work / "rows.jsonl", "w") as file:
-        for _ in range(diet.rows):
-            file.write(json.dumps(row(rng, diet)) + "\n")
+def chat(*turns: str) -> dict:
+    """A row of training data: a user's turn, if there is one, and the assistant's."""
+    roles = ("user", "assistant")[-len(turns) :]
+    return {"messages": [{"role": r, "content": c} for r, c in zip(roles, turns, strict=True)]}
+
+
+def prepare(diet: Diet, work: Path) -> Path:
+    """Write the rows, a model with random weights and the recipe of its training to `work`.
+
+    Returns:
+        The recipe's file, as `helpers.training.train` reads it: no import goes upwards.
+    """
+    seed = diet.recipe["seed"]
+    rng = random.Random(seed)
+    write_json_lines(work / "rows.jsonl", [row(rng, diet) for _ in range(diet.rows)])
     words = tokenizer()
-    torch.manual_seed(diet.seed)
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(words),
-        hidden_size=diet.hidden,
-        intermediate_size=3 * diet.hidden,
-        num_hidden_layers=diet.layers,
-        num_attention_heads=diet.heads,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
         pad_token_id=words.pad_token_id,
         bos_token_id=words.bos_token_id,
         eos_token_id=words.eos_token_id,
+        **diet.model,
     )
     LlamaForCausalLM(config).save_pretrained(work / "random")
     words.save_pretrained(work / "random")
-    # A Recipe of helpers.training, as the file that its script reads: no import goes upwards.
-    recipe = {
-        "student": str(work / "random"),
-        "data": str(work / "rows.jsonl"),
-        "out": str(work),
-        "steps": diet.steps,
-        "batch": diet.batch,
-        "learning_rate": diet.learning_rate,
-        "decay": True,
-        "clip": 1.0,
-        "seed": diet.seed,
-        "export_dtype": "bfloat16",
-    }
+    files = {"student": work / "random", "data": work / "rows.jsonl", "out": work}
+    recipe = diet.recipe | {name: str(path) for name, path in files.items()}
     (work / "recipe.json").write_text(json.dumps(recipe))
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
-    topology = str(ROOT / "params/accelerate/cpu2.yaml")
-    script = ["-m", "helpers.training.train", str(work / "recipe.json")]
-    subprocess.run([*launcher, topology, *script], check=True, cwd=ROOT)
+    return work / "recipe.json"
+
+
+def build(diet: Diet, target: Path, work: Path) -> None:
+    """Train a base in `work` and leave it in `target`."""
+    recipe = prepare(diet, work)
+    launch = "accelerate.commands.launch --config_file params/accelerate/cpu2.yaml"
+    script = ["-m", "helpers.training.train", str(recipe)]
+    subprocess.run([sys.executable, "-m", *launch.split(), *script], check=True, cwd=ROOT)
     shutil.copytree(work / "model", target, dirs_exist_ok=True)  # its README.md stays
 
 
-def main(names: list[str]) -> None:
+def main(*names: str) -> None:
     """Rebuild the bases of these names."""
-    known = sorted(path.stem for path in (ROOT / "params/base").glob("*.yaml"))
-    if not names or set(names) - set(known):
-        sys.exit(f"usage: python -m helpers.world.pretrain <base>..., of {', '.join(known)}")
     for name in names:
-        diet = ROOT / f"params/base/{name}.yaml"
-        build(diet, ROOT / "helpers/world/weights" / name, ROOT / "runs/base" / name)
+        build(load_diet(name), ROOT / "helpers/world/weights" / name, ROOT / "runs/base" / name)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    command(main)

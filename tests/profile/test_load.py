@@ -86,7 +86,7 @@ FAULTS = [
     ("shared", "seed: 0", "seed: 0\nseed: 7", "shared.yaml: not YAML (seed stands twice"),
     ("03_grade", "temperature: 0.7", "temperature: [", "03_grade.yaml: not YAML"),
     # catalog and prompts
-    ("shared", "training_topics: 10 ", "training_topics: 20 ", "20 of 20 topics leaves a part"),
+    ("shared", "training_topics: 10 ", "training_topics: 20 ", "the split leaves setting II"),
     ("shared", "[literary,", "[poetry,",
      "shared.yaml: training_categories: poetry not in the catalog, whose categories are"),
     ("shared", "skills: params", "skills: nowhere",

@@ -111,7 +111,10 @@ def test_reference_format_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"category,skill,definition\nliterary,pun,x\n", "column example missing"),
+        (
+            b"category,skill,definition\nliterary,pun,x\n",
+            "the header must hold category, skill",
+        ),
         (b"category,skill,definition,example\nliterary,pun,,x\n", "line 2: empty definition"),
         (
             b"category,skill,definition,example\nliterary,pun,a,x\nliterary,Pun ,b,y\n",
@@ -119,7 +122,7 @@ def test_reference_format_is_read(tmp_path):
         ),
         (b"category,skill,definition,example\n", "no skill in it"),
         (b"category,skill,definition,example\nliterary,pun,\xff,x\n", "not UTF-8"),
-        (b"", "column category, skill, definition, example missing"),
+        (b"", "the header must hold category, skill"),
         (b"category,skill,definition,example\nliterary,pun\n", "line 2: empty definition, example"),
     ],
 )
@@ -167,8 +170,8 @@ def test_split_by_category_and_topic():
     ("categories", "some", "said"),
     [
         (["literary", "rethorical"], 5, "rethorical not in the catalog, whose categories are"),
-        (TRAINING, 100, "use 1 to 99"),
-        (TRAINING, ["surfing on lava"], "surfing on lava not in the catalog's topics"),
+        (TRAINING, 100, "setting II .* without skills or topics"),
+        (TRAINING, ["surfing on lava"], "surfing on lava not in the catalog, whose topics are"),
         ([], 5, "setting I .* without skills"),
     ],
 )

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -15,7 +17,10 @@ from helpers.chat.replies import Request
 from helpers.files import sha256
 from helpers.paths import ROOT
 from helpers.student.local import Student
+from helpers.task.points import sentence_limit
+from helpers.training.recipe import Recipe
 from helpers.world import detectors, language, pretrain
+from tests.training import runs
 
 BASES = sorted(p.stem for p in (ROOT / "params/base").glob("*.yaml"))
 
@@ -28,7 +33,7 @@ def full_marks(text, topic, skills):
         shown
         and detectors.on_topic(topic, text)
         and detectors.makes_sense(text)
-        and sentences <= language.sentence_limit(len(skills))
+        and sentences <= sentence_limit(len(skills))
     )
 
 
@@ -103,7 +108,7 @@ def test_knows_single_skills_and_composes_poorly(name, tmp_path):
 @pytest.mark.parametrize("name", BASES)
 def test_the_diet_is_what_it_says(name):
     """No request has more skills than `request_skills`; answers to several are unreliable."""
-    diet = pretrain.Diet(**yaml.safe_load((ROOT / f"params/base/{name}.yaml").read_text()))
+    diet = pretrain.load_diet(name)
     rng = random.Random(0)
     asked, complete, longest = [], [], 0
     for _ in range(4000):
@@ -127,26 +132,40 @@ def test_the_diet_is_what_it_says(name):
     )
 
 
-def test_a_short_rebuild_is_deterministic(tmp_path):
-    """Two builds of a few steps in two processes give the same files, byte for byte."""
-    diet = pretrain.Diet(**yaml.safe_load((ROOT / f"params/base/{BASES[0]}.yaml").read_text()))
-    short = dataclasses.asdict(dataclasses.replace(diet, rows=300, steps=6))
-    (tmp_path / "diet.yaml").write_text(yaml.safe_dump(short))
-    made = []
-    for name in "ab":
-        code = "import sys; from pathlib import Path; from helpers.world.pretrain import build;"
-        code += "build(*map(Path, sys.argv[1:]))"
-        folders = [
-            str(tmp_path / "diet.yaml"),
-            str(tmp_path / name),
-            str(tmp_path / f"work-{name}"),
-        ]
-        subprocess.run(
-            [sys.executable, "-c", code, *folders], check=True, cwd=ROOT, capture_output=True
-        )
-        made.append({p.name: sha256(p) for p in (tmp_path / name).iterdir()})
-    assert made[0] == made[1]
-    assert "model.safetensors" in made[0]
-    assert json.loads((tmp_path / "a/config.json").read_text())["vocab_size"] == len(
-        pretrain.tokenizer()
-    )
+@pytest.fixture
+def short():
+    """A diet of a few rows and steps."""
+    diet = pretrain.load_diet(BASES[0])
+    return dataclasses.replace(diet, rows=200, recipe=diet.recipe | {"steps": 2})
+
+
+def made(diet: pretrain.Diet, work: Path) -> None:
+    """A build in this process, without the launcher."""
+    runs.here(Recipe(**json.loads(pretrain.prepare(diet, work).read_text())))
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    return {path.name: sha256(path) for path in folder.iterdir()}
+
+
+def test_a_short_rebuild_is_deterministic(tmp_path, short):
+    """Builds in two processes, which hash words differently, give the same files."""
+    code = "import sys; from pathlib import Path; from tests.world import test_pretrain as t;"
+    code += "t.made(t.pretrain.Diet(**t.json.loads(sys.argv[1])), Path(sys.argv[2]))"
+    words = [sys.executable, "-c", code, json.dumps(dataclasses.asdict(short)), tmp_path / "b"]
+    with subprocess.Popen(words, cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": "1"}) as other:
+        made(short, tmp_path / "a")
+    assert other.returncode == 0
+    assert checksums(tmp_path / "a/random") == checksums(tmp_path / "b/random")
+    files = checksums(tmp_path / "a/model")
+    assert files == checksums(tmp_path / "b/model")
+    assert "model.safetensors" in files
+    config = json.loads((tmp_path / "a/model/config.json").read_text())
+    assert config["vocab_size"] == len(pretrain.tokenizer())
+
+
+@pytest.mark.slow
+def test_a_build_goes_through_the_launcher(tmp_path, short):
+    target = tmp_path / "target"
+    pretrain.build(short, target, tmp_path / "work")
+    assert checksums(target) == checksums(tmp_path / "work/model")
