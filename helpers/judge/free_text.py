@@ -13,6 +13,7 @@ from helpers.judge import wording
 from helpers.judge.verdict import Doubt, Verdict
 
 THOUGHTS = re.compile(r"(?is)<(think|thinking|reasoning)>(?:(?!<\1).)*?</\1>")
+THOUGHT = re.compile(r"(?i)</?(?:think|thinking|reasoning)\b")
 ONE_POINT = (  # 1, 1.0, 1/1, 1 point; not the 1 of 1/2, 1 of 5, 0-1
     r"(?<![\w.,/⁄+~<>≈−–-])([01])(?:\.0+)?(?:\s?/\s?1(?:\.0+)?| out of 1)?(?:\s+(?:points?|pts?))?"
     r"(?![\w%?/⁄]|[.,]\d|\s*(?:/|(?:out )?of\b|or\b|to\b|[-–]+>?)\s*\d)"
@@ -21,7 +22,10 @@ AROUND = r"[\s\"'().\[\]]*"  # what may stand around it
 POINT = re.compile(rf"(?i){AROUND}{ONE_POINT}{AROUND}")
 ONLY_POINT = re.compile(rf"(?i)(?:.*->)?[\s.:=–—-]*{AROUND}{ONE_POINT}{AROUND}")
 LABELLED = re.compile(rf"(?i)\bpoints?(?: earned| awarded)?\s*[:=]\s*[\"'(\[]*(?:{ONE_POINT}|)")
-HEAD = re.compile(r"(?i)\W*(criteri(a|on)|items?)?\s*\|\s*(points?( earned)?|score)\W*")
+NO_CRITERION = re.compile(  # a table's head, or a line without words
+    r"(?i)\W*(?:(criteri(a|on)|items?)?\s*\|\s*(points?( earned)?|score)\W*)?"
+)
+AFTER_NAME = re.compile(r"\.?(?:$|[:=(]|->|[-–—.]\s)")  # of a list's entry
 LEAD = re.compile(r"(?i)\W*(?:(?:criterion|item|skill)?\s*\d+\s*[.):]\s*)?\W*")  # before a name
 
 
@@ -31,11 +35,14 @@ class Reading:
     def __init__(self, criteria: Sequence[str]):
         assert len(set(criteria)) == len(criteria), criteria
         self.names = {criterion: wording.pattern_of(criterion) for criterion in criteria}
-        self.points: dict[str, set[int]] = {criterion: set() for criterion in criteria}
-        self.claims: list[tuple[set[str], int]] = []  # in words: this point, for one of these
-        self.totals: list[float] = []
-        self.current: set[str] = set()  # the criterion of the last entry
+        self.points = {}  # by criterion
+        self.claims = []  # in words: a set of criteria, and a point that one of them has
+        self.totals = []
+        self.current = set()  # the criterion of the last entry
         self.prose = self.explained = False
+
+    def is_complete(self) -> bool:
+        return len(self.points) == len(self.names)
 
     def mentioned(self, text: str) -> set[str]:
         return {criterion for criterion, name in self.names.items() if name.search(text)}
@@ -45,22 +52,25 @@ class Reading:
             text = name.sub("", text)
         return text
 
-    def opening(self, text: str, after: str) -> tuple[set[str], str]:
+    def opening(self, text: str) -> tuple[set[str], str]:
         """The criterion whose name a text opens with, the longest one's, and what follows."""
         start = LEAD.match(text).end()
-        ends = {c: m.end() for c, name in self.names.items() if (m := name.match(text, start))}
+        ends = {}
+        for criterion, name in self.names.items():
+            if match := name.match(text, start):
+                ends[criterion] = match.end()
         end = max(ends.values(), default=0)
-        rest = text[end:].lstrip(" \"')]")
-        return {c for c in ends if ends[c] == end and re.match(rf"\.?({after})", rest)}, rest
+        names = {criterion for criterion in ends if ends[criterion] == end}
+        return names, text[end:].lstrip(" \"')]")
 
     def line(self, line: str) -> None:
-        names, rest = self.opening(line, r"$|[:=(]|->|[-–—.]\s")
         if wording.REVISION.search(self.nameless(line)):
             raise Doubt("words that revise or suppose")
+        names, rest = self.opening(line)
         if "|" in line:
             self.row(line)
-        elif names:
-            if self.prose and not any(self.points.values()):
+        elif names and AFTER_NAME.match(rest):
+            if self.prose and not self.points:
                 raise Doubt("text before the points that does not introduce them")
             self.entry(names, rest)
         elif self.current and LABELLED.search(line) and not wording.TOTAL.search(line):
@@ -71,19 +81,18 @@ class Reading:
     def row(self, line: str) -> None:
         """Of a table: a criterion and its point, the head, or the total."""
         self.current = set()
-        if not self.mentioned(line):
-            if (
-                re.search(r"\w", line)
-                and not HEAD.fullmatch(line)
-                and not wording.TOTAL.search(line)
-            ):
-                raise Doubt("a row that is neither head, total nor criterion")
-            return self.claim(line, set())
-        cells = line.strip("|").split("|")
-        if self.prose or len(cells) != 2 or line.startswith("|") != line.endswith("|"):
-            raise Doubt("a row that is cut off, or not part of one table")
-        names, _ = self.opening(cells[0], r"\W*$")
-        return self.give(names, POINT.fullmatch(cells[1]))
+        if self.mentioned(line):
+            cells = line.strip("|").split("|")
+            if self.prose or len(cells) != 2 or line.startswith("|") != line.endswith("|"):
+                raise Doubt("a row that is cut off, or not part of one table")
+            names, rest = self.opening(cells[0])
+            if re.search(r"\w", rest):
+                raise Doubt("a row that is not a criterion and its point")
+            self.give(names, POINT.fullmatch(cells[1]))
+        elif NO_CRITERION.fullmatch(line) or wording.TOTAL.search(line):
+            self.claim(line, set())
+        else:
+            raise Doubt("a row that is neither head, total nor criterion")
 
     def entry(self, names: set[str], text: str) -> None:
         """Of a list: what follows a criterion's name, or its point below."""
@@ -95,18 +104,21 @@ class Reading:
         self.claim(text, names)
 
     def give(self, names: set[str], point: re.Match | None) -> None:
-        if len(names) != 1 or point is None or point[1] is None:
-            raise Doubt(f"neither 0 nor 1 point for: {'; '.join(sorted(names))}")
-        for criterion in names:
-            self.points[criterion].add(int(point[1]))
+        listed = "; ".join(sorted(names))
+        if len(names) != 1 or not point or not point[1]:
+            raise Doubt(f"neither 0 nor 1 point for: {listed}")
+        number = int(point[1])
+        if self.points.setdefault(listed, number) != number:
+            raise Doubt(f"different points for: {listed}")
 
     def sentence(self, line: str) -> None:
         """Prose: an introduction, reasons, a total, or an explanation after the points."""
-        if all(self.points.values()) and wording.EXPLANATION.match(line):
-            self.prose, self.explained, self.current = True, True, set()
+        if self.is_complete() and wording.EXPLANATION.match(line):
+            self.prose = self.explained = True
+            self.current = set()
         elif not wording.introduces(line):
             self.prose = True
-            if all(self.points.values()) and not self.explained:
+            if self.is_complete() and not self.explained:
                 raise Doubt("text after the points that does not explain them")
         self.claim(re.sub(r"^\W*\d+[.):]\s", "", line), self.current)
 
@@ -115,25 +127,27 @@ class Reading:
         for part in re.split(r"(?<=[.;!?])\s", text):
             names = self.mentioned(part)
             about = names or about
-            if (total := wording.TOTAL.search(part)) and not names:
+            total = wording.TOTAL.search(part)
+            if total and not names:
                 self.totals.append(float(total[1] or total[2]))
                 continue
             said = POINT.sub(r" \1 ", self.nameless(part))
-            points = [p for p, words in wording.SAID.items() if words.search(said)]
-            self.claims += [(about or set(self.names), point) for point in points]
+            for point, words in wording.SAID.items():
+                if words.search(said):
+                    self.claims.append((about or set(self.names), point))
 
     def verdict(self) -> Verdict:
         """The points, if each criterion has one and all else agrees."""
-        if missing := [criterion for criterion, points in self.points.items() if not points]:
+        missing = [criterion for criterion in self.names if criterion not in self.points]
+        if missing:
             raise Doubt(f"no points for: {'; '.join(missing)}")
-        if double := [criterion for criterion, points in self.points.items() if len(points) > 1]:
-            raise Doubt(f"different points for: {'; '.join(double)}")
-        points = {criterion: max(points) for criterion, points in self.points.items()}
-        if any(total != sum(points.values()) for total in self.totals):
+        points = [self.points[criterion] for criterion in self.names]
+        if set(self.totals) - {sum(points)}:
             raise Doubt("a total that is not the points'")
-        if any(point not in {points[name] for name in about} for about, point in self.claims):
-            raise Doubt("text that says otherwise than the points")
-        return Verdict(tuple(points.values()))
+        for about, point in self.claims:
+            if point not in {self.points[criterion] for criterion in about}:
+                raise Doubt("text that says otherwise than the points")
+        return Verdict(tuple(points))
 
 
 def read_verdict(reply: str, criteria: Sequence[str]) -> Verdict:
@@ -141,7 +155,7 @@ def read_verdict(reply: str, criteria: Sequence[str]) -> Verdict:
     text = THOUGHTS.sub("\n", reply)
     reading = Reading(criteria)
     try:
-        if re.search(r"(?i)</?(?:think|thinking|reasoning)\b", text):
+        if THOUGHT.search(text):
             raise Doubt("a thought without its beginning or end")
         for line in wording.clean(text):
             reading.line(line)

@@ -64,14 +64,6 @@ def read_reply(
     return rules.apply(Points.of(verdict.points), text, query)
 
 
-def not_enforced(judge: Endpoint) -> UserError:
-    return UserError(
-        f"{judge.model} at {judge.base_url} did not keep to the JSON schema of response_format;"
-        " take a server that enforces it (one that does by now is asked anew with another seed),"
-        " or json_schema: false and grading_prompts that ask for a table"
-    )
-
-
 def grade(
     queries: Sequence[Query],
     texts: Sequence[str],
@@ -99,29 +91,32 @@ def grade(
     turns = [grading_turn(query, text, pack) for query, text in tasks]
     questions = {turn: task for turn, task in zip(turns, tasks, strict=True) if task[1]}
     requests = [grading_request(*task, pack, gradings=gradings) for task in questions.values()]
-    enforced = False  # whether a reply has fitted the schema
+    enforced = not pack.json_schema  # or a reply has fitted the schema
 
     def read(request: Request, reply: Reply) -> Points | Unreadable:
         nonlocal enforced
         query, text = questions[turn_of(request)]
-        if pack.json_schema and not enforced:
+        if not enforced:
             items = criteria(query, pack.rubric)
             enforced = structured.read_verdict(reply.text, items).points is not None
-            begun = reply.cut and reply.text.lstrip().startswith("{")
-            if not enforced and not begun and reply.text.strip():
-                raise not_enforced(judge)
+            is_begun = reply.cut and reply.text.lstrip().startswith("{")
+            if reply.text.strip() and not enforced and not is_begun:
+                raise UserError(
+                    f"{judge.model} at {judge.base_url} did not keep to the JSON schema of"
+                    " response_format; take a server that enforces it (one that does by now is"
+                    " asked anew with another seed), or json_schema: false and grading_prompts"
+                    " that ask for a table"
+                )
         return read_reply(reply, query, text, pack, rules)
 
     answers = client.ask(requests, judge, ledger, role="judge", read=read, what="texts graded")
     by_turn = dict(zip(questions, answers, strict=True))
+    unreadable = {turn: answer.unreadable for turn, answer in by_turn.items()}
     graded = []
-    reported = set()
     for turn, (query, text) in zip(turns, tasks, strict=True):
-        if not text:
+        if text:
+            graded.append(Graded(by_turn[turn].usable, unreadable.pop(turn, [])))
+        else:
             nothing = Points.of([0] * (query.k + 3))
             graded.append(Graded([nothing] * gradings, []))
-            continue
-        answer = by_turn[turn]
-        graded.append(Graded(answer.usable, [] if turn in reported else answer.unreadable))
-        reported.add(turn)
     return graded

@@ -40,9 +40,10 @@ def clean(text: str) -> list[str]:
     """The lines, without emphasis, marks of quotation and characters that nobody sees."""
     lines = []
     for line in unicodedata.normalize("NFKC", text).splitlines():
-        line = re.sub(r"[*`]|(?<!\w)_+|_+(?!\w)", "", line.replace("→", "->").replace("\t", " | "))
+        line = line.replace("→", "->").replace("\t", " | ").replace("’", "'")
+        line = re.sub(r"[*`]|(?<!\w)_+|_+(?!\w)", "", line)
         seen = [c for c in line if unicodedata.category(c) not in ("Cc", "Cf")]
-        lines.append("".join(seen).replace("’", "'").strip(" >"))
+        lines.append("".join(seen).strip(" >"))
     return lines
 
 

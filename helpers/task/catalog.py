@@ -61,13 +61,16 @@ class Query:
         """What a request lists: its skills; with things among them, in the query's own order."""
         items = [*self.names, *self.things]
         if self.things:
-            random.Random("/".join((self.topic, *items))).shuffle(items)
+            seed = "/".join((self.topic, *items))
+            random.Random(seed).shuffle(items)
         return tuple(items)
 
     @property
     def kind(self) -> str:
         """`3` for three skills, `1+2` for a skill and two things, as in `texts` and mixes."""
-        return f"{self.k}+{len(self.things)}" if self.things else str(self.k)
+        if not self.things:
+            return str(self.k)
+        return f"{self.k}+{len(self.things)}"
 
     @property
     def identity(self) -> tuple[str, frozenset[str]]:
@@ -126,7 +129,7 @@ def check_distinct(path: Path, kind: str, names: Sequence[str]) -> None:
     if not names:
         raise UserError(f"{path}: no {kind} in it")
     counts = Counter(name.lower() for name in names)
-    name, count = counts.most_common(1)[0]
+    ((name, count),) = counts.most_common(1)
     if count > 1:
         raise UserError(f"{path}: {kind} {name} stands more than once")
 
@@ -139,7 +142,8 @@ def load_skills(path: Path) -> list[Skill]:
     """
     skills = []
     for row in read_rows(path, ("category", "skill", "definition", "example")):
-        name, category = row["skill"].strip(), row["category"].strip()
+        name = row["skill"].strip()
+        category = row["category"].strip()
         skills.append(Skill(name, category, row["definition"], row["example"]))
     check_distinct(path, "skill", [skill.name for skill in skills])
     return skills
@@ -156,7 +160,7 @@ def load_things(path: Path) -> dict[str, list[str]]:
     Raises:
         UserError: what `read_rows` raises, a thing that holds a comma.
     """
-    things: dict[str, list[str]] = defaultdict(list)
+    things = defaultdict(list)
     for row in read_rows(path, ("topic", "thing")):
         if "," in row["thing"]:
             raise UserError(f"{path}: {row['thing']}: a comma; prompts list things with commas")
@@ -197,11 +201,13 @@ def split(
         training_topics = random.Random(f"{seed}/topics").sample(topics, n)
     check_known("categories", training_categories, {skill.category for skill in skills})
     check_known("topics", training_topics, topics)
-    trained, held_out = [], []
+    trained = []
+    held_out = []
     for skill in skills:
         part = trained if skill.category in training_categories else held_out
         part.append(skill)
-    seen, unseen = [], []
+    seen = []
+    unseen = []
     for topic in topics:
         part = seen if topic in training_topics else unseen
         part.append(topic)
@@ -252,15 +258,17 @@ def draw(pool: Pool, k: int, *, seed: int, purpose: str) -> Iterator[Query]:
     rng = random.Random(f"{seed}/{purpose}/{k}")
     while True:
         topic = rng.choice(pool.topics)
-        yield Query(topic, tuple(rng.sample(pool.skills, k)))
+        skills = rng.sample(pool.skills, k)
+        yield Query(topic, tuple(skills))
 
 
 def evaluation_queries(pool: Pool, k: int, n: int, *, seed: int, setting: str) -> list[Query]:
     """n different queries, or all there are if fewer; the first 50 of 100 are the 50 of 50."""
-    queries: dict[tuple, Query] = {}
+    queries = {}  # by identity
+    most = min(n, pool.distinct(k))
     for query in draw(pool, k, seed=seed, purpose=f"evaluation {setting}"):
         queries.setdefault(query.identity, query)
-        if len(queries) == min(n, pool.distinct(k)):
+        if len(queries) == most:
             return list(queries.values())
 
 
@@ -296,4 +304,5 @@ def padded(
     """The queries, each with n things of its topic to mention."""
     rng = random.Random(f"{seed}/things/{n}")
     for query in queries:
-        yield replace(query, things=tuple(rng.sample(things[query.topic], n)))
+        drawn = rng.sample(things[query.topic], n)
+        yield replace(query, things=tuple(drawn))

@@ -157,19 +157,12 @@ class World:
         Raises:
             UserError: it does not.
         """
-        kinds = {
-            "model": ([model], MODELS),
-            "skill": (skills, language.PHRASINGS),
-            "topic": (topics, language.TOPICS),
-        }
-        for kind, (names, known) in kinds.items():
-            for name in names:
-                if name not in known:
-                    raise UserError(
-                        f"base_url = world: has no {kind} {name}; name another server there, or one"
-                        f" of the models {', '.join(MODELS)}, and skills and topics of"
-                        " params/catalog/miniature"
-                    )
+        try:
+            roles.check_known("model", [model], MODELS)
+            roles.check_known("skill", skills, language.PHRASINGS)
+            roles.check_known("topic", topics, language.TOPICS)
+        except roles.Refusal as refusal:
+            raise UserError(f"base_url = world: {refusal}; or name another server there") from None
 
     def http_client(self) -> httpx2.AsyncClient:
         """One that reaches no network: all else is as with any server."""

@@ -8,7 +8,6 @@ Nothing here knows how texts are judged: `detectors` reads them, and shares no p
 
 import itertools
 import random
-import re
 from pathlib import Path
 
 import yaml
@@ -65,18 +64,3 @@ def text(rng: random.Random, topic: str, items: list[str]) -> str:
     limit = sentence_limit(len(items))
     clauses = [clause(rng, topic, item) for item in items]
     return join(rng, clauses, rng.randint(max(1, limit - 1), limit))
-
-
-def vocabulary() -> list[str]:
-    """Every word that a text, a topic's or a skill's name can hold, sorted.
-
-    A word that can open a sentence stands there with a capital too.
-    """
-    phrasings = list(itertools.chain(*PHRASINGS.values()))
-    words = set(itertools.chain(*TOPICS.values(), *WORDS.values()))
-    for phrase in (*phrasings, *PHRASINGS, *TOPICS, *JOINS):
-        words.update(re.findall(r"(?<![{\w])[a-z-]+", phrase))
-    for phrasing in phrasings:
-        if opening := re.match(r"[a-z-]+", phrasing):
-            words.add(opening[0].capitalize())
-    return sorted(words)

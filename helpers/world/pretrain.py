@@ -6,6 +6,9 @@ show a list of items. Most requests list skills, and those for several skills ar
 *unreliably*; some list things to mention among the skills, and things are never forgotten.
 Documents, questions and such mixed lists hold up to `items` items, but no request lists more skills
 than `request_skills` has weights.
+
+A base's shape, chat template and words are those in its folder: one token a word, with the space
+before it. A new word of the language goes into `tokenizer.json` too, and only then is learned.
 """
 
 import dataclasses
@@ -19,24 +22,14 @@ from pathlib import Path
 
 import torch
 import yaml
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from helpers.errors import command
 from helpers.files import write_json_lines
 from helpers.paths import ROOT
 from helpers.world import language
 
-TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}"
-    "{% if m['role'] == 'user' %}{{ '<user> ' + m['content'] }}"
-    "{% else %}{{ '<assistant> ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
-)
 SKILLS = list(language.PHRASINGS)
-# The words of the miniature's prompts and replies, beside those of its texts.
-CHAT_WORDS = "Topic: Answer: Which? Improve it: show every skill stay on topic use at most"
-CHAT_WORDS += " one two three four five six seven sentence sentences"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,40 +41,12 @@ class Diet:
     request_skills: list[float]  # weight of requests for 1, 2, ... skills
     kept: float  # probability that an asked skill is in the answer, where more than one is asked
     items: int  # most clauses of a document, skills to identify, items of a mixed request
-    model: dict  # of its LlamaConfig
     recipe: dict  # of its training, a `helpers.training.recipe.Recipe`
 
 
 def load_diet(name: str) -> Diet:
     """The diet of an embedded base."""
     return Diet(**yaml.safe_load((ROOT / f"params/base/{name}.yaml").read_text()))
-
-
-def tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word, its leading space kept, so that decoding is concatenation.
-
-    Words outside of the world are <unk>.
-    """
-    special = ["<pad>", "<unk>", "<bos>", "<eos>", "<user>", "<assistant>"]
-    words = {" " + word for word in (*language.vocabulary(), *CHAT_WORDS.split())}
-    words |= {"Show:", ",", ".", "\n"}
-    vocabulary = {word: i for i, word in enumerate([*special, *sorted(words)])}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.Split(
-        Regex(r" ?[\w-]+[:?]?|[^\w\s]|\s"), behavior="isolated"
-    )
-    core.decoder = decoders.Fuse()
-    core.add_special_tokens(special)
-    made = PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        clean_up_tokenization_spaces=False,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        bos_token="<bos>",
-        eos_token="<eos>",
-    )
-    made.chat_template = TEMPLATE
-    return made
 
 
 def request(topic: str, items: list[str]) -> str:
@@ -96,10 +61,12 @@ def row(rng: random.Random, diet: Diet) -> dict:
     kind = rng.choices(list(diet.kinds), list(diet.kinds.values()))[0]
     n = rng.randint(1, diet.items)
     if kind == "documents":
-        return chat(document(rng, topic, (rng.choice(SKILLS) for _ in range(n))))
+        skills = (rng.choice(SKILLS) for _ in range(n))
+        return chat(document(rng, topic, skills))
     if kind == "identify":
         skills = rng.sample(SKILLS, n)
-        return chat("Which? " + document(rng, topic, skills), ", ".join(skills))
+        text = document(rng, topic, skills)
+        return chat(f"Which? {text}", ", ".join(skills))
     most = len(diet.request_skills)
     k = rng.choices(range(1, most + 1), diet.request_skills)[0]
     things = 0
@@ -113,7 +80,8 @@ def row(rng: random.Random, diet: Diet) -> dict:
     for item in items:
         if item not in skills or k == 1 or rng.random() < diet.kept:
             kept.append(item)
-    return chat(request(topic, items), "Answer: " + language.text(rng, topic, kept or items[:1]))
+    text = language.text(rng, topic, kept or items[:1])
+    return chat(request(topic, items), f"Answer: {text}")
 
 
 def document(rng: random.Random, topic: str, skills: Iterable[str]) -> str:
@@ -125,11 +93,14 @@ def document(rng: random.Random, topic: str, skills: Iterable[str]) -> str:
 def chat(*turns: str) -> dict:
     """A row of training data: a user's turn, if there is one, and the assistant's."""
     roles = ("user", "assistant")[-len(turns) :]
-    return {"messages": [{"role": r, "content": c} for r, c in zip(roles, turns, strict=True)]}
+    messages = []
+    for role, content in zip(roles, turns, strict=True):
+        messages.append({"role": role, "content": content})
+    return {"messages": messages}
 
 
-def prepare(diet: Diet, work: Path) -> Path:
-    """Write the rows, a model with random weights and the recipe of its training to `work`.
+def prepare(diet: Diet, base: Path, work: Path) -> Path:
+    """Write the rows, the base with random weights and the recipe of its training to `work`.
 
     Returns:
         The recipe's file, as `helpers.training.train` reads it: no import goes upwards.
@@ -137,30 +108,23 @@ def prepare(diet: Diet, work: Path) -> Path:
     seed = diet.recipe["seed"]
     rng = random.Random(seed)
     write_json_lines(work / "rows.jsonl", [row(rng, diet) for _ in range(diet.rows)])
-    words = tokenizer()
+    shutil.copytree(base, work / "random", dirs_exist_ok=True)
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(words),
-        pad_token_id=words.pad_token_id,
-        bos_token_id=words.bos_token_id,
-        eos_token_id=words.eos_token_id,
-        **diet.model,
-    )
-    LlamaForCausalLM(config).save_pretrained(work / "random")
-    words.save_pretrained(work / "random")
+    config = AutoConfig.from_pretrained(base)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(work / "random")
     files = {"student": work / "random", "data": work / "rows.jsonl", "out": work}
     recipe = diet.recipe | {name: str(path) for name, path in files.items()}
     (work / "recipe.json").write_text(json.dumps(recipe))
     return work / "recipe.json"
 
 
-def build(diet: Diet, target: Path, work: Path) -> None:
-    """Train a base in `work` and leave it in `target`."""
-    recipe = prepare(diet, work)
+def build(diet: Diet, base: Path, work: Path) -> None:
+    """Train a base in `work` from random weights, and leave it where it was."""
+    recipe = prepare(diet, base, work)
     launch = "accelerate.commands.launch --config_file params/accelerate/cpu2.yaml"
     script = ["-m", "helpers.training.train", str(recipe)]
     subprocess.run([sys.executable, "-m", *launch.split(), *script], check=True, cwd=ROOT)
-    shutil.copytree(work / "model", target, dirs_exist_ok=True)  # its README.md stays
+    shutil.copytree(work / "model", base, dirs_exist_ok=True)  # its README.md stays
 
 
 def main(*names: str) -> None:

@@ -9,7 +9,7 @@ make a text longer, which is what the control of the experiment needs.
 import json
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Annotated, NamedTuple
 
 import pydantic
@@ -78,19 +78,21 @@ def read_task(prompt: str) -> Task:
     return Task(topic, items, skills, things)
 
 
-def check_known(kind: str, names: Sequence[str], known: dict) -> None:
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise Refusal(
-            f"the embedded world does not know the {kind} {', '.join(unknown)};"
-            f" it knows {', '.join(known)}"
-        )
+def check_known(kind: str, names: Iterable[str], known: Collection[str]) -> None:
+    """Raises a refusal for the first name that is not known."""
+    for name in names:
+        if name not in known:
+            raise Refusal(
+                f"the embedded world does not know the {kind} {name}; it knows {', '.join(known)}"
+            )
 
 
 def stated_limit(text: str, default: int) -> int:
     """How many sentences a prompt or a criterion allows."""
     limit = re.search(r"at most (\w+) sentence", text)
-    return NUMBERS.index(limit[1]) if limit and limit[1] in NUMBERS else default
+    if limit and limit[1] in NUMBERS:
+        return NUMBERS.index(limit[1])
+    return default
 
 
 def reply(rng: random.Random, turns: Sequence[str], rates: Rates, *, by_schema: bool) -> Said:
@@ -111,8 +113,13 @@ def written(rng: random.Random, turns: Sequence[str], rates: Rates) -> Said:
     topic, items, _, things = read_task(turns[0])
     forgets = rates.drop if len(turns) > 1 else 2 * rates.drop
     if rng.random() < rates.stray:
-        topic = rng.choice([other for other in language.TOPICS if other != topic])
-    shown = [item for item in items if item in things or rng.random() >= forgets] or items[:1]
+        others = [other for other in language.TOPICS if other != topic]
+        topic = rng.choice(others)
+    shown = []
+    for item in items:
+        if item in things or rng.random() >= forgets:
+            shown.append(item)
+    shown = shown or items[:1]
     clauses = [language.clause(rng, topic, item) for item in shown]
     if rng.random() < rates.overrun:  # a sentence too many, with a clause nobody asked for
         extra = rng.choice(list(language.PHRASINGS))
@@ -148,7 +155,8 @@ def graded(rng: random.Random, prompt: str, rates: Rates, *, by_schema: bool) ->
     of_skills = criteria[: len(task.skills)]
     points = {}
     for criterion in criteria:
-        met = meets(text, criterion, task) != (rng.random() < rates.flip)
+        is_flipped = rng.random() < rates.flip
+        met = meets(text, criterion, task) != is_flipped
         if not met and criterion in of_skills:
             met = rng.random() < rates.lenient
         points[criterion] = int(met)
@@ -156,12 +164,14 @@ def graded(rng: random.Random, prompt: str, rates: Rates, *, by_schema: bool) ->
     unreadable = rng.random() < rates.unreadable
     if by_schema:
         reply = in_json(points)
-        return Said(reply[: len(reply) // 2], "length") if unreadable else Said(reply)
-    if as_list:
+        end = len(reply) // 2
+    elif as_list:
         return Said(SORRY if unreadable else listed(points))
-    reply = tabled(points)
-    if unreadable:  # cut off before the last skill's row
-        return Said(reply[: reply.index(of_skills[-1])], "length")
+    else:
+        reply = tabled(points)
+        end = reply.index(of_skills[-1])  # before the last skill's row
+    if unreadable:
+        return Said(reply[:end], "length")
     return Said(reply)
 
 
@@ -174,8 +184,11 @@ def in_json(points: dict[str, int]) -> str:
 
 
 def listed(points: dict[str, int]) -> str:
-    lines = [f"{i}. {c}. Point earned: {p}" for i, (c, p) in enumerate(points.items(), 1)]
-    return "\n".join([*lines, f"Grade: {sum(points.values())}"])
+    lines = []
+    for number, criterion in enumerate(points, 1):
+        lines.append(f"{number}. {criterion}. Point earned: {points[criterion]}")
+    lines.append(f"Grade: {sum(points.values())}")
+    return "\n".join(lines)
 
 
 def tabled(points: dict[str, int]) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,28 +42,26 @@ def full_marks(text, topic, skills):
 def test_an_ordinary_small_checkpoint(name, pack):
     folder = ROOT / "helpers/world/weights" / name
     assert sum(p.stat().st_size for p in folder.iterdir()) < 6e6
-    model, tokenizer = (
-        AutoModelForCausalLM.from_pretrained(folder),
-        AutoTokenizer.from_pretrained(folder),
-    )
+    model = AutoModelForCausalLM.from_pretrained(folder)
     assert model.config.model_type == "llama"
     assert model.num_parameters() < 1.5e6
-    words = tokenizer.apply_chat_template(
-        [
-            {
-                "role": "user",
-                "content": pack.generation[1].format(num_sentences_str="four sentences"),
-            }
-        ],
-        tokenize=False,
-    )
-    assert tokenizer.unk_token_id not in tokenizer(words)["input_ids"], (
-        "the vocabulary covers the pack"
-    )
-    text = language.text(random.Random(0), "sewing", list(language.PHRASINGS)[:5])
-    assert (
-        tokenizer.decode(tokenizer(" " + text, add_special_tokens=False)["input_ids"]) == " " + text
-    )
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_the_tokenizer_has_every_word(name, pack):
+    """Of the prompts and of the language, one token each, and gives back what it was given."""
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "helpers/world/weights" / name)
+    diet, rng = pretrain.load_diet(name), random.Random(0)
+    improve = pack.generation[1].format(num_sentences_str="four sentences")
+    chats = [pretrain.chat(improve, "Answer:"), *(pretrain.row(rng, diet) for _ in range(3000))]
+    words = set()
+    for chat in chats:
+        for turn in chat["messages"]:
+            tokens = tokenizer(" " + turn["content"], add_special_tokens=False)["input_ids"]
+            assert tokenizer.unk_token_id not in tokens, turn
+            assert tokenizer.decode(tokens) == " " + turn["content"]
+            words.update(tokens)
+    assert len(words) > len(tokenizer) - 20, "the rows have nearly all words"
 
 
 @pytest.mark.parametrize("name", BASES)
@@ -139,9 +138,12 @@ def short():
     return dataclasses.replace(diet, rows=200, recipe=diet.recipe | {"steps": 2})
 
 
+BASE = ROOT / "helpers/world/weights" / BASES[0]
+
+
 def made(diet: pretrain.Diet, work: Path) -> None:
     """A build in this process, without the launcher."""
-    runs.here(Recipe(**json.loads(pretrain.prepare(diet, work).read_text())))
+    runs.here(Recipe(**json.loads(pretrain.prepare(diet, BASE, work).read_text())))
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -159,13 +161,14 @@ def test_a_short_rebuild_is_deterministic(tmp_path, short):
     assert checksums(tmp_path / "a/random") == checksums(tmp_path / "b/random")
     files = checksums(tmp_path / "a/model")
     assert files == checksums(tmp_path / "b/model")
-    assert "model.safetensors" in files
-    config = json.loads((tmp_path / "a/model/config.json").read_text())
-    assert config["vocab_size"] == len(pretrain.tokenizer())
+    assert files["model.safetensors"] != checksums(BASE)["model.safetensors"]
+    assert files["tokenizer.json"] == checksums(BASE)["tokenizer.json"]
 
 
 @pytest.mark.slow
 def test_a_build_goes_through_the_launcher(tmp_path, short):
-    target = tmp_path / "target"
-    pretrain.build(short, target, tmp_path / "work")
-    assert checksums(target) == checksums(tmp_path / "work/model")
+    base = tmp_path / "base"
+    shutil.copytree(BASE, base)
+    pretrain.build(short, base, tmp_path / "work")
+    assert checksums(base) == checksums(BASE) | checksums(tmp_path / "work/model")
+    assert checksums(base)["model.safetensors"] != checksums(BASE)["model.safetensors"]
