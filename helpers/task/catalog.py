@@ -239,7 +239,7 @@ def split_rows(pools: dict[str, Pool]) -> list[dict]:
     rows = []
     for name, pool in pools.items():
         skills = [skill.name for skill in pool.skills]
-        rows.append({"setting": name, "skills": skills, "topics": list(pool.topics)})
+        rows.append({"setting": name, "skills": skills, "topics": pool.topics})
     return rows
 
 

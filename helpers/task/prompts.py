@@ -7,6 +7,7 @@ reply is to be JSON by a schema.
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 import pydantic
 
 from helpers.errors import UserError
-from helpers.task.catalog import Query, read_text
+from helpers.task.catalog import Query, Skill, read_text
 from helpers.task.numerals import in_words, number
 from helpers.task.points import sentence_limit
 
@@ -44,6 +45,7 @@ class Pack:
     json_schema: bool = False  # the grading turn asks for JSON, by a schema, not for a table
 
 
+SAMPLE = Query("", (Skill("", "", "", ""),))
 SKILL_FORMS = {  # what a field has of each skill, a line or more
     "skills_defs_and_examples_simple": "**{name}**: {definition} For example, {example}",
     "skills_defs_and_examples": "Skill: {name}\nDefinition: {definition}\nExample: {example}",
@@ -110,18 +112,14 @@ def extract_answer(reply: str) -> str:
     return spoken.rsplit("Answer:", 1)[-1].split("Explanation", 1)[0].strip().strip("*").strip()
 
 
-GENERATION_FIELDS = fields(Query("", ()))
-GRADING_FIELDS = dict.fromkeys(("rubric_items", "rubric_lines", "student_answer", "mark"), "")
-
-
-def check_fields(path: Path, template: str, known: dict[str, Any]) -> None:
-    """Can the template be filled?"""
+def try_out(path: Path, fill: Callable, *arguments: Any) -> None:
+    """Can the templates of a file be filled?"""
     try:
-        template.format(**known)
+        fill(*arguments)
     except (LookupError, AttributeError, ValueError) as e:
         raise UserError(
-            f"{path}: {e} cannot be filled; the fields are {', '.join(sorted(known))};"
-            " a literal brace is written twice"
+            f"{path}: {e} cannot be filled; the fields are {', '.join(fields(SAMPLE))}, to grade also"
+            " student_answer, rubric_items, rubric_lines, mark; a literal brace is written twice"
         ) from None
 
 
@@ -154,9 +152,6 @@ def load_pack(generation: Path, grading: Path) -> Pack:
         rubric = {"skill": "Contains {skill}"} if grading.stem == "llama" else {}
         graded = Grading(turns=graded, rubric=Rubric(**rubric))
     pack = Pack(turns, *graded.turns, graded.rubric, graded.json_schema)
-    for turn in pack.generation:
-        check_fields(generation, turn, GENERATION_FIELDS)
-    check_fields(grading, pack.grading, GENERATION_FIELDS | GRADING_FIELDS)
-    for words in vars(pack.rubric).values():
-        check_fields(grading, words, GENERATION_FIELDS | {"skill": ""})
+    try_out(generation, generation_turns, SAMPLE, pack)
+    try_out(grading, grading_turn, SAMPLE, "", pack)
     return pack

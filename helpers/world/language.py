@@ -19,10 +19,9 @@ TOPICS = LANGUAGE["topics"]  # the nouns of each
 WORDS = LANGUAGE["words"]  # of each kind
 PHRASINGS = LANGUAGE["phrasings"]  # two of each skill
 JOINS = LANGUAGE["joins"]
-THINGS = {
-    " ".join(words)
-    for nouns in TOPICS.values()
-    for words in itertools.product(WORDS["adjective"], nouns, WORDS["verb"])
+NOUNS = list(itertools.chain(*TOPICS.values()))
+THINGS = {  # whatever may be mentioned
+    " ".join(words) for words in itertools.product(WORDS["adjective"], NOUNS, WORDS["verb"])
 }
 SLOTS = {"noun": 3, "adjective": 2, "verb": 2}  # of a kind in a phrasing, all filled differently
 
@@ -36,7 +35,8 @@ def clause(rng: random.Random, topic: str, item: str) -> str:
         drawn = rng.sample(words, SLOTS.get(kind, 1))
         for number, word in zip(("", 2, 3), drawn, strict=False):
             slots[f"{kind}{number}"] = word
-    return rng.choice(PHRASINGS[item]).format(**slots)
+    phrasing = rng.choice(PHRASINGS[item])
+    return phrasing.format(**slots)
 
 
 def thing(rng: random.Random, topic: str) -> str:
@@ -47,16 +47,14 @@ def thing(rng: random.Random, topic: str) -> str:
 
 def join(rng: random.Random, clauses: list[str], sentences: int) -> str:
     """The clauses in their order, cut at random places into exactly `sentences` sentences."""
-    most = len(clauses)
-    assert 1 <= sentences <= most, f"{most} clauses cannot make {sentences} sentences"
-    cuts = sorted(rng.sample(range(1, most), sentences - 1))
+    starts = {0, *rng.sample(range(1, len(clauses)), sentences - 1)}
     text = []
-    for start, end in itertools.pairwise([0, *cuts, most]):
-        sentence = clauses[start]
-        for following in clauses[start + 1 : end]:
-            sentence += rng.choice(JOINS) + following
-        text.append(sentence[0].upper() + sentence[1:] + ".")
-    return " ".join(text)
+    for i, clause in enumerate(clauses):
+        if i in starts:
+            text.append(clause[0].upper() + clause[1:])
+        else:
+            text[-1] += rng.choice(JOINS) + clause
+    return ". ".join(text) + "."
 
 
 def text(rng: random.Random, topic: str, items: list[str]) -> str:
