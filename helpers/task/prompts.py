@@ -118,8 +118,9 @@ def try_out(path: Path, fill: Callable, *arguments: Any) -> None:
         fill(*arguments)
     except (LookupError, AttributeError, ValueError) as e:
         raise UserError(
-            f"{path}: {e} cannot be filled; the fields are {', '.join(fields(SAMPLE))}, to grade"
-            " also student_answer, rubric_items, rubric_lines, mark; a literal brace is written twice"
+            f"{path}: {e} cannot be filled; the fields are {', '.join(fields(SAMPLE))},"
+            " and to grade student_answer, rubric_items, rubric_lines, mark;"
+            " a literal brace is written twice"
         ) from None
 
 
