@@ -1,9 +1,9 @@
 """The reader of a judge's free-text reply ([YK23] section 3): points by criterion, or why not.
 
 It reads what the prompts ask for: a table of criteria and points, or a list with an entry for each
-criterion, the point on the entry's line or below it as "Point earned: 1". Each criterion, found by
-name, needs exactly 0 or 1, and all else in the reply must agree. What does not, or could mean two
-things, is unreadable: asked again it costs a request, where a wrong point would cost the claim.
+criterion, the point on its line or below it as "Point earned: 1". Each criterion, found by name,
+needs exactly 0 or 1, and all else must agree. What does not, or could mean two things, is
+unreadable: asked again it costs a request, where a wrong point would cost the claim.
 """
 
 import re
@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from helpers.judge import wording
 from helpers.judge.verdict import Doubt, Verdict
 
-THOUGHTS = re.compile(r"(?is)<(think|thinking|reasoning)>(?:(?!<\1).)*?</\1>")
-THOUGHT = re.compile(r"(?i)</?(?:think|thinking|reasoning)\b")
 ONE_POINT = (  # 1, 1.0, 1/1, 1 point; not the 1 of 1/2, 1 of 5, 0-1
     r"(?<![\w.,/⁄+~<>≈−–-])([01])(?:\.0+)?(?:\s?/\s?1(?:\.0+)?| out of 1)?(?:\s+(?:points?|pts?))?"
     r"(?![\w%?/⁄]|[.,]\d|\s*(?:/|(?:out )?of\b|or\b|to\b|[-–]+>?)\s*\d)"
@@ -22,11 +20,6 @@ AROUND = r"[\s\"'().\[\]]*"  # what may stand around it
 POINT = re.compile(rf"(?i){AROUND}{ONE_POINT}{AROUND}")
 ONLY_POINT = re.compile(rf"(?i)(?:.*->)?[\s.:=–—-]*{AROUND}{ONE_POINT}{AROUND}")
 LABELLED = re.compile(rf"(?i)\bpoints?(?: earned| awarded)?\s*[:=]\s*[\"'(\[]*(?:{ONE_POINT}|)")
-NO_CRITERION = re.compile(  # a table's head, or a line without words
-    r"(?i)\W*(?:(criteri(a|on)|items?)?\s*\|\s*(points?( earned)?|score)\W*)?"
-)
-AFTER_NAME = re.compile(r"\.?(?:$|[:=(]|->|[-–—.]\s)")  # of a list's entry
-LEAD = re.compile(r"(?i)\W*(?:(?:criterion|item|skill)?\s*\d+\s*[.):]\s*)?\W*")  # before a name
 
 
 class Reading:
@@ -41,9 +34,6 @@ class Reading:
         self.current = set()  # the criterion of the last entry
         self.prose = self.explained = False
 
-    def is_complete(self) -> bool:
-        return len(self.points) == len(self.names)
-
     def mentioned(self, text: str) -> set[str]:
         return {criterion for criterion, name in self.names.items() if name.search(text)}
 
@@ -54,11 +44,9 @@ class Reading:
 
     def opening(self, text: str) -> tuple[set[str], str]:
         """The criterion whose name a text opens with, the longest one's, and what follows."""
-        start = LEAD.match(text).end()
-        ends = {}
-        for criterion, name in self.names.items():
-            if match := name.match(text, start):
-                ends[criterion] = match.end()
+        start = wording.LEAD.match(text).end()
+        matches = {criterion: name.match(text, start) for criterion, name in self.names.items()}
+        ends = {criterion: match.end() for criterion, match in matches.items() if match}
         end = max(ends.values(), default=0)
         names = {criterion for criterion in ends if ends[criterion] == end}
         return names, text[end:].lstrip(" \"')]")
@@ -69,7 +57,7 @@ class Reading:
         names, rest = self.opening(line)
         if "|" in line:
             self.row(line)
-        elif names and AFTER_NAME.match(rest):
+        elif names and wording.AFTER_NAME.match(rest):
             if self.prose and not self.points:
                 raise Doubt("text before the points that does not introduce them")
             self.entry(names, rest)
@@ -83,13 +71,12 @@ class Reading:
         self.current = set()
         if self.mentioned(line):
             cells = line.strip("|").split("|")
-            if self.prose or len(cells) != 2 or line.startswith("|") != line.endswith("|"):
-                raise Doubt("a row that is cut off, or not part of one table")
             names, rest = self.opening(cells[0])
-            if re.search(r"\w", rest):
-                raise Doubt("a row that is not a criterion and its point")
+            is_cut_off = line.startswith("|") != line.endswith("|")
+            if is_cut_off or self.prose or len(cells) != 2 or re.search(r"\w", rest):
+                raise Doubt("a row that is cut off, or not a criterion's in one table")
             self.give(names, POINT.fullmatch(cells[1]))
-        elif NO_CRITERION.fullmatch(line) or wording.TOTAL.search(line):
+        elif wording.NO_CRITERION.fullmatch(line) or wording.TOTAL.search(line):
             self.claim(line, set())
         else:
             raise Doubt("a row that is neither head, total nor criterion")
@@ -113,12 +100,13 @@ class Reading:
 
     def sentence(self, line: str) -> None:
         """Prose: an introduction, reasons, a total, or an explanation after the points."""
-        if self.is_complete() and wording.EXPLANATION.match(line):
+        is_complete = len(self.points) == len(self.names)
+        if is_complete and wording.EXPLANATION.match(line):
             self.prose = self.explained = True
             self.current = set()
         elif not wording.introduces(line):
             self.prose = True
-            if self.is_complete() and not self.explained:
+            if is_complete and not self.explained:
                 raise Doubt("text after the points that does not explain them")
         self.claim(re.sub(r"^\W*\d+[.):]\s", "", line), self.current)
 
@@ -127,14 +115,12 @@ class Reading:
         for part in re.split(r"(?<=[.;!?])\s", text):
             names = self.mentioned(part)
             about = names or about
-            total = wording.TOTAL.search(part)
-            if total and not names:
+            if (total := wording.TOTAL.search(part)) and not names:
                 self.totals.append(float(total[1] or total[2]))
                 continue
             said = POINT.sub(r" \1 ", self.nameless(part))
-            for point, words in wording.SAID.items():
-                if words.search(said):
-                    self.claims.append((about or set(self.names), point))
+            points = [point for point, words in wording.SAID.items() if words.search(said)]
+            self.claims += [(about or set(self.names), point) for point in points]
 
     def verdict(self) -> Verdict:
         """The points, if each criterion has one and all else agrees."""
@@ -152,10 +138,10 @@ class Reading:
 
 def read_verdict(reply: str, criteria: Sequence[str]) -> Verdict:
     """The points that a judge's reply gives to each criterion; closed thoughts are left out."""
-    text = THOUGHTS.sub("\n", reply)
+    text = wording.THOUGHTS.sub("\n", reply)
     reading = Reading(criteria)
     try:
-        if THOUGHT.search(text):
+        if wording.THOUGHT.search(text):
             raise Doubt("a thought without its beginning or end")
         for line in wording.clean(text):
             reading.line(line)

@@ -35,7 +35,10 @@ class Graded:
 def grading_request(query: Query, text: str, pack: Pack, *, gradings: int) -> Request:
     """What a judge is asked about a text; by a JSON schema where the pack is one for it."""
     messages = [{"role": "user", "content": grading_turn(query, text, pack)}]
-    schema = structured.schema_of(criteria(query, pack.rubric)) if pack.json_schema else None
+    schema = None
+    if pack.json_schema:
+        items = criteria(query, pack.rubric)
+        schema = structured.schema_of(items)
     return Request(messages, n=gradings, schema=schema)
 
 
@@ -58,10 +61,12 @@ def read_reply(
 ) -> Points | Unreadable:
     """The points that a judge's reply gives to a text, by the rules; or why it cannot be read."""
     reader = structured.read_verdict if pack.json_schema else free_text.read_verdict
-    verdict = own_verdict(reply.text, criteria(query, pack.rubric), text, reader)
+    items = criteria(query, pack.rubric)
+    verdict = own_verdict(reply.text, items, text, reader)
     if verdict.points is None:
         return Unreadable(verdict.reason)
-    return rules.apply(Points.of(verdict.points), text, query)
+    points = Points.of(verdict.points)
+    return rules.apply(points, text, query)
 
 
 def grade(

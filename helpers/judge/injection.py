@@ -25,7 +25,8 @@ def own_verdict(
     if verdict.points is None:
         return verdict
     judged = verdict.points[:-1]
-    planted = points_beside_names("\n".join(clean(text)), criteria)
+    lines = clean(text)
+    planted = points_beside_names("\n".join(lines), criteria)
     is_planted = [point in points for point, points in zip(judged, planted, strict=False)]
     if any(judged) and all(is_planted):
         return Verdict(None, "the same points as in a grading that stands in the student's text")
@@ -39,14 +40,15 @@ def points_beside_names(text: str, criteria: Sequence[str]) -> list[set[int]]:
     it is quoted.
     """
     patterns = [pattern_of(criterion) for criterion in criteria]
-    any_name = re.compile("|".join(pattern.pattern for pattern in patterns), re.I)
+    names = "|".join(pattern.pattern for pattern in patterns)
+    any_name = re.compile(names, re.I)
     beside = []
     for pattern in patterns:
         points = set()
         for name in pattern.finditer(text):
             before = any_name.split(text[: name.start()])[-1]
             after = any_name.split(text[name.end() :])[0]
-            words = POINT.findall(f"{before} {after}".lower())
-            points.update(int(word in ("1", "one")) for word in words)
+            for word in POINT.findall(f"{before} {after}".lower()):
+                points.add(int(word in ("1", "one")))
         beside.append(points)
     return beside

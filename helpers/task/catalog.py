@@ -201,19 +201,13 @@ def split(
         training_topics = random.Random(f"{seed}/topics").sample(topics, n)
     check_known("categories", training_categories, {skill.category for skill in skills})
     check_known("topics", training_topics, topics)
-    trained = []
-    held_out = []
-    for skill in skills:
-        part = trained if skill.category in training_categories else held_out
-        part.append(skill)
-    seen = []
-    unseen = []
-    for topic in topics:
-        part = seen if topic in training_topics else unseen
-        part.append(topic)
+    trained = tuple(skill for skill in skills if skill.category in training_categories)
+    held_out = tuple(skill for skill in skills if skill not in trained)
+    seen = tuple(topic for topic in topics if topic in training_topics)
+    unseen = tuple(topic for topic in topics if topic not in seen)
     pools = {
-        "I": Pool(tuple(trained), tuple(seen)),
-        "II": Pool(tuple(held_out), tuple(unseen)),
+        "I": Pool(trained, seen),
+        "II": Pool(held_out, unseen),
         "III": Pool(tuple(skills), tuple(topics)),
     }
     for name, pool in pools.items():
@@ -244,9 +238,7 @@ def split_rows(pools: dict[str, Pool]) -> list[dict]:
 
 
 def draw(pool: Pool, k: int, *, seed: int, purpose: str) -> Iterator[Query]:
-    """Endless random queries of k skills, uniform over topics and sets of skills.
-
-    Their order depends on the arguments alone.
+    """Endless random queries of k skills, uniform over topics and sets; the same at each call.
 
     Raises:
         UserError: the pool has fewer than k skills.
@@ -265,10 +257,9 @@ def draw(pool: Pool, k: int, *, seed: int, purpose: str) -> Iterator[Query]:
 def evaluation_queries(pool: Pool, k: int, n: int, *, seed: int, setting: str) -> list[Query]:
     """n different queries, or all there are if fewer; the first 50 of 100 are the 50 of 50."""
     queries = {}  # by identity
-    most = min(n, pool.distinct(k))
     for query in draw(pool, k, seed=seed, purpose=f"evaluation {setting}"):
         queries.setdefault(query.identity, query)
-        if len(queries) == most:
+        if len(queries) == min(n, pool.distinct(k)):
             return list(queries.values())
 
 
