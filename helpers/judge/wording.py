@@ -57,7 +57,8 @@ def clean(text: str) -> list[str]:
 
 def introduces(line: str) -> bool:
     """Whether a line does no more than introduce the points ("Here's the grading table:")."""
-    words = re.findall(r"[a-z']+", STUDENTS_TEXT.sub("", line).lower())
+    others = STUDENTS_TEXT.sub("", line.lower())
+    words = re.findall(r"[a-z']+", others)
     return INTRODUCTION.issuperset(words)
 
 
