@@ -90,7 +90,7 @@ lab: $(VENV)/done  ## open JupyterLab; in a container: make lab LAB="--ip=0.0.0.
 	@$(VENV)/bin/jupyter lab --notebook-dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
 
 serve: $(VENV)/done  ## serve the embedded teacher and judge on loopback, at PORT
-	@$(PY) -m helpers.world.endpoint --port $(PORT)
+	@$(PY) -m helpers.world.endpoint $(PORT)
 
 base: $(VENV)/done  ## rebuild the embedded base students, about half an hour each
 	@$(PY) -m helpers.world.pretrain $(notdir $(basename $(wildcard params/base/*.yaml)))

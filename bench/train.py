@@ -114,14 +114,9 @@ def two_million(folder: Path) -> tuple[str, list]:
 
 def embedded_base() -> tuple[str, list]:
     """The miniature's base, and requests of its world."""
-    import yaml
-
     from helpers.world import pretrain
 
-    rng, diet = (
-        random.Random(0),
-        pretrain.Diet(**yaml.safe_load((ROOT / "params/base/three.yaml").read_text())),
-    )
+    rng, diet = random.Random(0), pretrain.load_diet("three")
     rows = (pretrain.row(rng, diet)["messages"] for _ in range(100 * TEXTS))
     return str(ROOT / "helpers/world/weights/three"), [
         m for m, _ in zip((m for m in rows if len(m) == 2), range(TEXTS), strict=False)

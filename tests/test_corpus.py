@@ -228,7 +228,7 @@ def test_too_few_things_are_a_sentence(tmp_path):
     for content, sentence in (
         ("topic,thing\nsewing,pale needle shines\n", "texts 1\\+2 need 2 things about"),
         ("thing\n", "the header must hold topic, thing"),
-        ('topic,thing\nsewing,"a, b"\n', "line 2: a comma"),
+        ('topic,thing\nsewing,"a, b"\n', "a, b: a comma"),
     ):
         file.write_text(content)
         p = GENERATE.model_copy(update={"things": str(file)})

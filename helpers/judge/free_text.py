@@ -1,9 +1,9 @@
 """The reader of a judge's free-text reply ([YK23] section 3): points by criterion, or why not.
 
 It reads what the prompts ask for: a table of criteria and points, or a list with an entry for each
-criterion, the point on the entry's line or below it as "Point earned: 1". Each criterion, found by
-name, needs exactly 0 or 1, and all else in the reply must agree. What does not, or could mean two
-things, is unreadable: asked again it costs a request, where a wrong point would cost the claim.
+criterion, the point on its line or below it as "Point earned: 1". Each criterion, found by name,
+needs exactly 0 or 1, and all else must agree. What does not, or could mean two things, is
+unreadable: asked again it costs a request, where a wrong point would cost the claim.
 """
 
 import re
@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from helpers.judge import wording
 from helpers.judge.verdict import Doubt, Verdict
 
-THOUGHTS = re.compile(r"(?is)<(think|thinking|reasoning)>(?:(?!<\1).)*?</\1>")
 ONE_POINT = (  # 1, 1.0, 1/1, 1 point; not the 1 of 1/2, 1 of 5, 0-1
     r"(?<![\w.,/⁄+~<>≈−–-])([01])(?:\.0+)?(?:\s?/\s?1(?:\.0+)?| out of 1)?(?:\s+(?:points?|pts?))?"
     r"(?![\w%?/⁄]|[.,]\d|\s*(?:/|(?:out )?of\b|or\b|to\b|[-–]+>?)\s*\d)"
@@ -21,8 +20,6 @@ AROUND = r"[\s\"'().\[\]]*"  # what may stand around it
 POINT = re.compile(rf"(?i){AROUND}{ONE_POINT}{AROUND}")
 ONLY_POINT = re.compile(rf"(?i)(?:.*->)?[\s.:=–—-]*{AROUND}{ONE_POINT}{AROUND}")
 LABELLED = re.compile(rf"(?i)\bpoints?(?: earned| awarded)?\s*[:=]\s*[\"'(\[]*(?:{ONE_POINT}|)")
-HEAD = re.compile(r"(?i)\W*(criteri(a|on)|items?)?\s*\|\s*(points?( earned)?|score)\W*")
-LEAD = re.compile(r"(?i)\W*(?:(?:criterion|item|skill)?\s*\d+\s*[.):]\s*)?\W*")  # before a name
 
 
 class Reading:
@@ -31,10 +28,10 @@ class Reading:
     def __init__(self, criteria: Sequence[str]):
         assert len(set(criteria)) == len(criteria), criteria
         self.names = {criterion: wording.pattern_of(criterion) for criterion in criteria}
-        self.points: dict[str, set[int]] = {criterion: set() for criterion in criteria}
-        self.claims: list[tuple[set[str], int]] = []  # in words: this point, for one of these
-        self.totals: list[float] = []
-        self.current: set[str] = set()  # the criterion of the last entry
+        self.points = {}  # by criterion
+        self.claims = []  # in words: a set of criteria, and a point that one of them has
+        self.totals = []
+        self.current = set()  # the criterion of the last entry
         self.prose = self.explained = False
 
     def mentioned(self, text: str) -> set[str]:
@@ -45,22 +42,23 @@ class Reading:
             text = name.sub("", text)
         return text
 
-    def opening(self, text: str, after: str) -> tuple[set[str], str]:
+    def opening(self, text: str) -> tuple[set[str], str]:
         """The criterion whose name a text opens with, the longest one's, and what follows."""
-        start = LEAD.match(text).end()
-        ends = {c: m.end() for c, name in self.names.items() if (m := name.match(text, start))}
+        start = wording.LEAD.match(text).end()
+        matches = {criterion: name.match(text, start) for criterion, name in self.names.items()}
+        ends = {criterion: match.end() for criterion, match in matches.items() if match}
         end = max(ends.values(), default=0)
-        rest = text[end:].lstrip(" \"')]")
-        return {c for c in ends if ends[c] == end and re.match(rf"\.?({after})", rest)}, rest
+        names = {criterion for criterion in ends if ends[criterion] == end}
+        return names, text[end:].lstrip(" \"')]")
 
     def line(self, line: str) -> None:
-        names, rest = self.opening(line, r"$|[:=(]|->|[-–—.]\s")
         if wording.REVISION.search(self.nameless(line)):
             raise Doubt("words that revise or suppose")
+        names, rest = self.opening(line)
         if "|" in line:
             self.row(line)
-        elif names:
-            if self.prose and not any(self.points.values()):
+        elif names and wording.AFTER_NAME.match(rest):
+            if self.prose and not self.points:
                 raise Doubt("text before the points that does not introduce them")
             self.entry(names, rest)
         elif self.current and LABELLED.search(line) and not wording.TOTAL.search(line):
@@ -71,19 +69,17 @@ class Reading:
     def row(self, line: str) -> None:
         """Of a table: a criterion and its point, the head, or the total."""
         self.current = set()
-        if not self.mentioned(line):
-            if (
-                re.search(r"\w", line)
-                and not HEAD.fullmatch(line)
-                and not wording.TOTAL.search(line)
-            ):
-                raise Doubt("a row that is neither head, total nor criterion")
-            return self.claim(line, set())
-        cells = line.strip("|").split("|")
-        if self.prose or len(cells) != 2 or line.startswith("|") != line.endswith("|"):
-            raise Doubt("a row that is cut off, or not part of one table")
-        names, _ = self.opening(cells[0], r"\W*$")
-        return self.give(names, POINT.fullmatch(cells[1]))
+        if self.mentioned(line):
+            cells = line.strip("|").split("|")
+            names, rest = self.opening(cells[0])
+            is_cut_off = line.startswith("|") != line.endswith("|")
+            if is_cut_off or self.prose or len(cells) != 2 or re.search(r"\w", rest):
+                raise Doubt("a row that is cut off, or not a criterion's in one table")
+            self.give(names, POINT.fullmatch(cells[1]))
+        elif wording.NO_CRITERION.fullmatch(line) or wording.TOTAL.search(line):
+            self.claim(line, set())
+        else:
+            raise Doubt("a row that is neither head, total nor criterion")
 
     def entry(self, names: set[str], text: str) -> None:
         """Of a list: what follows a criterion's name, or its point below."""
@@ -95,18 +91,22 @@ class Reading:
         self.claim(text, names)
 
     def give(self, names: set[str], point: re.Match | None) -> None:
-        if len(names) != 1 or point is None or point[1] is None:
-            raise Doubt(f"neither 0 nor 1 point for: {'; '.join(sorted(names))}")
-        for criterion in names:
-            self.points[criterion].add(int(point[1]))
+        listed = "; ".join(sorted(names))
+        if len(names) != 1 or not point or not point[1]:
+            raise Doubt(f"neither 0 nor 1 point for: {listed}")
+        number = int(point[1])
+        if self.points.setdefault(listed, number) != number:
+            raise Doubt(f"different points for: {listed}")
 
     def sentence(self, line: str) -> None:
         """Prose: an introduction, reasons, a total, or an explanation after the points."""
-        if all(self.points.values()) and wording.EXPLANATION.match(line):
-            self.prose, self.explained, self.current = True, True, set()
+        is_complete = len(self.points) == len(self.names)
+        if is_complete and wording.EXPLANATION.match(line):
+            self.prose = self.explained = True
+            self.current = set()
         elif not wording.introduces(line):
             self.prose = True
-            if all(self.points.values()) and not self.explained:
+            if is_complete and not self.explained:
                 raise Doubt("text after the points that does not explain them")
         self.claim(re.sub(r"^\W*\d+[.):]\s", "", line), self.current)
 
@@ -119,29 +119,29 @@ class Reading:
                 self.totals.append(float(total[1] or total[2]))
                 continue
             said = POINT.sub(r" \1 ", self.nameless(part))
-            points = [p for p, words in wording.SAID.items() if words.search(said)]
+            points = [point for point, words in wording.SAID.items() if words.search(said)]
             self.claims += [(about or set(self.names), point) for point in points]
 
     def verdict(self) -> Verdict:
         """The points, if each criterion has one and all else agrees."""
-        if missing := [criterion for criterion, points in self.points.items() if not points]:
+        missing = [criterion for criterion in self.names if criterion not in self.points]
+        if missing:
             raise Doubt(f"no points for: {'; '.join(missing)}")
-        if double := [criterion for criterion, points in self.points.items() if len(points) > 1]:
-            raise Doubt(f"different points for: {'; '.join(double)}")
-        points = {criterion: max(points) for criterion, points in self.points.items()}
-        if any(total != sum(points.values()) for total in self.totals):
+        points = [self.points[criterion] for criterion in self.names]
+        if set(self.totals) - {sum(points)}:
             raise Doubt("a total that is not the points'")
-        if any(point not in {points[name] for name in about} for about, point in self.claims):
-            raise Doubt("text that says otherwise than the points")
-        return Verdict(tuple(points.values()))
+        for about, point in self.claims:
+            if point not in {self.points[criterion] for criterion in about}:
+                raise Doubt("text that says otherwise than the points")
+        return Verdict(tuple(points))
 
 
 def read_verdict(reply: str, criteria: Sequence[str]) -> Verdict:
     """The points that a judge's reply gives to each criterion; closed thoughts are left out."""
-    text = THOUGHTS.sub("\n", reply)
+    text = wording.THOUGHTS.sub("\n", reply)
     reading = Reading(criteria)
     try:
-        if re.search(r"(?i)</?(?:think|thinking|reasoning)\b", text):
+        if wording.THOUGHT.search(text):
             raise Doubt("a thought without its beginning or end")
         for line in wording.clean(text):
             reading.line(line)

@@ -35,7 +35,10 @@ class Graded:
 def grading_request(query: Query, text: str, pack: Pack, *, gradings: int) -> Request:
     """What a judge is asked about a text; by a JSON schema where the pack is one for it."""
     messages = [{"role": "user", "content": grading_turn(query, text, pack)}]
-    schema = structured.schema_of(criteria(query, pack.rubric)) if pack.json_schema else None
+    schema = None
+    if pack.json_schema:
+        items = criteria(query, pack.rubric)
+        schema = structured.schema_of(items)
     return Request(messages, n=gradings, schema=schema)
 
 
@@ -58,18 +61,12 @@ def read_reply(
 ) -> Points | Unreadable:
     """The points that a judge's reply gives to a text, by the rules; or why it cannot be read."""
     reader = structured.read_verdict if pack.json_schema else free_text.read_verdict
-    verdict = own_verdict(reply.text, criteria(query, pack.rubric), text, reader)
+    items = criteria(query, pack.rubric)
+    verdict = own_verdict(reply.text, items, text, reader)
     if verdict.points is None:
         return Unreadable(verdict.reason)
-    return rules.apply(Points.of(verdict.points), text, query)
-
-
-def not_enforced(judge: Endpoint) -> UserError:
-    return UserError(
-        f"{judge.model} at {judge.base_url} did not keep to the JSON schema of response_format;"
-        " take a server that enforces it (one that does by now is asked anew with another seed),"
-        " or json_schema: false and grading_prompts that ask for a table"
-    )
+    points = Points.of(verdict.points)
+    return rules.apply(points, text, query)
 
 
 def grade(
@@ -99,29 +96,32 @@ def grade(
     turns = [grading_turn(query, text, pack) for query, text in tasks]
     questions = {turn: task for turn, task in zip(turns, tasks, strict=True) if task[1]}
     requests = [grading_request(*task, pack, gradings=gradings) for task in questions.values()]
-    enforced = False  # whether a reply has fitted the schema
+    enforced = not pack.json_schema  # or a reply has fitted the schema
 
     def read(request: Request, reply: Reply) -> Points | Unreadable:
         nonlocal enforced
         query, text = questions[turn_of(request)]
-        if pack.json_schema and not enforced:
+        if not enforced:
             items = criteria(query, pack.rubric)
             enforced = structured.read_verdict(reply.text, items).points is not None
-            begun = reply.cut and reply.text.lstrip().startswith("{")
-            if not enforced and not begun and reply.text.strip():
-                raise not_enforced(judge)
+            is_begun = reply.cut and reply.text.lstrip().startswith("{")
+            if reply.text.strip() and not enforced and not is_begun:
+                raise UserError(
+                    f"{judge.model} at {judge.base_url} did not keep to the JSON schema of"
+                    " response_format; take a server that enforces it (one that does by now is"
+                    " asked anew with another seed), or json_schema: false and grading_prompts"
+                    " that ask for a table"
+                )
         return read_reply(reply, query, text, pack, rules)
 
     answers = client.ask(requests, judge, ledger, role="judge", read=read, what="texts graded")
     by_turn = dict(zip(questions, answers, strict=True))
+    unreadable = {turn: answer.unreadable for turn, answer in by_turn.items()}
     graded = []
-    reported = set()
     for turn, (query, text) in zip(turns, tasks, strict=True):
-        if not text:
+        if text:
+            graded.append(Graded(by_turn[turn].usable, unreadable.pop(turn, [])))
+        else:
             nothing = Points.of([0] * (query.k + 3))
             graded.append(Graded([nothing] * gradings, []))
-            continue
-        answer = by_turn[turn]
-        graded.append(Graded(answer.usable, [] if turn in reported else answer.unreadable))
-        reported.add(turn)
     return graded

@@ -7,6 +7,7 @@ from helpers.judge.free_text import read_verdict
 from helpers.judge.verdict import Verdict
 from helpers.judge.wording import clean, pattern_of
 
+POINT = re.compile(r"(?<!\d)[01](?!\d)|zero|one")
 Reader = Callable[[str, Sequence[str]], Verdict]
 
 
@@ -21,10 +22,13 @@ def own_verdict(
     last criterion does not count here, since sentences are counted in code.
     """
     verdict = read(reply, criteria)
-    if verdict.points is None or not any(verdict.points[:-1]):
+    if verdict.points is None:
         return verdict
-    planted = points_beside_names("\n".join(clean(text)), criteria)
-    if all(point in points for point, points in zip(verdict.points[:-1], planted, strict=False)):
+    judged = verdict.points[:-1]
+    lines = clean(text)
+    planted = points_beside_names("\n".join(lines), criteria)
+    is_planted = [point in points for point, points in zip(judged, planted, strict=False)]
+    if any(judged) and all(is_planted):
         return Verdict(None, "the same points as in a grading that stands in the student's text")
     return verdict
 
@@ -36,14 +40,15 @@ def points_beside_names(text: str, criteria: Sequence[str]) -> list[set[int]]:
     it is quoted.
     """
     patterns = [pattern_of(criterion) for criterion in criteria]
-    any_name = re.compile("|".join(pattern.pattern for pattern in patterns), re.I)
-    beside: list[set[int]] = []
+    names = "|".join(pattern.pattern for pattern in patterns)
+    any_name = re.compile(names, re.I)
+    beside = []
     for pattern in patterns:
         points = set()
         for name in pattern.finditer(text):
             before = any_name.split(text[: name.start()])[-1]
-            after = any_name.split(text[name.end() :], maxsplit=1)[0]
-            for word in re.findall(r"(?i)(?<!\d)[01](?!\d)|zero|one", f"{before} {after}"):
-                points.add(int(word.lower() in ("1", "one")))
+            after = any_name.split(text[name.end() :])[0]
+            for word in POINT.findall(f"{before} {after}".lower()):
+                points.add(int(word in ("1", "one")))
         beside.append(points)
     return beside

@@ -22,6 +22,9 @@ class Grade(pydantic.BaseModel):
     point: int = Field(ge=0, le=1)
 
 
+GRADES = pydantic.TypeAdapter(dict[str, Grade])
+
+
 def schema_of(criteria: Sequence[str]) -> dict:
     """For `response_format`: in the part of JSON schema that every server takes, without limits."""
     grade = {
@@ -51,14 +54,13 @@ def different_keys(pairs: list[tuple]) -> dict:
 def read_verdict(reply: str, criteria: Sequence[str]) -> Verdict:
     """The points of a reply that fits `schema_of(criteria)`."""
     try:
-        grades = json.loads(reply, object_pairs_hook=different_keys)
-        if not isinstance(grades, dict) or grades.keys() != set(criteria):
-            raise Doubt("other criteria than the rubric's")
-        points = [Grade.model_validate(grades[criterion]).point for criterion in criteria]
+        grades = GRADES.validate_python(json.loads(reply, object_pairs_hook=different_keys))
     except Doubt as doubt:
         return Verdict(None, str(doubt))
     except pydantic.ValidationError:
         return Verdict(None, "neither 0 nor 1 point, or no reason")
     except (ValueError, RecursionError):
         return Verdict(None, "no JSON")
-    return Verdict(tuple(points))
+    if grades.keys() != set(criteria):
+        return Verdict(None, "other criteria than the rubric's")
+    return Verdict(tuple(grades[criterion].point for criterion in criteria))

@@ -4,6 +4,13 @@ import re
 import unicodedata
 from functools import cache
 
+THOUGHTS = re.compile(r"(?is)<(think|thinking|reasoning)>(?:(?!<\1).)*?</\1>")
+THOUGHT = re.compile(r"(?i)</?(?:think|thinking|reasoning)\b")  # its beginning, or its end
+NO_CRITERION = re.compile(  # a table's head, or a line without words
+    r"(?i)\W*(?:(criteri(a|on)|items?)?\s*\|\s*(points?( earned)?|score)\W*)?"
+)
+AFTER_NAME = re.compile(r"\.?(?:$|[:=(]|->|[-–—.]\s)")  # of a list's entry
+LEAD = re.compile(r"(?i)\W*(?:(?:criterion|item|skill)?\s*\d+\s*[.):]\s*)?\W*")  # before a name
 TOTAL = re.compile(
     r"(?i)\b(?:total|overall|sum|grade|score|mark)s?\b\D*?(\d+(?:\.\d+)?)"
     r"|(\d+(?:\.\d+)?)(?: points?)?\s*(?:/|out of)\s*(?:[2-9]|\d\d)"
@@ -33,6 +40,7 @@ INTRODUCTION = set(  # and what stands beside a total
     "would you your".split()
 )
 STUDENTS_TEXT = re.compile(r"(?i)\bstudent'?s? (?:answer|response|text)\b")
+BETWEEN = r"[\W_]+"  # two words of a name
 FRAME = "correctly illustrates shows contains pertains to is about text has".split()
 
 
@@ -40,15 +48,17 @@ def clean(text: str) -> list[str]:
     """The lines, without emphasis, marks of quotation and characters that nobody sees."""
     lines = []
     for line in unicodedata.normalize("NFKC", text).splitlines():
-        line = re.sub(r"[*`]|(?<!\w)_+|_+(?!\w)", "", line.replace("→", "->").replace("\t", " | "))
+        line = line.replace("→", "->").replace("\t", " | ").replace("’", "'")
+        line = re.sub(r"[*`]|(?<!\w)_+|_+(?!\w)", "", line)
         seen = [c for c in line if unicodedata.category(c) not in ("Cc", "Cf")]
-        lines.append("".join(seen).replace("’", "'").strip(" >"))
+        lines.append("".join(seen).strip(" >"))
     return lines
 
 
 def introduces(line: str) -> bool:
     """Whether a line does no more than introduce the points ("Here's the grading table:")."""
-    words = re.findall(r"[a-z']+", STUDENTS_TEXT.sub("", line).lower())
+    others = STUDENTS_TEXT.sub("", line.lower())
+    words = re.findall(r"[a-z']+", others)
     return INTRODUCTION.issuperset(words)
 
 
@@ -59,10 +69,11 @@ def pattern_of(criterion: str) -> re.Pattern:
     Words of its frame ("Shows", "Is about") and what stands in brackets may be left out.
     """
     name, _, bracket = unicodedata.normalize("NFKC", criterion).partition("(")
-    words = re.findall(r"[^\W_]+", name)
-    pattern = ""
+    words = re.findall(r"[^\W_]+", name) or ["(?!)"]  # without a word it is found nowhere
+    frame = ""
     while len(words) > 1 and words[0].lower() in FRAME:
-        pattern += rf"(?:{words.pop(0)}[\W_]+)?"
-    pattern += r"[\W_]+".join(words) if words else "(?!)"  # without a word it is found nowhere
-    remark = r"[\W_]+".join(["", *re.findall(r"[^\W_]+", bracket)])
-    return re.compile(rf"\b{pattern}(?:{remark})?\b", re.I)
+        word = words.pop(0)
+        frame += rf"(?:{word}[\W_]+)?"
+    remark = ["", *re.findall(r"[^\W_]+", bracket)]
+    pattern = frame + BETWEEN.join(words)
+    return re.compile(rf"\b{pattern}(?:{BETWEEN.join(remark)})?\b", re.I)

@@ -7,14 +7,13 @@ skills, a text file of topics.
 import csv
 import math
 import random
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helpers.errors import UserError
 
-COLUMNS = ("category", "skill", "definition", "example")
 SKIPPED_STATUS = {"remove", "in review", "maybe"}  # as the reference implementation does
 SETTINGS = {
     "I": "training skills and topics",
@@ -29,6 +28,11 @@ class Skill:
     category: str
     definition: str
     example: str
+
+
+def bare(name: str) -> str:
+    """A name as texts and the embedded world have it: lower case, up to the first parenthesis."""
+    return name.split("(")[0].strip().lower()
 
 
 @dataclass(frozen=True)
@@ -57,13 +61,16 @@ class Query:
         """What a request lists: its skills; with things among them, in the query's own order."""
         items = [*self.names, *self.things]
         if self.things:
-            random.Random("/".join((self.topic, *items))).shuffle(items)
+            seed = "/".join((self.topic, *items))
+            random.Random(seed).shuffle(items)
         return tuple(items)
 
     @property
     def kind(self) -> str:
         """`3` for three skills, `1+2` for a skill and two things, as in `texts` and mixes."""
-        return f"{self.k}+{len(self.things)}" if self.things else str(self.k)
+        if not self.things:
+            return str(self.k)
+        return f"{self.k}+{len(self.things)}"
 
     @property
     def identity(self) -> tuple[str, frozenset[str]]:
@@ -87,52 +94,56 @@ def read_text(path: Path) -> str:
     """A file of the user's.
 
     Raises:
-        UserError: there is none, or it is no text in UTF-8.
+        UserError: it cannot be read, or is no text in UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: a folder; name a file in it") from None
+    except OSError as e:
+        raise UserError(f"{path}: {e.strerror.lower()}") from None
     except UnicodeDecodeError as e:
         raise UserError(f"{path}: not UTF-8 text (byte {e.start}); save it as UTF-8") from None
 
 
-def check_distinct(path: Path, kind: str, names: list[str]) -> None:
+def read_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+    """The rows of a CSV that has these columns, and perhaps others.
+
+    Rows whose `status`, where there is such a column, is remove, in review or maybe are skipped.
+
+    Raises:
+        UserError: a missing file or column, an empty cell.
+    """
+    reader = csv.DictReader(read_text(path).splitlines(keepends=True), restval="")
+    if not set(columns) <= set(reader.fieldnames or ()):
+        raise UserError(f"{path}: the header must hold {', '.join(columns)}")
+    for row in reader:
+        if row.get("status", "").strip().lower() in SKIPPED_STATUS:
+            continue
+        empty = [column for column in columns if not row[column].strip()]
+        if empty:
+            raise UserError(f"{path}, line {reader.line_num}: empty {', '.join(empty)}")
+        yield row
+
+
+def check_distinct(path: Path, kind: str, names: Sequence[str]) -> None:
     """Are there names, and each but once, in upper or lower case?"""
-    counts = Counter(name.lower() for name in names)
-    repeated = sorted(name for name, count in counts.items() if count > 1)
-    if repeated:
-        raise UserError(f"{path}: {kind} {', '.join(repeated)} stands more than once")
     if not names:
         raise UserError(f"{path}: no {kind} in it")
+    counts = Counter(name.lower() for name in names)
+    ((name, count),) = counts.most_common(1)
+    if count > 1:
+        raise UserError(f"{path}: {kind} {name} stands more than once")
 
 
 def load_skills(path: Path) -> list[Skill]:
-    """The skills of a CSV with the columns category, skill, definition, example.
-
-    Further columns are allowed. Rows whose `status`, where there is such a column, is remove, in
-    review or maybe are skipped; names are stripped.
+    """The skills of a CSV, as `read_rows` has it; names are stripped.
 
     Raises:
-        UserError: a missing file or column, an empty cell, a repeated skill, no skill at all.
+        UserError: what `read_rows` raises, a repeated skill, no skill at all.
     """
-    reader = csv.DictReader(read_text(path).splitlines(keepends=True))
-    missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
-    if missing:
-        columns = ", ".join(COLUMNS)
-        raise UserError(
-            f"{path}: column {', '.join(missing)} missing; the header must hold {columns}"
-        )
     skills = []
-    for row in reader:
-        if (row.get("status") or "").strip().lower() in SKIPPED_STATUS:
-            continue
-        empty = [column for column in COLUMNS if not (row[column] or "").strip()]
-        if empty:
-            raise UserError(f"{path}, line {reader.line_num}: empty {', '.join(empty)}")
-        name, category = row["skill"].strip(), row["category"].strip()
+    for row in read_rows(path, ("category", "skill", "definition", "example")):
+        name = row["skill"].strip()
+        category = row["category"].strip()
         skills.append(Skill(name, category, row["definition"], row["example"]))
     check_distinct(path, "skill", [skill.name for skill in skills])
     return skills
@@ -147,18 +158,13 @@ def load_things(path: Path) -> dict[str, list[str]]:
     mentioned, so look at a few texts before you rely on their length.
 
     Raises:
-        UserError: a missing file or column, a thing that holds a comma.
+        UserError: what `read_rows` raises, a thing that holds a comma.
     """
-    reader = csv.DictReader(read_text(path).splitlines())
-    if not {"topic", "thing"} <= set(reader.fieldnames or []):
-        raise UserError(f"{path}: the header must hold topic, thing")
-    things: dict[str, list[str]] = {}
-    for row in reader:
+    things = defaultdict(list)
+    for row in read_rows(path, ("topic", "thing")):
         if "," in row["thing"]:
-            raise UserError(
-                f"{path}, line {reader.line_num}: a comma; prompts list things with commas"
-            )
-        things.setdefault(row["topic"], []).append(row["thing"].strip())
+            raise UserError(f"{path}: {row['thing']}: a comma; prompts list things with commas")
+        things[row["topic"]].append(row["thing"].strip())
     return things
 
 
@@ -190,30 +196,18 @@ def split(
     Raises:
         UserError: a category or topic that the catalog does not have, or a part that is empty.
     """
-    categories = sorted({skill.category for skill in skills})
-    unknown = [category for category in training_categories if category not in categories]
-    if unknown:
-        raise UserError(
-            f"training_categories: {', '.join(unknown)} not in the catalog,"
-            f" whose categories are {', '.join(categories)}"
-        )
     if isinstance(training_topics, int):
-        if not 0 < training_topics < len(topics):
-            raise UserError(
-                f"training_topics: {training_topics} of {len(topics)} topics leaves a part empty;"
-                f" use 1 to {len(topics) - 1}"
-            )
-        training_topics = random.Random(f"{seed}/topics").sample(topics, training_topics)
-    unknown = [topic for topic in training_topics if topic not in topics]
-    if unknown:
-        raise UserError(f"training_topics: {', '.join(unknown)} not in the catalog's topics")
-    trained = [skill for skill in skills if skill.category in training_categories]
-    held_out = [skill for skill in skills if skill not in trained]
-    seen = [topic for topic in topics if topic in training_topics]
-    unseen = [topic for topic in topics if topic not in training_topics]
+        n = min(training_topics, len(topics))
+        training_topics = random.Random(f"{seed}/topics").sample(topics, n)
+    check_known("categories", training_categories, {skill.category for skill in skills})
+    check_known("topics", training_topics, topics)
+    trained = tuple(skill for skill in skills if skill.category in training_categories)
+    held_out = tuple(skill for skill in skills if skill not in trained)
+    seen = tuple(topic for topic in topics if topic in training_topics)
+    unseen = tuple(topic for topic in topics if topic not in seen)
     pools = {
-        "I": Pool(tuple(trained), tuple(seen)),
-        "II": Pool(tuple(held_out), tuple(unseen)),
+        "I": Pool(trained, seen),
+        "II": Pool(held_out, unseen),
         "III": Pool(tuple(skills), tuple(topics)),
     }
     for name, pool in pools.items():
@@ -224,22 +218,27 @@ def split(
     return pools
 
 
+def check_known(kind: str, names: Collection[str], known: Collection[str]) -> None:
+    """Does the catalog have them?"""
+    unknown = set(names) - set(known)
+    if unknown:
+        raise UserError(
+            f"training_{kind}: {', '.join(sorted(unknown))} not in the catalog,"
+            f" whose {kind} are {', '.join(sorted(known))}"
+        )
+
+
 def split_rows(pools: dict[str, Pool]) -> list[dict]:
     """The split as rows for a file: setting, skills, topics."""
-    return [
-        {
-            "setting": name,
-            "skills": [skill.name for skill in pool.skills],
-            "topics": list(pool.topics),
-        }
-        for name, pool in pools.items()
-    ]
+    rows = []
+    for name, pool in pools.items():
+        skills = [skill.name for skill in pool.skills]
+        rows.append({"setting": name, "skills": skills, "topics": pool.topics})
+    return rows
 
 
 def draw(pool: Pool, k: int, *, seed: int, purpose: str) -> Iterator[Query]:
-    """Endless random queries of k skills, uniform over topics and sets of skills.
-
-    Their order depends on the arguments alone.
+    """Endless random queries of k skills, uniform over topics and sets; the same at each call.
 
     Raises:
         UserError: the pool has fewer than k skills.
@@ -251,12 +250,13 @@ def draw(pool: Pool, k: int, *, seed: int, purpose: str) -> Iterator[Query]:
     rng = random.Random(f"{seed}/{purpose}/{k}")
     while True:
         topic = rng.choice(pool.topics)
-        yield Query(topic, tuple(rng.sample(pool.skills, k)))
+        skills = rng.sample(pool.skills, k)
+        yield Query(topic, tuple(skills))
 
 
 def evaluation_queries(pool: Pool, k: int, n: int, *, seed: int, setting: str) -> list[Query]:
     """n different queries, or all there are if fewer; the first 50 of 100 are the 50 of 50."""
-    queries: dict[tuple, Query] = {}
+    queries = {}  # by identity
     for query in draw(pool, k, seed=seed, purpose=f"evaluation {setting}"):
         queries.setdefault(query.identity, query)
         if len(queries) == min(n, pool.distinct(k)):
@@ -272,14 +272,14 @@ def training_queries(pool: Pool, k: int, *, seed: int, avoid: set) -> Iterator[Q
     Raises:
         UserError: every query is to be avoided.
     """
-    left = pool.distinct(k) - sum(len(skills) == k for _, skills in avoid)
-    if k > 1 and left <= 0:
+    reserved = sum(len(skills) == k for _, skills in avoid)
+    if reserved >= pool.distinct(k):
         raise UserError(
             f"k = {k}: every query is an evaluation query;"
             " ask for fewer evaluation queries or add skills"
         )
     for query in draw(pool, k, seed=seed, purpose="training"):
-        if k == 1 or query.identity not in avoid:
+        if query.identity not in avoid:
             yield query
 
 
@@ -295,4 +295,5 @@ def padded(
     """The queries, each with n things of its topic to mention."""
     rng = random.Random(f"{seed}/things/{n}")
     for query in queries:
-        yield replace(query, things=tuple(rng.sample(things[query.topic], n)))
+        drawn = rng.sample(things[query.topic], n)
+        yield replace(query, things=tuple(drawn))

@@ -5,15 +5,14 @@ The judge decides on each of the k skills, on topic and on sense. Sentences are 
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sentencex
 
-from helpers.task.catalog import Query
+from helpers.task.catalog import Query, bare
 
-FIRST_JUDGE = (
-    "first"  # the judge whose grades are the results; second judges have names of their own
-)
+# The judge whose grades are the results; second judges have names of their own.
+FIRST_JUDGE = "first"
 
 # What becomes of a text that was written for training.
 KEPT = "kept"
@@ -60,10 +59,13 @@ class Points:
 
     def fault(self) -> str:
         """What a text without full marks lacks, in a few words; empty for full marks."""
-        faults = [] if all(self.skills) else ["skill missing"]
-        faults += [] if self.topic else ["off topic"]
-        faults += [] if self.sense else ["makes no sense"]
-        faults += [] if self.sentences else ["too many sentences"]
+        earned = {
+            "skill missing": all(self.skills),
+            "off topic": self.topic,
+            "makes no sense": self.sense,
+            "too many sentences": self.sentences,
+        }
+        faults = [fault for fault, point in earned.items() if not point]
         return "several faults" if len(faults) > 1 else "".join(faults)
 
 
@@ -121,8 +123,8 @@ class Rules:
         skills = list(points.skills)
         if self.deduct_named_skills:
             for i, name in enumerate(query.names):
-                if name.split("(")[0].strip().lower() in text.lower():
+                if bare(name) in text.lower():
                     skills[i] = 0
         sentences = COUNTERS[self.sentence_counter](text)
-        within = int(sentences <= sentence_limit(len(query.items)))
-        return Points(tuple(skills), points.topic, points.sense, within)
+        within = sentences <= sentence_limit(len(query.items))
+        return replace(points, skills=tuple(skills), sentences=int(within))

@@ -7,25 +7,34 @@ reply is to be JSON by a schema.
 """
 
 import hashlib
-import json
-import string
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
+
+import pydantic
 
 from helpers.errors import UserError
-from helpers.task.catalog import Query, read_text
+from helpers.task.catalog import Query, Skill, read_text
+from helpers.task.numerals import in_words, number
 from helpers.task.points import sentence_limit
-from helpers.task.wording import in_words, number
 
 
-@dataclass(frozen=True)
-class Rubric:
+class Rubric(pydantic.BaseModel, frozen=True, extra="forbid"):
     """How the criteria are worded; the defaults are the reference implementation's."""
 
     skill: str = "Correctly illustrates {skill}"
     topic: str = "Pertains to {topic}"
     sense: str = "Text makes sense"
     sentences: str = "At most {num_sentences_str}"
+
+
+class Grading(pydantic.BaseModel):
+    """A grading pack of ours, as its file has it."""
+
+    turns: tuple[str]
+    rubric: Rubric
+    json_schema: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,38 +45,38 @@ class Pack:
     json_schema: bool = False  # the grading turn asks for JSON, by a schema, not for a table
 
 
+SAMPLE = Query("", (Skill("", "", "", ""),))
+SKILL_FORMS = {  # what a field has of each skill, a line or more
+    "skills_defs_and_examples_simple": "**{name}**: {definition} For example, {example}",
+    "skills_defs_and_examples": "Skill: {name}\nDefinition: {definition}\nExample: {example}",
+    "skills_defs": "**{name}**: {definition}",
+}
+
+
 def fields(query: Query) -> dict:
     """Values of every field that a generation turn may use."""
-    limit = sentence_limit(len(query.items))
-
-    def by_skill(form: str) -> str:
-        return "\n".join(form.format(**vars(skill)) for skill in query.skills)
-
-    return {
+    n = len(query.items)
+    limit = sentence_limit(n)
+    values = {
         "topic": query.topic,
         "skills_str": ", ".join(query.items),
-        "skills_defs_and_examples_simple": by_skill(
-            "**{name}**: {definition} For example, {example}"
-        ),
-        "skills_defs_and_examples": by_skill(
-            "Skill: {name}\nDefinition: {definition}\nExample: {example}"
-        ),
-        "skills_defs": by_skill("**{name}**: {definition}"),
-        "num_skills": len(query.items),
-        "num_skills_str": number(len(query.items)),
+        "num_skills": n,
+        "num_skills_str": number(n),
         "num_sentences": limit,
         "num_sentences_str": in_words(limit, "sentence"),
     }
+    for field, form in SKILL_FORMS.items():
+        values[field] = "\n".join(form.format(**vars(skill)) for skill in query.skills)
+    return values
 
 
 def criteria(query: Query, rubric: Rubric) -> list[str]:
     """The k + 3 criteria in the order k skills, topic, sense, sentences."""
     known = fields(query)
-    skills = [rubric.skill.format(skill=name.lower()) for name in query.names]
-    return [
-        *skills,
-        *(words.format(**known) for words in (rubric.topic, rubric.sense, rubric.sentences)),
-    ]
+    items = [rubric.skill.format(**known, skill=name.lower()) for name in query.names]
+    for words in (rubric.topic, rubric.sense, rubric.sentences):
+        items.append(words.format(**known))
+    return items
 
 
 def mark(text: str) -> str:
@@ -103,28 +112,24 @@ def extract_answer(reply: str) -> str:
     return spoken.rsplit("Answer:", 1)[-1].split("Explanation", 1)[0].strip().strip("*").strip()
 
 
-GENERATION_FIELDS = set(fields(Query("", ())))
-GRADING_FIELDS = GENERATION_FIELDS | {"rubric_items", "rubric_lines", "student_answer", "mark"}
-
-
-def read_json(path: Path) -> list | dict:
+def try_out(path: Path, fill: Callable, *arguments: Any) -> None:
+    """Can the templates of a file be filled?"""
     try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as e:
-        raise UserError(f"{path}, line {e.lineno}: not JSON ({e.msg})") from None
-
-
-def check_fields(path: Path, template: str, known: set[str]) -> None:
-    """Are all fields of a template ones that can be filled?"""
-    try:
-        used = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
-    except ValueError as e:
-        raise UserError(f"{path}: {e}; write a literal brace twice") from None
-    if unknown := sorted(used - known):
+        fill(*arguments)
+    except (LookupError, AttributeError, ValueError) as e:
         raise UserError(
-            f"{path}: field {', '.join(unknown)} cannot be filled;"
-            f" the fields are {', '.join(sorted(known))}"
-        )
+            f"{path}: {e} cannot be filled; the fields are {', '.join(fields(SAMPLE))},"
+            " and to grade student_answer, rubric_items, rubric_lines, mark;"
+            " a literal brace is written twice"
+        ) from None
+
+
+def read_as(path: Path, kind: Any, form: str) -> Any:
+    """A JSON file as a kind that pydantic knows; `form` is its form in words."""
+    try:
+        return pydantic.TypeAdapter(kind).validate_json(read_text(path))
+    except pydantic.ValidationError as e:
+        raise UserError(f"{path}: {form} ({e.errors()[0]['msg']})") from None
 
 
 def load_pack(generation: Path, grading: Path) -> Pack:
@@ -133,26 +138,21 @@ def load_pack(generation: Path, grading: Path) -> Pack:
     Raises:
         UserError: a missing file, no JSON, not the form of a pack, a field that cannot be filled.
     """
-    turns = read_json(generation)
-    if not (isinstance(turns, list) and turns and all(isinstance(t, str) for t in turns)):
-        raise UserError(f"{generation}: a generation pack is a JSON list of user turns")
-    graded = read_json(grading)
-    if isinstance(graded, list):  # the reference implementation's
+    turns = read_as(
+        generation,
+        Annotated[tuple[str, ...], pydantic.Field(min_length=1)],
+        "a generation pack is a JSON list of user turns",
+    )
+    graded = read_as(
+        grading,
+        tuple[str] | Grading,
+        'a grading pack is {"turns": [one turn], "rubric": {skill, topic, sense, sentences}}',
+    )
+    if isinstance(graded, tuple):  # the reference implementation's
         # Its pack `llama` words the skills' criteria differently.
         rubric = {"skill": "Contains {skill}"} if grading.stem == "llama" else {}
-        graded = {"turns": graded, "rubric": rubric}
-    try:
-        rubric = Rubric(**graded["rubric"])
-        (turn,) = graded["turns"]
-        pack = Pack(tuple(turns), turn, rubric, graded.get("json_schema", False))
-    except (KeyError, TypeError, ValueError):
-        raise UserError(
-            f'{grading}: a grading pack is {{"turns": [one turn],'
-            ' "rubric": {skill, topic, sense, sentences}}'
-        ) from None
-    for template in pack.generation:
-        check_fields(generation, template, GENERATION_FIELDS)
-    check_fields(grading, pack.grading, GRADING_FIELDS)
-    for words in vars(rubric).values():
-        check_fields(grading, words, GENERATION_FIELDS | {"skill"})
+        graded = Grading(turns=graded, rubric=Rubric(**rubric))
+    pack = Pack(turns, *graded.turns, graded.rubric, graded.json_schema)
+    try_out(generation, generation_turns, SAMPLE, pack)
+    try_out(grading, grading_turn, SAMPLE, "", pack)
     return pack

@@ -1,30 +1,54 @@
 """The embedded world as an OpenAI-compatible chat endpoint, in process or as a server on loopback.
 
 A reply is a pure function of the request's body and the choice's index. Teacher and judge (`roles`)
-err at known rates, set in the address (`world:?drop=0.1`) or on the server's command line.
+err at known rates, set in the address: `world:?drop=0.1`.
 """
 
-import argparse
-import contextlib
-import dataclasses
 import functools
 import hashlib
 import json
 import random
-import re
-import sys
 import urllib.parse
 from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx2
+import pydantic
+from pydantic import Field
 
-from helpers.errors import UserError
+from helpers.errors import UserError, command
 from helpers.world import language, roles
 from helpers.world.roles import Rates
 
 MODELS = ("teacher", "judge")
+
+
+class Part(pydantic.BaseModel):
+    """Of a message's content, which may come in parts."""
+
+    text: str = ""
+
+
+class Message(pydantic.BaseModel):
+    role: str
+    content: str | list[Part]
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content)
+
+
+class Body(pydantic.BaseModel):
+    """What is read of a chat completion request."""
+
+    model: str
+    messages: list[Message] = Field(min_length=1)
+    n: int = Field(1, ge=1, le=128)
+    response_format: Any = None
 
 
 def rates_of(address: str) -> Rates:
@@ -33,60 +57,44 @@ def rates_of(address: str) -> Rates:
     Raises:
         UserError: an unknown name, or a value that is no probability.
     """
-    known = [field.name for field in dataclasses.fields(Rates)]
     rates = urllib.parse.parse_qsl(address.partition("?")[2])
-    for name, value in rates:
-        if name not in known or not re.fullmatch(r"\d*\.?\d+", value):
-            raise UserError(
-                f"{address}: {name}={value} is no error rate of the embedded world;"
-                f" the rates are {', '.join(known)}"
-            )
-    return Rates(**{name: float(value) for name, value in rates})
-
-
-def text_of(message: dict) -> str:
-    """A message's text, which may come as a list of parts."""
-    content = message.get("content") if isinstance(message, dict) else None
-    if isinstance(content, list) and all(isinstance(part, dict) for part in content):
-        content = "".join(str(part.get("text", "")) for part in content)
-    if not isinstance(content, str):
-        raise roles.Refusal("a message needs a content of text")
-    return content
+    try:
+        return Rates.model_validate(dict(rates))
+    except pydantic.ValidationError:
+        raise UserError(
+            f"{address}: the rates are {', '.join(Rates.model_fields)}; each is a number, 0 to 1"
+        ) from None
 
 
 def complete(body: dict, rates: Rates) -> tuple[int, dict]:
     """HTTP status and JSON of the reply to a chat completion request."""
-    model, messages, n = body.get("model"), body.get("messages"), body.get("n", 1)
-    if model not in MODELS:
-        message = f"no model {model!r} here; the models are {', '.join(MODELS)}"
-        return 404, error(message, code="model_not_found")
-    if not messages or not isinstance(n, int) or not 1 <= n <= 128:
-        return 400, error("messages must not be empty and n must be 1 to 128")
     seed = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-    choices = []
-    reply_tokens = 0
     try:
-        messages = [{**message, "content": text_of(message)} for message in messages]
-        prompt = messages[-1]["content"]
-        to_be_graded = re.search(r"^=+ \w+ =+$", prompt, re.M)
-        for i in range(n):
+        asked = Body.model_validate(body)
+        turns = [message.text for message in asked.messages if message.role == "user"]
+        replies = []
+        for i in range(asked.n):
             rng = random.Random(f"{seed}/{i}")
-            if to_be_graded:
-                by_schema = "response_format" in body
-                text, finish = roles.graded(rng, prompt, rates, by_schema=by_schema)
-            else:
-                text, finish = roles.written(rng, messages, rates), "stop"
-            message = {"role": "assistant", "content": text}
-            choices.append({"index": i, "finish_reason": finish, "message": message})
-            reply_tokens += len(text.split())
+            by_schema = asked.response_format is not None
+            replies.append(roles.reply(rng, turns, rates, by_schema=by_schema))
+    except pydantic.ValidationError as e:
+        first = e.errors()[0]
+        return error(400, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
     except roles.Refusal as refusal:
-        return 400, error(str(refusal))
-    prompt_tokens = sum(len(message["content"].split()) for message in messages)
+        return error(400, str(refusal))
+    if asked.model not in MODELS:
+        return error(404, f"no model {asked.model!r} here; the models are {', '.join(MODELS)}")
+    choices = []
+    for i, (text, finish) in enumerate(replies):
+        message = {"role": "assistant", "content": text}
+        choices.append({"index": i, "finish_reason": finish, "message": message})
+    prompt_tokens = sum(len(message.text.split()) for message in asked.messages)
+    reply_tokens = sum(len(text.split()) for text, _ in replies)
     return 200, {
         "id": f"world-{seed[:12]}",
         "object": "chat.completion",
         "created": 0,
-        "model": model,
+        "model": asked.model,
         "choices": choices,
         "usage": {
             "prompt_tokens": prompt_tokens,
@@ -96,42 +104,34 @@ def complete(body: dict, rates: Rates) -> tuple[int, dict]:
     }
 
 
-def error(message: str, **more: str) -> dict:
-    """The JSON of a refusal."""
-    return {"error": {"message": message, **more}}
+def error(status: int, message: str) -> tuple[int, dict]:
+    """HTTP status and JSON of a refusal."""
+    return status, {"error": {"message": message}}
+
+
+def respond(path: str, content: bytes, rates: Rates) -> tuple[int, dict]:
+    """HTTP status and JSON of the reply to any request."""
+    if path == "/v1/models":
+        models = [{"id": model, "object": "model"} for model in MODELS]
+        return 200, {"object": "list", "data": models}
+    if path != "/v1/chat/completions":
+        return error(404, f"no {path} here")
+    try:
+        body = json.loads(content)
+    except ValueError:
+        return error(400, "the body is not JSON")
+    return complete(body, rates)
 
 
 @functools.cache
 def version() -> str:
-    """A hash of the code that decides what teacher and judge say.
+    """A hash of the code and words that decide what teacher and judge say.
 
     Replies are stored under it: another world's replies are not this one's.
     """
-    names = ("language.py", "detectors.py", "roles.py", "endpoint.py")
-    code = b"".join((Path(__file__).parent / name).read_bytes() for name in names)
+    names = ("language.py", "language.yaml", "detectors.py", "roles.py", "endpoint.py")
+    code = b"".join(Path(__file__).with_name(name).read_bytes() for name in names)
     return hashlib.sha256(code).hexdigest()[:12]
-
-
-class Transport(httpx2.AsyncBaseTransport):
-    """The endpoint as a transport of the HTTP client: no socket, else as over the network."""
-
-    def __init__(self, rates: Rates):
-        self.rates = rates
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        status, reply = post(request.url.path, await request.aread(), self.rates)
-        return httpx2.Response(status, json=reply, request=request)
-
-
-def post(path: str, content: bytes, rates: Rates) -> tuple[int, dict]:
-    """HTTP status and JSON of the reply to a POST."""
-    if path != "/v1/chat/completions":
-        return 404, error(f"no {path} here")
-    try:
-        body = json.loads(content)
-    except ValueError:
-        return 400, error("the body is not JSON")
-    return complete(body, rates)
 
 
 class World:
@@ -157,20 +157,20 @@ class World:
         Raises:
             UserError: it does not.
         """
-        catalog = "take skills and topics of params/catalog/miniature"
-        self._check("model", [model], MODELS, f"one of the models {', '.join(MODELS)}")
-        self._check("skill", skills, language.PHRASINGS, catalog)
-        self._check("topic", topics, language.TOPICS, catalog)
-
-    def _check(self, kind: str, names: Iterable[str], known, mend: str) -> None:
-        for name in names:
-            if name not in known:
-                raise UserError(
-                    f"base_url = world: has no {kind} {name}; name another server there, or {mend}"
-                )
+        try:
+            roles.check_known("model", [model], MODELS)
+            roles.check_known("skill", skills, language.PHRASINGS)
+            roles.check_known("topic", topics, language.TOPICS)
+        except roles.Refusal as refusal:
+            raise UserError(f"base_url = world: {refusal}; or name another server there") from None
 
     def http_client(self) -> httpx2.AsyncClient:
-        return httpx2.AsyncClient(transport=Transport(self.rates))
+        """One that reaches no network: all else is as with any server."""
+        return httpx2.AsyncClient(transport=httpx2.MockTransport(self.answer))
+
+    def answer(self, request: httpx2.Request) -> httpx2.Response:
+        status, reply = respond(request.url.path, request.content, self.rates)
+        return httpx2.Response(status, json=reply)
 
 
 def serve(port: int, rates: Rates) -> ThreadingHTTPServer:
@@ -182,24 +182,18 @@ def serve(port: int, rates: Rates) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def answer(self, status: int, reply: dict) -> None:
-            content = json.dumps(reply).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def do_GET(self):
-            if self.path == "/v1/models":
-                models = [{"id": model, "object": "model"} for model in MODELS]
-                self.answer(200, {"object": "list", "data": models})
-            else:
-                self.answer(404, error(f"no {self.path} here"))
-
         def do_POST(self):
             content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.answer(*post(self.path, content, rates))
+            status, reply = respond(self.path, content, rates)
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            answer = json.dumps(reply).encode()
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def do_GET(self):
+            self.do_POST()
 
         def log_message(self, *_):
             pass
@@ -207,30 +201,19 @@ def serve(port: int, rates: Rates) -> ThreadingHTTPServer:
     return ThreadingHTTPServer(("127.0.0.1", port), Handler)
 
 
-def main() -> None:
-    """Serve until interrupted."""
-    parser = argparse.ArgumentParser(
-        description="Serve the embedded world's teacher and judge on loopback."
-    )
-    parser.add_argument("--port", type=int, default=8008)
-    for field in dataclasses.fields(Rates):
-        parser.add_argument(f"--{field.name}", type=float, default=field.default)
-    arguments = vars(parser.parse_args())
-    port = arguments.pop("port")
+def main(port: str, address: str = "world:") -> None:
+    """Serve the world of an address on loopback, until interrupted."""
+    rates = rates_of(address)
     try:
-        server = serve(port, Rates(**arguments))
-    except UserError as wrong_rate:
-        sys.exit(str(wrong_rate))
-    except OSError as taken:
-        sys.exit(
-            f"port {port} of loopback: {taken.strerror};"
-            " name another with --port, or as make serve PORT=..."
-        )
-    address = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    print(f"models {', '.join(MODELS)} at {address} (Ctrl-C ends it)", flush=True)
-    with contextlib.suppress(KeyboardInterrupt):
-        server.serve_forever()
+        server = serve(int(port), rates)
+    except (OSError, ValueError, OverflowError) as e:
+        raise UserError(
+            f"port {port} of loopback: {e}; name another, as make serve PORT=..."
+        ) from None
+    url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    print(f"models {', '.join(MODELS)} at {url} (Ctrl-C ends it)", flush=True)
+    server.serve_forever()
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

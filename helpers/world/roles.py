@@ -6,57 +6,53 @@ request may list things to mention. Those are never forgotten, earn no point and
 make a text longer, which is what the control of the experiment needs.
 """
 
-import dataclasses
 import json
 import random
 import re
+from collections.abc import Collection, Iterable, Sequence
+from typing import Annotated, NamedTuple
 
-from helpers.errors import UserError
-from helpers.task.wording import NUMBERS
+import pydantic
+
+from helpers.task.catalog import bare
+from helpers.task.numerals import NUMBERS
 from helpers.world import detectors, language
 
+Rate = Annotated[float, pydantic.Field(ge=0, le=1)]
+TO_BE_GRADED = re.compile(r"^(=+ \w+ =+)\n(.*)\n\1$(.*)", re.M | re.S)
+SORRY = "I am sorry, but you have not provided the student's answer."
 
-@dataclasses.dataclass(frozen=True)
-class Rates:
+
+class Rates(pydantic.BaseModel, frozen=True, extra="forbid"):
     """Probabilities of the errors that teacher and judge make."""
 
-    drop: float = 0.08  # teacher: a skill is forgotten (twice as often in a first draft)
-    overrun: float = 0.05  # teacher: one sentence too many
-    stray: float = 0.03  # teacher: the text is about another topic
-    flip: float = 0.02  # judge: a criterion's point is turned round
-    lenient: float = 0.0  # judge: a missing skill gets its point all the same
-    shape: float = 0.15  # judge: a list instead of a table
-    unreadable: float = 0.02  # judge: no grade, or one cut off
-
-    def __post_init__(self):
-        for name, rate in vars(self).items():
-            if not 0 <= rate <= 1:
-                raise UserError(f"world: {name} = {rate} is no probability; use 0 to 1")
+    drop: Rate = 0.08  # teacher: a skill is forgotten (twice as often in a first draft)
+    overrun: Rate = 0.05  # teacher: one sentence too many
+    stray: Rate = 0.03  # teacher: the text is about another topic
+    flip: Rate = 0.02  # judge: a criterion's point is turned round
+    lenient: Rate = 0.0  # judge: a missing skill gets its point all the same
+    shape: Rate = 0.15  # judge: a list instead of a table
+    unreadable: Rate = 0.02  # judge: no grade, or one cut off
 
 
 class Refusal(Exception):
     """An HTTP 400: the world cannot answer this prompt."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """What a prompt asks a text for."""
 
     topic: str
     items: list[str]  # skills and things, in the prompt's order
-
-    @property
-    def skills(self) -> list[str]:
-        return [item for item in self.items if item in language.PHRASINGS]
-
-    @property
-    def things(self) -> list[str]:
-        return [item for item in self.items if item not in language.PHRASINGS]
+    skills: list[str]
+    things: list[str]
 
 
-def bare(name: str) -> str:
-    """A skill's or topic's name as the world knows it: lower case, up to the first parenthesis."""
-    return name.split("(")[0].strip().lower()
+class Said(NamedTuple):
+    """A reply's text, and its finish reason: `length` for one that is cut off."""
+
+    text: str
+    finish: str = "stop"
 
 
 def read_task(prompt: str) -> Task:
@@ -72,108 +68,130 @@ def read_task(prompt: str) -> Task:
             "the embedded world answers prompts with a line 'Topic: ...'"
             " and a line 'Skills: ...' or 'Show: ...'"
         )
-    task = Task(bare(topic_line[1]), [bare(item) for item in items_line[1].split(", ")])
-    if task.topic not in language.TOPICS:
-        raise unknown("topic", [task.topic], language.TOPICS)
-    strange = [item for item in task.things if not language.is_thing(item)]
-    if strange or not task.skills:
-        raise unknown("skill", strange or task.things, language.PHRASINGS)
-    return task
+    topic = bare(topic_line[1])
+    items = [bare(item) for item in items_line[1].split(", ")]
+    skills = [item for item in items if item in language.PHRASINGS]
+    things = [item for item in items if item in language.THINGS]
+    strange = [item for item in items if item not in skills and item not in things]
+    check_known("topic", [topic], language.TOPICS)
+    check_known("skill", strange if skills else items, language.PHRASINGS)
+    return Task(topic, items, skills, things)
 
 
-def unknown(kind: str, names: list[str], known: dict) -> Refusal:
-    return Refusal(
-        f"the embedded world does not know the {kind} {', '.join(names)};"
-        f" it knows {', '.join(known)}"
-    )
+def check_known(kind: str, names: Iterable[str], known: Collection[str]) -> None:
+    """Raises a refusal for the first name that is not known."""
+    for name in names:
+        if name not in known:
+            raise Refusal(
+                f"the embedded world does not know the {kind} {name}; it knows {', '.join(known)}"
+            )
 
 
-def written(rng: random.Random, messages: list[dict], rates: Rates) -> str:
-    """The teacher's text: a draft on the first turn, a better one when told to improve it."""
-    task = read_task(messages[0]["content"])
-    turns = [message["content"] for message in messages if message["role"] == "user"]
+def stated_limit(text: str, default: int) -> int:
+    """How many sentences a prompt or a criterion allows."""
+    limit = re.search(r"at most (\w+) sentence", text)
+    if limit and limit[1] in NUMBERS:
+        return NUMBERS.index(limit[1])
+    return default
+
+
+def reply(rng: random.Random, turns: Sequence[str], rates: Rates, *, by_schema: bool) -> Said:
+    """To the user turns of a conversation: a text, or grades where one is to be graded.
+
+    Raises:
+        Refusal: there is none, or what `read_task` raises.
+    """
+    if not turns:
+        raise Refusal("the messages hold no user's turn")
+    if TO_BE_GRADED.search(turns[-1]):
+        return graded(rng, turns[-1], rates, by_schema=by_schema)
+    return written(rng, turns, rates)
+
+
+def written(rng: random.Random, turns: Sequence[str], rates: Rates) -> Said:
+    """The teacher's text: a draft on the first user turn, a better one when told to improve it."""
+    topic, items, _, things = read_task(turns[0])
     forgets = rates.drop if len(turns) > 1 else 2 * rates.drop
-    topic = task.topic
     if rng.random() < rates.stray:
-        topic = rng.choice([other for other in language.TOPICS if other != topic])
-    things = task.things
-    shown = [item for item in task.items if item in things or rng.random() >= forgets]
-    shown = shown or task.items[:1]
+        others = [other for other in language.TOPICS if other != topic]
+        topic = rng.choice(others)
+    shown = []
+    for item in items:
+        if item in things or rng.random() >= forgets:
+            shown.append(item)
+    shown = shown or items[:1]
     clauses = [language.clause(rng, topic, item) for item in shown]
     if rng.random() < rates.overrun:  # a sentence too many, with a clause nobody asked for
-        clauses.append(language.clause(rng, topic, rng.choice(list(language.PHRASINGS))))
+        extra = rng.choice(list(language.PHRASINGS))
+        clauses.append(language.clause(rng, topic, extra))
         sentences = len(clauses)
     else:
-        most = len(shown)
-        limit = re.search(r"at most (\w+) sentence", messages[-1]["content"])
-        if limit and limit[1] in NUMBERS:
-            most = min(most, NUMBERS.index(limit[1]))
+        most = min(len(shown), stated_limit(turns[-1], len(shown)))
         sentences = rng.randint(max(1, most - 1), most)
     text = f"Answer: {language.join(rng, clauses, sentences)}"
     if "Explanation:" in "".join(turns):
         text += f"\nExplanation: the text shows {', '.join(shown)}."
-    return text
+    return Said(text)
 
 
-def judged(criterion: str, task: Task, text: str) -> bool:
+def meets(text: str, criterion: str, task: Task) -> bool:
     """Does the text meet the criterion?"""
     words = criterion.lower()
     named = [skill for skill in task.skills if skill in words]
     if named:
         return detectors.shows(max(named, key=len), text)
     if "sentence" in words:
-        limits = (i for i, number in enumerate(NUMBERS) if re.search(rf"\b{number}\b", words))
-        return len(re.findall(r"[.!?](?:\s|$)", text)) <= next(limits, 1)
+        return len(re.findall(r"[.!?](?:\s|$)", text)) <= stated_limit(words, 1)
     if "sense" in words:
         return detectors.makes_sense(text, task.things)
     return detectors.on_topic(task.topic, text)
 
 
-def graded(
-    rng: random.Random, prompt: str, rates: Rates, *, by_schema: bool = False
-) -> tuple[str, str]:
-    """The judge's reply, in JSON where a schema is asked for, and its finish reason."""
+def graded(rng: random.Random, prompt: str, rates: Rates, *, by_schema: bool) -> Said:
+    """The judge's grades, in JSON where a schema is asked for."""
     task = read_task(prompt)
-    marked = re.search(r"^(=+ \w+ =+)\n(.*)\n\1$(.*)", prompt, re.M | re.S)
-    text = marked[2]
-    criteria = re.findall(r"^- (.+)$", marked[3], re.M)
+    _, text, rubric = TO_BE_GRADED.search(prompt).groups()
+    criteria = re.findall(r"^- (.+)$", rubric, re.M)
     of_skills = criteria[: len(task.skills)]
     points = {}
     for criterion in criteria:
-        met = judged(criterion, task, text)
-        if rng.random() < rates.flip:
-            met = not met
+        is_flipped = rng.random() < rates.flip
+        met = meets(text, criterion, task) != is_flipped
         if not met and criterion in of_skills:
             met = rng.random() < rates.lenient
         points[criterion] = int(met)
     as_list = rng.random() < rates.shape
     unreadable = rng.random() < rates.unreadable
     if by_schema:
-        reasons = {0: "The text does not.", 1: "The text does."}
-        grades = {c: {"reason": reasons[p], "point": p} for c, p in points.items()}
-        reply = json.dumps(grades, ensure_ascii=False)
-        return (reply[: len(reply) // 2], "length") if unreadable else (reply, "stop")
-    if unreadable and as_list:
-        return "I am sorry, but you have not provided the student's answer.", "stop"
-    if as_list:
-        return listed(points), "stop"
-    reply = tabled(points)
-    if unreadable:  # cut off before the last skill's row
-        return reply[: reply.index(of_skills[-1])], "length"
-    return reply, "stop"
+        reply = in_json(points)
+        end = len(reply) // 2
+    elif as_list:
+        return Said(SORRY if unreadable else listed(points))
+    else:
+        reply = tabled(points)
+        end = reply.index(of_skills[-1])  # before the last skill's row
+    if unreadable:
+        return Said(reply[:end], "length")
+    return Said(reply)
+
+
+def in_json(points: dict[str, int]) -> str:
+    grades = {}
+    for criterion, point in points.items():
+        reason = "The text does." if point else "The text does not."
+        grades[criterion] = {"reason": reason, "point": point}
+    return json.dumps(grades, ensure_ascii=False)
 
 
 def listed(points: dict[str, int]) -> str:
-    """A grade as a numbered list."""
-    lines = [
-        f"{i}. {criterion}. Point earned: {point}"
-        for i, (criterion, point) in enumerate(points.items(), 1)
-    ]
-    return "\n".join([*lines, f"Grade: {sum(points.values())}"])
+    lines = []
+    for number, criterion in enumerate(points, 1):
+        lines.append(f"{number}. {criterion}. Point earned: {points[criterion]}")
+    lines.append(f"Grade: {sum(points.values())}")
+    return "\n".join(lines)
 
 
 def tabled(points: dict[str, int]) -> str:
-    """A grade as a table."""
-    rows = [f"| {criterion} | {point} |" for criterion, point in points.items()]
-    total = f"| Total Points Earned | {sum(points.values())} |"
-    return "\n".join(["| Criteria | Points Earned |", "| --- | --- |", *rows, total])
+    rows = {"Criteria": "Points Earned", "---": "---"} | points
+    rows["Total Points Earned"] = sum(points.values())
+    return "\n".join(f"| {name} | {cell} |" for name, cell in rows.items())

@@ -1,7 +1,6 @@
 """Loading, splitting and drawing: our catalog, the reference's format, bad files."""
 
 import collections
-import csv
 import difflib
 import itertools
 import re
@@ -13,6 +12,7 @@ from helpers.paths import ROOT
 from helpers.task.catalog import (
     Pool,
     Skill,
+    bare,
     evaluation_queries,
     load_skills,
     load_topics,
@@ -22,10 +22,6 @@ from helpers.task.catalog import (
 
 SKILLS, TOPICS = ROOT / "params/catalog/skills.csv", ROOT / "params/catalog/topics.txt"
 TRAINING = ["literary", "rhetorical"]
-
-
-def bare(name):
-    return name.split("(")[0].strip().lower()
 
 
 def test_full_catalog_has_its_form():
@@ -63,47 +59,20 @@ def test_no_two_definitions_or_examples_are_alike():
             )
 
 
-def write_skills(path, rows, header=("category", "skill", "definition", "example")):
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
-    return path
+REFERENCE = """\
+category,skill,definition,example,comments,status,added by
+rhetorical, red herring ,A turn aside.,"He said, ""no"".",checked,,
+literary,zeugma,"One verb, two senses.",He took his hat and his leave.,,remove,x
+literary,irony,The opposite is meant.,"Lovely weather, she said in the storm.",,in review,
+literary,pun,A play on words.,Time flies like an arrow.,,maybe,
+reasoning,analogy (likening),Likens two things.,An atom is a small sun.,,keep,
+"""
 
 
 def test_reference_format_is_read(tmp_path):
     """Further columns, rows put aside by their status, names with spaces around them."""
-    header = ("category", "skill", "definition", "example", "comments", "status", "added by")
-    rows = [
-        ("rhetorical", " red herring ", "A turn aside.", 'He said, "no".', "checked", "", ""),
-        (
-            "literary",
-            "zeugma",
-            "One verb, two senses.",
-            "He took his hat and his leave.",
-            "",
-            "remove",
-            "x",
-        ),
-        (
-            "literary",
-            "irony",
-            "The opposite is meant.",
-            "Lovely weather, she said in the storm.",
-            "",
-            "in review",
-            "",
-        ),
-        ("literary", "pun", "A play on words.", "Time flies like an arrow.", "", "maybe", ""),
-        (
-            "reasoning",
-            "analogy (likening)",
-            "Likens two things.",
-            "An atom is a small sun.",
-            "",
-            "keep",
-            "",
-        ),
-    ]
-    skills = load_skills(write_skills(tmp_path / "s.csv", rows, header))
+    (tmp_path / "s.csv").write_text(REFERENCE)
+    skills = load_skills(tmp_path / "s.csv")
     assert [s.name for s in skills] == ["red herring", "analogy (likening)"]
     assert skills[0].example == 'He said, "no".'
 
@@ -111,7 +80,10 @@ def test_reference_format_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"category,skill,definition\nliterary,pun,x\n", "column example missing"),
+        (
+            b"category,skill,definition\nliterary,pun,x\n",
+            "the header must hold category, skill",
+        ),
         (b"category,skill,definition,example\nliterary,pun,,x\n", "line 2: empty definition"),
         (
             b"category,skill,definition,example\nliterary,pun,a,x\nliterary,Pun ,b,y\n",
@@ -119,7 +91,7 @@ def test_reference_format_is_read(tmp_path):
         ),
         (b"category,skill,definition,example\n", "no skill in it"),
         (b"category,skill,definition,example\nliterary,pun,\xff,x\n", "not UTF-8"),
-        (b"", "column category, skill, definition, example missing"),
+        (b"", "the header must hold category, skill"),
         (b"category,skill,definition,example\nliterary,pun\n", "line 2: empty definition, example"),
     ],
 )
@@ -145,30 +117,29 @@ def test_bad_topic_files_get_a_sentence(tmp_path):
 
 def test_split_by_category_and_topic():
     skills, topics = load_skills(SKILLS), load_topics(TOPICS)
-    pools = split(skills, topics, training_categories=TRAINING, training_topics=50, seed=0)
+
+    def pools_of(categories=TRAINING, training_topics=50, seed=0):
+        settings = {"training_topics": training_topics, "seed": seed}
+        return split(skills, topics, training_categories=categories, **settings)
+
+    pools = pools_of()
     assert {s.category for s in pools["I"].skills} == set(TRAINING)
     assert not set(pools["I"].skills) & set(pools["II"].skills)
     assert not set(pools["I"].topics) & set(pools["II"].topics)
     assert set(pools["III"].skills) == set(skills)
     assert set(pools["III"].topics) == set(topics)
     assert len(pools["I"].topics) == 50
-    assert pools == split(skills, topics, training_categories=TRAINING, training_topics=50, seed=0)
-    assert (
-        pools["I"].topics
-        != split(skills, topics, training_categories=TRAINING, training_topics=50, seed=1)[
-            "I"
-        ].topics
-    )
-    named = split(skills, topics, training_categories=["logic"], training_topics=topics[:3], seed=0)
-    assert named["I"].topics == tuple(topics[:3])
+    assert pools == pools_of()
+    assert pools["I"].topics != pools_of(seed=1)["I"].topics
+    assert pools_of(["logic"], topics[:3])["I"].topics == tuple(topics[:3])
 
 
 @pytest.mark.parametrize(
     ("categories", "some", "said"),
     [
         (["literary", "rethorical"], 5, "rethorical not in the catalog, whose categories are"),
-        (TRAINING, 100, "use 1 to 99"),
-        (TRAINING, ["surfing on lava"], "surfing on lava not in the catalog's topics"),
+        (TRAINING, 100, "setting II .* without skills or topics"),
+        (TRAINING, ["surfing on lava"], "surfing on lava not in the catalog, whose topics are"),
         ([], 5, "setting I .* without skills"),
     ],
 )
@@ -209,13 +180,8 @@ def test_queries_are_uniform_over_topics_and_sets():
 
 def test_training_avoids_evaluation_from_two_skills_on():
     held = {q.identity for q in evaluation_queries(SMALL, 2, 30, seed=0, setting="I")}
-    assert (
-        not {
-            q.identity
-            for q in itertools.islice(training_queries(SMALL, 2, seed=0, avoid=held), 2000)
-        }
-        & held
-    )
+    drawn = itertools.islice(training_queries(SMALL, 2, seed=0, avoid=held), 2000)
+    assert held.isdisjoint(q.identity for q in drawn)
     everything = {q.identity for q in evaluation_queries(SMALL, 2, 100, seed=0, setting="I")}
     with pytest.raises(UserError, match="every query is an evaluation query"):
         next(training_queries(SMALL, 2, seed=0, avoid=everything))

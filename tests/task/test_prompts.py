@@ -7,6 +7,7 @@ import pytest
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.task.catalog import Query, Skill
+from helpers.task.numerals import in_words
 from helpers.task.points import sentence_limit
 from helpers.task.prompts import (
     criteria,
@@ -16,7 +17,6 @@ from helpers.task.prompts import (
     load_pack,
     mark,
 )
-from helpers.task.wording import in_words
 
 PUN = Skill("Pun", "literary", "A play on words.", "Time flies like an arrow.")
 LOADED = Skill(
@@ -127,12 +127,12 @@ def test_sentence_limits_in_words():
     ("generation", "grading", "said"),
     [
         ({"a": 1}, ["x"], "a generation pack is a JSON list"),
-        (["{topic} {mood}"], ["x"], "field mood cannot be filled; the fields are"),
-        (["{topic"], ["x"], "write a literal brace twice"),
-        (["x"], ["{student_answer} {tone}"], "field tone cannot be filled"),
+        (["{topic} {mood}"], ["x"], "'mood' cannot be filled; the fields are"),
+        (["{topic"], ["x"], "a literal brace is written twice"),
+        (["x"], ["{student_answer} {tone}"], "'tone' cannot be filled"),
         (["x"], {"turns": ["x", "y"], "rubric": {}}, "a grading pack is"),
         (["x"], {"turns": ["x"], "rubric": {"mood": "y"}}, "a grading pack is"),
-        (["x"], {"turns": ["x"], "rubric": {"skill": "{mood}"}}, "field mood cannot be filled"),
+        (["x"], {"turns": ["x"], "rubric": {"skill": "{mood}"}}, "'mood' cannot be filled"),
     ],
 )
 def test_bad_packs_get_a_sentence(tmp_path, generation, grading, said):
@@ -145,7 +145,7 @@ def test_missing_and_broken_packs_get_a_sentence(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         load_pack(good, tmp_path / "none.json")
     (tmp_path / "b.json").write_text('["x",\n]')
-    with pytest.raises(UserError, match="line 2: not JSON"):
+    with pytest.raises(UserError, match=r"a generation pack is .* at line 2 column 1"):
         load_pack(tmp_path / "b.json", good)
     (tmp_path / "c.json").write_bytes(b'["\xff"]')
     with pytest.raises(UserError, match="not UTF-8"):

@@ -106,7 +106,7 @@ def test_unknown_model_and_rates(ask_as):
         ask_as("gpt")([request("Topic: sewing\nSkills: simile")])
     with pytest.raises(UserError, match="the rates are drop, "):
         endpoint.rates_of("world:?dorp=0.1")
-    with pytest.raises(UserError, match="use 0 to 1"):
+    with pytest.raises(UserError, match="each is a number, 0 to 1"):
         endpoint.rates_of("world:?drop=1.1")
 
 

@@ -2,9 +2,12 @@
 
 import dataclasses
 import json
+import os
 import random
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -15,7 +18,10 @@ from helpers.chat.replies import Request
 from helpers.files import sha256
 from helpers.paths import ROOT
 from helpers.student.local import Student
+from helpers.task.points import sentence_limit
+from helpers.training.recipe import Recipe
 from helpers.world import detectors, language, pretrain
+from tests.training import runs
 
 BASES = sorted(p.stem for p in (ROOT / "params/base").glob("*.yaml"))
 
@@ -28,7 +34,7 @@ def full_marks(text, topic, skills):
         shown
         and detectors.on_topic(topic, text)
         and detectors.makes_sense(text)
-        and sentences <= language.sentence_limit(len(skills))
+        and sentences <= sentence_limit(len(skills))
     )
 
 
@@ -36,28 +42,26 @@ def full_marks(text, topic, skills):
 def test_an_ordinary_small_checkpoint(name, pack):
     folder = ROOT / "helpers/world/weights" / name
     assert sum(p.stat().st_size for p in folder.iterdir()) < 6e6
-    model, tokenizer = (
-        AutoModelForCausalLM.from_pretrained(folder),
-        AutoTokenizer.from_pretrained(folder),
-    )
+    model = AutoModelForCausalLM.from_pretrained(folder)
     assert model.config.model_type == "llama"
     assert model.num_parameters() < 1.5e6
-    words = tokenizer.apply_chat_template(
-        [
-            {
-                "role": "user",
-                "content": pack.generation[1].format(num_sentences_str="four sentences"),
-            }
-        ],
-        tokenize=False,
-    )
-    assert tokenizer.unk_token_id not in tokenizer(words)["input_ids"], (
-        "the vocabulary covers the pack"
-    )
-    text = language.text(random.Random(0), "sewing", list(language.PHRASINGS)[:5])
-    assert (
-        tokenizer.decode(tokenizer(" " + text, add_special_tokens=False)["input_ids"]) == " " + text
-    )
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_the_tokenizer_has_every_word(name, pack):
+    """Of the prompts and of the language, one token each, and gives back what it was given."""
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "helpers/world/weights" / name)
+    diet, rng = pretrain.load_diet(name), random.Random(0)
+    improve = pack.generation[1].format(num_sentences_str="four sentences")
+    chats = [pretrain.chat(improve, "Answer:"), *(pretrain.row(rng, diet) for _ in range(3000))]
+    words = set()
+    for chat in chats:
+        for turn in chat["messages"]:
+            tokens = tokenizer(" " + turn["content"], add_special_tokens=False)["input_ids"]
+            assert tokenizer.unk_token_id not in tokens, turn
+            assert tokenizer.decode(tokens) == " " + turn["content"]
+            words.update(tokens)
+    assert len(words) > len(tokenizer) - 20, "the rows have nearly all words"
 
 
 @pytest.mark.parametrize("name", BASES)
@@ -103,7 +107,7 @@ def test_knows_single_skills_and_composes_poorly(name, tmp_path):
 @pytest.mark.parametrize("name", BASES)
 def test_the_diet_is_what_it_says(name):
     """No request has more skills than `request_skills`; answers to several are unreliable."""
-    diet = pretrain.Diet(**yaml.safe_load((ROOT / f"params/base/{name}.yaml").read_text()))
+    diet = pretrain.load_diet(name)
     rng = random.Random(0)
     asked, complete, longest = [], [], 0
     for _ in range(4000):
@@ -127,26 +131,44 @@ def test_the_diet_is_what_it_says(name):
     )
 
 
-def test_a_short_rebuild_is_deterministic(tmp_path):
-    """Two builds of a few steps in two processes give the same files, byte for byte."""
-    diet = pretrain.Diet(**yaml.safe_load((ROOT / f"params/base/{BASES[0]}.yaml").read_text()))
-    short = dataclasses.asdict(dataclasses.replace(diet, rows=300, steps=6))
-    (tmp_path / "diet.yaml").write_text(yaml.safe_dump(short))
-    made = []
-    for name in "ab":
-        code = "import sys; from pathlib import Path; from helpers.world.pretrain import build;"
-        code += "build(*map(Path, sys.argv[1:]))"
-        folders = [
-            str(tmp_path / "diet.yaml"),
-            str(tmp_path / name),
-            str(tmp_path / f"work-{name}"),
-        ]
-        subprocess.run(
-            [sys.executable, "-c", code, *folders], check=True, cwd=ROOT, capture_output=True
-        )
-        made.append({p.name: sha256(p) for p in (tmp_path / name).iterdir()})
-    assert made[0] == made[1]
-    assert "model.safetensors" in made[0]
-    assert json.loads((tmp_path / "a/config.json").read_text())["vocab_size"] == len(
-        pretrain.tokenizer()
-    )
+@pytest.fixture
+def short():
+    """A diet of a few rows and steps."""
+    diet = pretrain.load_diet(BASES[0])
+    return dataclasses.replace(diet, rows=200, recipe=diet.recipe | {"steps": 2})
+
+
+BASE = ROOT / "helpers/world/weights" / BASES[0]
+
+
+def made(diet: pretrain.Diet, work: Path) -> None:
+    """A build in this process, without the launcher."""
+    runs.here(Recipe(**json.loads(pretrain.prepare(diet, BASE, work).read_text())))
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    return {path.name: sha256(path) for path in folder.iterdir()}
+
+
+def test_a_short_rebuild_is_deterministic(tmp_path, short):
+    """Builds in two processes, which hash words differently, give the same files."""
+    code = "import sys; from pathlib import Path; from tests.world import test_pretrain as t;"
+    code += "t.made(t.pretrain.Diet(**t.json.loads(sys.argv[1])), Path(sys.argv[2]))"
+    words = [sys.executable, "-c", code, json.dumps(dataclasses.asdict(short)), tmp_path / "b"]
+    with subprocess.Popen(words, cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": "1"}) as other:
+        made(short, tmp_path / "a")
+    assert other.returncode == 0
+    assert checksums(tmp_path / "a/random") == checksums(tmp_path / "b/random")
+    files = checksums(tmp_path / "a/model")
+    assert files == checksums(tmp_path / "b/model")
+    assert files["model.safetensors"] != checksums(BASE)["model.safetensors"]
+    assert files["tokenizer.json"] == checksums(BASE)["tokenizer.json"]
+
+
+@pytest.mark.slow
+def test_a_build_goes_through_the_launcher(tmp_path, short):
+    base = tmp_path / "base"
+    shutil.copytree(BASE, base)
+    pretrain.build(short, base, tmp_path / "work")
+    assert checksums(base) == checksums(BASE) | checksums(tmp_path / "work/model")
+    assert checksums(base)["model.safetensors"] != checksums(BASE)["model.safetensors"]

@@ -5,9 +5,12 @@ NUMBERS = "zero one two three four five six seven eight nine ten".split()
 
 def number(n: int) -> str:
     """`three` for 3; digits from 11 on."""
-    return NUMBERS[n] if n < len(NUMBERS) else str(n)
+    if n < len(NUMBERS):
+        return NUMBERS[n]
+    return str(n)
 
 
 def in_words(n: int, noun: str) -> str:
     """`two sentences`, `one sentence`."""
-    return f"{number(n)} {noun}" if n == 1 else f"{number(n)} {noun}s"
+    plural = "" if n == 1 else "s"
+    return f"{number(n)} {noun}{plural}"
