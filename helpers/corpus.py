@@ -12,7 +12,7 @@ from helpers.chat.replies import Reply, Request
 from helpers.errors import UserError
 from helpers.judge.grade import grade, replies
 from helpers.profile.schema import Generate
-from helpers.task.catalog import Query, counts_of, evaluation_queries
+from helpers.task.catalog import Query, counts_of
 from helpers.task.points import DUPLICATE, NOT_NEEDED, Points
 from helpers.training import chats as own_chats
 
@@ -134,28 +134,17 @@ def record_of(query: Query, messages: list[dict]) -> dict:
     }
 
 
-def avoided(p: Generate) -> set:
-    """Identities of the evaluation's queries, from k = 2 on, that no training text may answer."""
-    pool = p.pools()["I"]
-    identities = set()
-    for k in p.evaluation_ks:
-        if k > 1:
-            queries = evaluation_queries(pool, k, p.evaluation_queries, seed=p.seed, setting="I")
-            identities |= {query.identity for query in queries}
-    return identities
-
-
 def build(p: Generate, ledger: Ledger) -> list[dict]:
     """D(1), D(2), ...: every text asked for, training skills and topics only, in the order of k.
 
     Texts with things to mention, the control's, come last: they leave the others as they are. With
     `corpus` the texts are somebody else's, and none that answers an evaluation query is taken.
     """
-    avoid = avoided(p)
     texts = []
     if p.corpus:
+        reserved = p.reserved()
         for query, row in dataset.read(paths.ROOT / p.corpus, p.pools()["I"]):
-            if (query.topic, frozenset(query.names)) not in avoid:
+            if (query.topic, frozenset(query.names)) not in reserved:
                 texts.append((query, row))
     writer = Reader(p, ledger) if p.corpus else Writer(p, ledger)
     records = []
@@ -165,7 +154,7 @@ def build(p: Generate, ledger: Ledger) -> list[dict]:
             source = [text for text in texts if text[0].kind == kind]
             most = len(source)
         else:
-            source = p.queries(kind, avoid)
+            source = p.queries(kind)
             most = round(wanted * p.queries_per_text)
         records += writer.write(iter(source), wanted, most)
     return records

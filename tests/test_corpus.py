@@ -233,9 +233,9 @@ def test_too_few_things_are_a_sentence(tmp_path):
         file.write_text(content)
         p = GENERATE.model_copy(update={"things": str(file)})
         with pytest.raises(UserError, match=sentence):
-            p.queries("1+2", set())
+            p.queries("1+2")
     with pytest.raises(UserError, match="name a file of them as things"):
-        GENERATE.queries("1+1", set())
+        GENERATE.queries("1+1")
 
 
 def test_what_the_judge_said_of_a_text(built):

@@ -175,7 +175,7 @@ def test_what_a_model_is_asked_is_priced_and_its_key_looked_for(capsys, monkeypa
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"models": {}}, "models = {} is wrong: the profile has no students either"),
+        ({"models": {}}, "models is wrong: the profile has no students either"),
         ({"mixes": {"k1": {"1": 5}}}, "mixes are for students to be trained on"),
         ({"models": {"gpt-6": "a/b"}}, "models has a key 'gpt-6': a mix, model or judge has a"),
         ({"models": {"m": "nowhere"}}, "models.m = 'nowhere' is wrong: neither a folder with"),
@@ -185,7 +185,7 @@ def test_what_a_model_is_asked_is_priced_and_its_key_looked_for(capsys, monkeypa
         ({"models": {"m": {"base_url": "world:", "model": "judge", "temprature": 1}}},
          "unknown key models.m.temprature; did you mean temperature?"),
         ({"models": {"m": {"base_url": "world:", "model": "judge", "json_schema": True}}},
-         "models.m: json_schema is for judges alone"),
+         "models.m.json_schema = True is wrong"),
         ({"models": {"m": {"answers": "no.jsonl"}}}, "models.m.answers = 'no.jsonl' is wrong: no"),
         ({"models": {"m": {"base_url": "https://a.invalid/v1", "model": "y"}}, "budget": 1.0},
          "has no price for model y"),

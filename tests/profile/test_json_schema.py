@@ -36,11 +36,26 @@ SECOND = 'second_judges: {other: {base_url: "world:", model: judge, json_schema:
 @pytest.mark.parametrize(
     ("file", "old", "new", "sentence"),
     [
-        ("shared", JUDGE, f"{JUDGE}, json_schema: true", "its judge judge has true"),
-        ("shared", "prompts/terse/grading", "prompts/json/grading", "has json_schema: true, and"),
+        ("shared", JUDGE, f"{JUDGE}, json_schema: true", "there, and True of"),
+        (
+            "shared",
+            "prompts/terse/grading",
+            "prompts/json/grading",
+            "there, and False of",
+        ),
         ("03_grade", "", f"{SECOND}}}}}", "03_grade.yaml: second_judges: grading_prompts ="),
-        ("shared", "model: teacher", "model: teacher, json_schema: true", "is for judges alone"),
-        ("03_grade", "server: {}", "server: {json_schema: true}", "is for judges alone"),
+        (
+            "shared",
+            "model: teacher",
+            "model: teacher, json_schema: true",
+            "teacher.json_schema = True",
+        ),
+        (
+            "03_grade",
+            "server: {}",
+            "server: {json_schema: true}",
+            "server.json_schema = True",
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(file, old, new, sentence, changed):
