@@ -41,4 +41,4 @@ def test_a_run_is_tables_and_a_table_a_corpus(run):
     assert [last] in asked[asked.role == "teacher"].texts.tolist()
     kept = [record["topic"] for record in run if not record["dropped"]]
     own = dataset.read(Path("own.jsonl"), SMOKE.pools()["I"])
-    assert [query.topic for query, _ in own] == kept
+    assert [record["topic"] for record in own] == kept

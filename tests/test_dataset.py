@@ -137,9 +137,12 @@ GOOD = {
         ({"skills": ["zeugma"]}, "skill zeugma is none of the training skills"),
         ({"skills": ["modus ponens"]}, "skill modus ponens is none of the training skills"),
         ({"skills": []}, "skills: list should have at least 1 item"),
-        ({"k": 2}, "k = 2, and skills names 1"),
+        ({"k": 2}, "the line: k = 2, and skills names 1"),
         ({"points": [1, 1]}, "2 points; k = 1 has 4"),
-        ({"messages": GOOD["messages"][:1] * 2}, "messages do not alternate"),
+        (
+            {"messages": GOOD["messages"][:1] * 2},
+            "the line: messages do not alternate",
+        ),
     ],
 )
 def test_a_row_that_cannot_be_used_is_one_sentence(tmp_path, change, sentence):
