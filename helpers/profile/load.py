@@ -35,8 +35,12 @@ def load_profile(profile: str) -> dict[str, Model]:
         given[f"02_finetune/{variant}"] = {"variant": variant, **values}
     for variant, values in graded.items():
         given[f"03_grade/{variant}"] = {"variant": variant, **values}
-    figures = f"runs/{profile}/figures"
-    given["04_plot"] = {"trained": list(trained), "graded": list(graded), "figures": figures}
+    given["04_plot"] = {
+        "generated": "01_generate" in given,
+        "trained": list(trained),
+        "graded": list(graded),
+        "figures": f"runs/{profile}/figures",
+    }
     notebooks = {}
     for name, derived in given.items():
         notebooks[name] = parameters(files, name.split("/")[0], {"profile": profile, **derived})

@@ -341,6 +341,7 @@ class Claim(Model):
 
 
 class Plot(Experiment):
+    generated: bool  # are there texts of 01_generate?
     trained: list[str]
     graded: list[str]
     figures: FiguresFolder
@@ -402,7 +403,7 @@ class Variants(Model):
 
 STAGES = {"01_generate": Generate, "02_finetune": Finetune, "03_grade": Grade, "04_plot": Plot}
 # What no YAML holds: the loader sets it.
-DERIVED = {"profile", "variant", "student", "mix", "training_seed", "trained", "graded"}
+DERIVED = set("profile variant student mix training_seed generated trained graded".split())
 
 
 def located(student: str) -> str:

@@ -8,6 +8,7 @@ from helpers.profile.schema import Plot
 GIVEN = {
     "profile": "x",
     "seed": 0,
+    "generated": True,
     "trained": ["five-k3-s0", "five-k23-s0"],
     "graded": ["five-base", "five-k3-s0", "five-k23-s0"],
     "figures": "runs/x/figures",
