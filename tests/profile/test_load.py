@@ -197,6 +197,25 @@ def test_paper_profile_is_the_papers():
     )
 
 
+def test_chats_alone_need_no_texts(profile):
+    """Nor a teacher: neither 01's parameters nor its file are looked at."""
+    path = profile / "shared.yaml"
+    values = yaml.safe_load(path.read_text()) | {"mixes": {"mine": {"chats": "README.md"}}}
+    del values["teacher"]
+    path.write_text(yaml.safe_dump(values))
+    (profile / "01_generate.yaml").unlink()
+    notebooks = load.load_profile(profile.name)
+    assert list(notebooks) == [
+        "02_finetune/mine-s0",
+        "03_grade/base",
+        "03_grade/mine-s0",
+        "04_plot",
+    ]
+    assert not notebooks["04_plot"].generated
+    assert "CORPUS := \n" in reruns.makefile(profile.name, notebooks)
+    assert "CORPUS := $(RUN)/corpus.jsonl\n" in reruns.makefile("smoke", load.load_profile("smoke"))
+
+
 def test_a_sweep_is_trained_on_its_student_alone():
     notebooks = load.load_profile("mini-full")
     swept = [n for n in notebooks if n.startswith("02_finetune") and "n150" in n]
