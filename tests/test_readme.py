@@ -1,10 +1,12 @@
 """The README's numbers come from the committed scores and from the plan."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from transformers import AutoModelForCausalLM
 
 from helpers.paths import ROOT
@@ -23,7 +25,7 @@ def table():
 
 def test_tables_are_those_of_the_committed_scores():
     for markdown in findings.readme_tables(ROOT / "figures/scores.csv"):
-        assert markdown in README, "python -m helpers.results.findings prints the tables"
+        assert markdown in PAGES, "python -m helpers.results.findings prints the tables"
 
 
 def test_what_is_said_of_mini_full_is_what_its_scores_say():
@@ -63,6 +65,22 @@ def test_committed_scores_are_those_of_the_mini_profile(table):
         == grade.evaluation_queries
     ).all()
     assert (table.groupby(scores.KEY).generation.nunique() == grade.generations).all()
+
+
+def test_its_models_are_a_profiles():
+    folder = ROOT / "params/readme-for-test"
+    shutil.copytree(ROOT / "params/evaluate", folder)
+    try:
+        values = yaml.safe_load((folder / "shared.yaml").read_text())
+        (snippet,) = re.findall(r"```yaml\n(.*?)```", README, re.S)
+        (folder / "shared.yaml").write_text(yaml.safe_dump(values | yaml.safe_load(snippet)))
+        assert {"03_grade/sol", "03_grade/granite"} < set(load.load_profile(folder.name))
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_it_fits_on_its_lines():
+    assert len(README.splitlines()) <= 120
 
 
 def test_size_and_cost():
