@@ -165,15 +165,12 @@ Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,2})?)$")]
 
 # --------------------------------------------------------------------------------------- mixes
 def source_of_chats(chats: dict[str, str]) -> dict[str, str]:
-    """A file, or with a split a data set: of the hub, which `make preflight` asks, or a folder."""
+    """A file, or with a split a data set, which `make preflight` reads."""
     place = chats.get("chats", "")
-    if set(chats) == {"chats"}:
-        if why := trouble(ROOT / place):
-            raise ValueError(f"chats = {place!r}: {why}; a data set has a split, too")
-    elif "split" not in chats:
-        raise ValueError("config is of a data set; name its split, too")
-    elif not is_hub_name(place) and not is_folder(ROOT / place):
-        raise ValueError(f"chats = {place!r} is neither a folder nor a hub name owner/name")
+    if not place or ("split" not in chats and trouble(ROOT / place)):
+        raise ValueError(
+            f"chats = {place!r} is no file that can be read; a data set has a split, too"
+        )
     return chats
 
 

@@ -16,11 +16,11 @@ from helpers.profile.kinds import NAME, trouble
 from helpers.profile.schema import DERIVED, STAGES, Model, Variants
 from helpers.profile.sentences import checked, shown, unknown_key
 
-# The values of a profile's files, by file from the repository's root: `shared.yaml`, one a stage,
+# The values of a profile's files, by file from the repository's root: one a stage, `shared.yaml`,
 # then those of the profile that it extends. The first that has a key is the one that counts.
 Files = dict[Path, dict]
 
-# The keys that a file may have, by its stem.
+# The keys that a file may have, by its stem; `shared` is the last.
 KNOWN = {stage: set(model.model_fields) - DERIVED for stage, model in STAGES.items()}
 KNOWN["shared"] = set(Variants.model_fields).union(*KNOWN.values())
 
@@ -79,8 +79,11 @@ def names() -> list[str]:
     return sorted(name for name in folders if re.fullmatch(NAME, name))
 
 
-def read_files(profile: str) -> Files:
-    """Read a profile, and those that it extends.
+def read_files(profile: str, extending: tuple[str, ...] = ()) -> Files:
+    """Read a profile, and the one that it extends.
+
+    Args:
+        extending: the profiles that this one is read for.
 
     Raises:
         UserError: no such profile, a file that cannot be read, a key where it may not stand.
@@ -89,51 +92,37 @@ def read_files(profile: str) -> Files:
         raise UserError(
             f"PROFILE={shown(profile)}: no such profile; the profiles are {', '.join(names())}"
         )
-    files = read_folder(profile)
-    chain = [profile]
-    while (extended := files[shared_of(chain[-1])].get("extends")) is not None:
-        others = [name for name in names() if name not in chain]
-        if extended not in others:
-            raise UserError(
-                f"{shared_of(chain[-1])}: extends = {shown(extended)}: the other profiles are"
-                f" {', '.join(others)}"
-            )
-        chain.append(extended)
-        for file, values in read_folder(extended).items():
-            values.pop("figures", None)  # a profile's figures are its own
-            files[file] = values
-    return files
-
-
-def shared_of(profile: str) -> Path:
-    return Path("params") / profile / "shared.yaml"
-
-
-def read_folder(profile: str) -> Files:
-    """`shared` and the stages; of those a profile may lack some, whose file is then empty."""
-    shared = shared_of(profile)
-    files = {shared: read_yaml(ROOT / shared)}
-    for stage in STAGES:
-        file = shared.with_name(f"{stage}.yaml")
+    files, seen = {}, {}
+    for stem, known in KNOWN.items():
+        file = Path("params") / profile / f"{stem}.yaml"
+        # A stage that the profile does not have, or takes as it is, needs no file.
         files[file] = read_yaml(ROOT / file) if os.path.lexists(ROOT / file) else {}
-    seen = {}
-    for file, values in files.items():
-        for key in values:
-            if key not in KNOWN[file.stem]:
-                raise UserError(f"{file}: {unknown_key(key, KNOWN[file.stem])}")
+        for key in files[file]:
+            if key not in known:
+                raise UserError(f"{file}: {unknown_key(key, known)}")
             if key in seen:
                 raise UserError(
                     f"{file}: {key} stands in {seen[key]} already; take one of them out"
                 )
             seen[key] = file.name
-    return files
+    extended = files[file].get("extends")
+    if extended is None:
+        return files
+    others = [name for name in names() if name not in (profile, *extending)]
+    if extended not in others:
+        raise UserError(
+            f"{file}: extends = {shown(extended)}: the other profiles are {', '.join(others)}"
+        )
+    base = read_files(extended, (profile, *extending))
+    for values in base.values():
+        values.pop("figures", None)  # a profile's figures are its own
+    return files | base
 
 
 def source(files: Files, stage: str, key: str) -> Path:
     """The file that a key's value comes from, or the one that it is missing in."""
-    nearest = [file for file in files if file.stem in (stage, "shared")]
-    own = next(file for file in nearest if file.stem == stage)
-    return next((file for file in nearest if key in files[file]), own)
+    places = [file for file in files if file.stem in (stage, "shared")]
+    return next((file for file in places if key in files[file]), places[0])
 
 
 def parameters(files: Files, stage: str, derived: dict) -> Model:

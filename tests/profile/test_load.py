@@ -64,7 +64,7 @@ FAULTS = [
     ("shared", "jobs: auto", "jobs: auto\nsweep: {students: tiny, mixes: {}}",
      "unknown key sweep.students; did you mean student?"),
     ("02_finetune", "steps: 12", "setps: 12", "unknown key setps; did you mean steps?"),
-    ("02_finetune", "steps: 12", "seed: 1", "02_finetune.yaml: seed stands in shared.yaml already"),
+    ("02_finetune", "steps: 12", "seed: 1", "shared.yaml: seed stands in 02_finetune.yaml already"),
     ("02_finetune", "steps: 12", "variant: x", "02_finetune.yaml: unknown key variant"),
     ("03_grade", "gradings: 3",
      "gradings: 3\nsecond_judges: {x: {base_url: 'world:', modle: j}}", "second_judges.x.modle"),
