@@ -1,7 +1,7 @@
 """01_generate: the teacher's texts, and those kept of them: D(1), D(2), D(3) ([ZK24] section 3)."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 
 from helpers import dataset, paths
@@ -13,11 +13,9 @@ from helpers.errors import UserError
 from helpers.files import read_json_lines
 from helpers.judge import grade as judge
 from helpers.profile.schema import Finetune, Generate
-from helpers.task.catalog import Query, counts_of
+from helpers.task.catalog import Pool, Query, counts_of
 from helpers.task.points import DUPLICATE, NOT_NEEDED, Points
 from helpers.training import chats as own_chats
-
-Drafts = Callable[[int], list[dict]]  # gives the next n texts: records without an outcome
 
 
 def build(p: Generate, ledger: Ledger) -> list[dict]:
@@ -30,37 +28,42 @@ def build(p: Generate, ledger: Ledger) -> list[dict]:
         A record for every text: kind, k, topic, skills, things, messages, text, points (in the
         rubric's order; None without a readable grade), dropped (why; empty if kept).
     """
-    given = somebody_elses(p) if p.corpus else []
+    theirs = []
+    if p.corpus:
+        theirs = dataset.read(paths.ROOT / p.corpus, p.pools()["I"], reserved=p.reserved())
     known: set[str] = set()
     records = []
     for kind in sorted(p.texts, key=lambda kind: counts_of(kind)[::-1]):
         wanted = p.texts[kind]
         if p.corpus:
-            own = [record for record in given if record["kind"] == kind]
-            drafts, most = from_list(own), len(own)
+            own = [text for text in theirs if text["kind"] == kind]
+            source, most = iter(own), len(own)
         else:
-            drafts = from_teacher(p, p.queries(kind), ledger)
-            most = round(wanted * p.queries_per_text)
-        records += keep(p, drafts, ledger, known, wanted=wanted, most=most)
+            source, most = p.queries(kind), round(wanted * p.queries_per_text)
+        records += keep(p, source, ledger, known, wanted=wanted, most=most)
     return records
 
 
 def keep(
-    p: Generate, drafts: Drafts, ledger: Ledger, known: set[str], *, wanted: int, most: int
+    p: Generate, source: Iterator, ledger: Ledger, known: set[str], *, wanted: int, most: int
 ) -> list[dict]:
     """Take texts until `wanted` new ones have full marks, or `most` were looked at.
 
     A good text that came after the last one wanted is dropped as not needed.
 
     Args:
+        source: the teacher's queries; somebody else's texts where there is a `corpus`.
         known: all texts so far, of any kind; those taken are added.
     """
     records: list[dict] = []
+    samples: Counter = Counter()
     kept = 0
     while kept < wanted and len(records) < most:
         share = kept / len(records) if kept else 1.0
         size = max(8, round((wanted - kept) / share))
-        batch = drafts(min(size, most - len(records)))
+        batch = list(islice(source, min(size, most - len(records))))
+        if not p.corpus:
+            batch = write(p, batch, samples, ledger)
         if not p.corpus or p.corpus_grades == "judge":
             grade(p, batch, ledger)
         for record in batch:
@@ -82,59 +85,43 @@ def outcome(record: dict, known: set[str]) -> str:
     return Points.of(record["points"]).fault() or (DUPLICATE if record["text"] in known else "")
 
 
-def somebody_elses(p: Generate) -> list[dict]:
-    """The texts of `corpus` that answer no evaluation query, with the points that they claim."""
-    reserved = p.reserved()
+def write(p: Generate, queries: list[Query], samples: Counter, ledger: Ledger) -> list[dict]:
+    """The teacher's text for each query, not graded.
+
+    Args:
+        samples: how often a query came; one that comes again is asked as another sample.
+    """
+    replicates = []
+    for query in queries:
+        replicates.append(samples[query.identity])
+        samples[query.identity] += 1
+
+    def ask(requests: list[Request]) -> list[Reply | None]:
+        replies = client.ask(requests, p.teacher, ledger, role="teacher", what="texts written")
+        return [reply.first for reply in replies]
+
+    pack = p.pack()
+    conversations = converse(ask, queries, replicates, pack, turns=len(pack.generation))
     records = []
-    for record in dataset.read(paths.ROOT / p.corpus, p.pools()["I"]):
-        if (record["topic"], frozenset(record["skills"])) not in reserved:
-            records.append(record)
+    for query, conversation in zip(queries, conversations, strict=True):
+        messages = conversation.messages if conversation else []
+        records.append(dataset.record_of(query, messages))
     return records
 
 
-def from_list(records: list[dict]) -> Drafts:
-    """Texts that are there already."""
-    left = iter(records)
-    return lambda n: list(islice(left, n))
-
-
-def from_teacher(p: Generate, queries: Iterator[Query], ledger: Ledger) -> Drafts:
-    """Texts that the teacher is asked for; a query that comes again is another sample of it."""
-    pack = p.pack()
-    samples: Counter = Counter()  # how often a query came
-
-    def ask(requests: list[Request]) -> list[Reply | None]:
-        outcomes = client.ask(requests, p.teacher, ledger, role="teacher", what="texts written")
-        return [outcome.first for outcome in outcomes]
-
-    def drafts(n: int) -> list[dict]:
-        several = list(islice(queries, n))
-        replicates = []
-        for query in several:
-            replicates.append(samples[query.identity])
-            samples[query.identity] += 1
-        conversations = converse(ask, several, replicates, pack, turns=len(pack.generation))
-        records = []
-        for query, conversation in zip(several, conversations, strict=True):
-            messages = conversation.messages if conversation else []
-            records.append(dataset.record_of(query, messages))
-        return records
-
-    return drafts
-
-
-def query_of(record: dict, p: Generate) -> Query:
+def query_of(record: dict, pool: Pool) -> Query:
     """The query that a text answers."""
-    skills = {skill.name: skill for skill in p.pools()["I"].skills}
+    skills = {skill.name: skill for skill in pool.skills}
     shown = tuple(skills[name] for name in record["skills"])
     return Query(record["topic"], shown, tuple(record["things"]))
 
 
 def grade(p: Generate, records: list[dict], ledger: Ledger) -> None:
     """Put the judge's points into the records."""
+    pool = p.pools()["I"]
     answered = [record for record in records if record["messages"]]
     graded = judge.grade(
-        [query_of(record, p) for record in answered],
+        [query_of(record, pool) for record in answered],
         [record["text"] for record in answered],
         p.pack(),
         p.judge,
@@ -148,7 +135,7 @@ def grade(p: Generate, records: list[dict], ledger: Ledger) -> None:
 
 def said_of(record: dict, p: Generate, ledger: Ledger) -> list[str]:
     """What the judge said of one of the corpus's texts, in its own words."""
-    query, text = query_of(record, p), record["text"]
+    query, text = query_of(record, p.pools()["I"]), record["text"]
     return judge.replies(query, text, p.pack(), p.judge, ledger, gradings=p.filter_gradings)
 
 

@@ -117,12 +117,13 @@ class Row(pydantic.BaseModel):
         return self
 
 
-def read(path: Path, pool: Pool) -> list[dict]:
+def read(path: Path, pool: Pool, *, reserved: set = frozenset()) -> list[dict]:
     """Somebody's texts as records of the corpus, with the points that they claim, or full marks.
 
     Args:
         path: JSON lines, or a folder of them.
         pool: the skills and topics that may be trained on.
+        reserved: identities of queries; texts that answer them are left out.
 
     Raises:
         UserError: no such file, or a row that cannot be used; names its line.
@@ -134,15 +135,16 @@ def read(path: Path, pool: Pool) -> list[dict]:
     records = []
     for file in files:
         for number, row in validated(file.read_bytes().split(b"\n"), Row, f"corpus: {file}"):
-            unknown = [f"skill {name}" for name in row.skills if name not in skills]
-            unknown += [f"topic {row.topic}"] if row.topic not in pool.topics else []
-            if unknown:
-                raise UserError(
-                    f"corpus: {file}, line {number}: {unknown[0]} is none of the training"
-                    f" {unknown[0].split()[0]}s"
-                )
+            named = [("skill", name, skills) for name in row.skills]
+            for kind, name, trained in (*named, ("topic", row.topic, pool.topics)):
+                if name not in trained:
+                    raise UserError(
+                        f"corpus: {file}, line {number}: {kind} {name} is none of the training"
+                        f" {kind}s"
+                    )
             shown = tuple(skills[name] for name in row.skills)
             query = Query(row.topic, shown, tuple(row.things))
             messages = [message.model_dump() for message in row.messages]
-            records.append(record_of(query, messages, row.points or [1] * (query.k + 3)))
+            if query.identity not in reserved:
+                records.append(record_of(query, messages, row.points or [1] * (query.k + 3)))
     return records

@@ -31,8 +31,7 @@ def write(tmp_path):
     def write(queries, wanted, most, known=(), **changes):
         p = GENERATE.model_copy(update=changes)
         ledger = Ledger(tmp_path / "ledger.sqlite")
-        drafts = corpus.from_teacher(p, queries, ledger)
-        return corpus.keep(p, drafts, ledger, set(known), wanted=wanted, most=most)
+        return corpus.keep(p, queries, ledger, set(known), wanted=wanted, most=most)
 
     return write
 
