@@ -128,7 +128,7 @@ INSIDE = written(
 )
 File = Annotated[Word, AfterValidator(regular_file)]
 RepositoryFile = Annotated[Word, INSIDE, AfterValidator(regular_file)]
-FileOrFolder = Annotated[Word, INSIDE, AfterValidator(file_or_folder)]
+FileOrFolder = Annotated[Word, AfterValidator(file_or_folder)]
 FiguresFolder = Annotated[
     str,
     Field(max_length=200),

@@ -15,7 +15,7 @@ from helpers.profile.reading import Files, names, read_yaml, source
 from helpers.profile.schema import Finetune, Generate, Grade, Model, Variants
 from helpers.profile.sentences import checked
 from helpers.student import served
-from helpers.task.catalog import Pool, counts_of, draw
+from helpers.task.catalog import counts_of, draw
 
 THIN = 10  # texts a query from which on they are much alike
 
@@ -50,9 +50,8 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
             )
     with named("03_grade", "evaluation_ks"):
         for setting in grade.settings:
-            next(
-                draw(pools[setting], max(grade.evaluation_ks), seed=0, purpose=f"setting {setting}")
-            )
+            pool, most = pools[setting], max(grade.evaluation_ks)
+            next(draw(pool, most, seed=0, purpose=f"setting {setting}"))
     asked = {("shared", f"models.{name}"): model for name, model in variants.models.items()}
     asked["03_grade", "judge"] = grade.judge
     for name, judge in grade.second_judges.items():
@@ -62,10 +61,12 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
         with named("01_generate", "texts", "texts: "):
             for kind in generate.texts:
                 next(generate.queries(kind))
+    skills = [skill.name for skill in pools["III"].skills]
     for (stage, name), endpoint in asked.items():
         if isinstance(endpoint, Endpoint):
             with named(stage, name.split(".")[0], f"{name}: "):
-                check_endpoint(endpoint, grade, pools["III"])
+                host(endpoint.base_url).check(endpoint.model, skills, list(pools["III"].topics))
+                check_price(endpoint, grade.budget)
     for p in notebooks.values():
         if isinstance(p, Finetune):
             with named("shared", "mixes", f"mix of {p.variant}: "):
@@ -132,10 +133,3 @@ def check_figures(folder: str, profile: str) -> None:
                 owners.append(other)
     for owner in set(owners) - {profile}:
         raise UserError(f"figures = {folder} is where profile {owner} keeps its own; leave it out")
-
-
-def check_endpoint(endpoint: Endpoint, grade: Grade, pool: Pool) -> None:
-    """It can be asked for all skills and topics; with a budget, it has a price."""
-    skills = [skill.name for skill in pool.skills]
-    host(endpoint.base_url).check(endpoint.model, skills, list(pool.topics))
-    check_price(endpoint, grade.budget)
