@@ -38,10 +38,9 @@ def graded_of(p, ledger):
 
 
 @pytest.fixture
-def profile():
-    """A copy of the profile, with other models; gone afterwards."""
-    folder = ROOT / "params/evaluate-for-test"
-    shutil.copytree(ROOT / "params/evaluate", folder, dirs_exist_ok=True)
+def profile(copied):
+    """A copy of the profile, with other models."""
+    folder = copied("evaluate", "evaluate-for-test")
 
     def change(**values):
         file = folder / "shared.yaml"
@@ -49,9 +48,7 @@ def profile():
         file.write_text(yaml.safe_dump(changed, sort_keys=False))
         return folder.name
 
-    yield change
-    shutil.rmtree(folder)
-    shutil.rmtree(paths.run(folder.name), ignore_errors=True)
+    return change
 
 
 def rows_of(records):

@@ -1,7 +1,6 @@
 """The README's numbers come from the committed scores and from the plan."""
 
 import re
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -75,16 +74,12 @@ def test_committed_scores_are_those_of_the_mini_profile(table):
     assert (table.groupby(scores.KEY).generation.nunique() == grade.generations).all()
 
 
-def test_its_models_are_a_profiles():
-    folder = ROOT / "params/readme-for-test"
-    shutil.copytree(ROOT / "params/evaluate", folder)
-    try:
-        values = yaml.safe_load((folder / "shared.yaml").read_text())
-        (snippet,) = re.findall(r"```yaml\n(.*?)```", README, re.S)
-        (folder / "shared.yaml").write_text(yaml.safe_dump(values | yaml.safe_load(snippet)))
-        assert {"03_grade/sol", "03_grade/granite"} < set(load.load_profile(folder.name))
-    finally:
-        shutil.rmtree(folder)
+def test_its_models_are_a_profiles(copied):
+    shared = copied("evaluate", "readme-for-test") / "shared.yaml"
+    (snippet,) = re.findall(r"```yaml\n(.*?)```", README, re.S)
+    values = yaml.safe_load(shared.read_text()) | yaml.safe_load(snippet)
+    shared.write_text(yaml.safe_dump(values))
+    assert {"03_grade/sol", "03_grade/granite"} < set(load.load_profile("readme-for-test"))
 
 
 def test_it_fits_on_its_lines():

@@ -1,4 +1,7 @@
-"""Every parameter there is, a class a stage; `load.py` reads them from `params/`."""
+"""Every parameter there is, a class a stage; `load.py` reads them from `params/`.
+
+One file, though a long one: what may stand in a YAML is looked up in one place.
+"""
 
 import re
 from collections.abc import Iterator

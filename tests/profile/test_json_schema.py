@@ -1,32 +1,24 @@
 """Who may reply by a JSON schema: judges, where their grading prompts ask for it."""
 
-import shutil
-
 import pytest
 
-from helpers import paths
 from helpers.errors import UserError
-from helpers.paths import ROOT
 from helpers.profile.load import load_profile
 from helpers.run.reruns import named_files
 
 
 @pytest.fixture
-def changed():
+def changed(profile):
     """Loads a copy of the smoke profile with a line replaced, or added to a file's end."""
-    folder = ROOT / "params/json-for-test"
-    shutil.copytree(ROOT / "params/smoke", folder, dirs_exist_ok=True)
 
     def load(file, old, new):
-        path = folder / f"{file}.yaml"
+        path = profile / f"{file}.yaml"
         text = path.read_text()
         assert old in text
         path.write_text(text.replace(old, new) if old else f"{text}\n{new}\n")
-        return load_profile(folder.name)
+        return load_profile(profile.name)
 
-    yield load
-    shutil.rmtree(folder)
-    shutil.rmtree(paths.run(folder.name), ignore_errors=True)
+    return load
 
 
 JUDGE = 'judge: {base_url: "world:", model: judge'
