@@ -26,8 +26,8 @@ def load_profile(profile: str) -> dict[str, Model]:
     """
     files = read_files(profile)
     variants = parameters(files, "shared", {})
-    trained = trained_of(variants)
-    graded = untrained_of(variants) | trained
+    graded = models_of(variants)
+    trained = {variant: values for variant, values in graded.items() if values["mix"]}
     given = {}
     if any("chats" not in values["mix"] for values in trained.values()):
         given["01_generate"] = {}
@@ -48,26 +48,19 @@ def load_profile(profile: str) -> dict[str, Model]:
     return notebooks
 
 
-def prefix(variants: Variants, student: str) -> str:
-    """What a variant's name begins with: its student, where there are several."""
-    return f"{student}-" if len(variants.students) > 1 else ""
+def models_of(variants: Variants) -> dict[str, dict]:
+    """All models, by variant: students as they are, others, each student on each mix and seed.
 
-
-def untrained_of(variants: Variants) -> dict[str, dict]:
-    """The students as they are and the models, by variant."""
-    bases = {
-        f"{prefix(variants, student)}base": path for student, path in variants.students.items()
-    }
-    models = bases | variants.models
-    return {name: {"student": model, "mix": {}} for name, model in models.items()}
-
-
-def trained_of(variants: Variants) -> dict[str, dict]:
-    """What is trained, by variant: each student on each mix with each seed."""
-    trained = {}
+    A variant's name begins with its student, where there are several.
+    """
+    students = {}
     for student, path in variants.students.items():
+        students[f"{student}-" if len(variants.students) > 1 else ""] = (student, path)
+    models = {f"{prefix}base": path for prefix, (_, path) in students.items()} | variants.models
+    graded = {name: {"student": model, "mix": {}} for name, model in models.items()}
+    for prefix, (student, path) in students.items():
         for mix, texts in variants.mixes_of(student).items():
             for seed in variants.training_seeds:
-                variant = f"{prefix(variants, student)}{mix}-s{seed}"
-                trained[variant] = {"student": path, "mix": texts, "training_seed": seed}
-    return trained
+                values = {"student": path, "mix": texts, "training_seed": seed}
+                graded[f"{prefix}{mix}-s{seed}"] = values
+    return graded

@@ -76,7 +76,7 @@ class Model(pydantic.BaseModel):
         Raises:
             UserError: one sentence that names the key, the value and what is allowed.
         """
-        given = {name: values[name] for name in cls.model_fields if name in values}
+        given = {name: value for name, value in values.items() if name in cls.model_fields}
         return checked(cls, given, where="parameters")
 
 
@@ -266,10 +266,9 @@ class Finetune(Experiment):
 
     def examples(self) -> dict[str, str]:
         """Who answers a few tasks in 02, by name; nobody where `shown_seeds` lacks this seed."""
-        if self.training_seed not in self.shown_seeds:
-            return {}
-        model = paths.training(self.profile, self.variant) / "model"
-        return {"before": located(self.student), "after": str(model)}
+        model = str(paths.training(self.profile, self.variant) / "model")
+        pair = {"before": located(self.student), "after": model}
+        return pair if self.training_seed in self.shown_seeds else {}
 
 
 class Answers(Model):

@@ -32,7 +32,7 @@ def checked(model: type, values: dict, *, where: str | Callable):
         error = max(errors, key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])))
     words = sentence(model, values, error)
     # A validator of a whole model begins with the key.
-    key = error["loc"][0] if error["loc"] else words.split()[0]
+    key = error["loc"][0] if error["loc"] else words.split()[0].rstrip(":")
     raise UserError(f"{where(key) if callable(where) else where}: {words}")
 
 
@@ -46,9 +46,9 @@ def sentence(model: type, values: dict, error: dict) -> str:
     if not loc:
         return message
     if error["type"] == "missing":
-        return (
-            f"{name}.{last} is missing" if name else f"{last} is missing, there and in shared.yaml"
-        )
+        if not name:
+            return f"{last} is missing, there and in shared.yaml"
+        return f"{name}.{last} is missing"
     if error["type"] == "extra_forbidden":
         return unknown_key(name, model_in(model.model_fields[loc[0]].annotation).model_fields)
     if last == "[key]":
