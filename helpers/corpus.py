@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 
+import pandas as pd
+
 from helpers import dataset, paths
 from helpers.chat import client
 from helpers.chat.conversation import converse
@@ -133,8 +135,14 @@ def grade(p: Generate, records: list[dict], ledger: Ledger) -> None:
         record["points"] = of_judge.points and list(of_judge.points.numbers)
 
 
-def said_of(record: dict, p: Generate, ledger: Ledger) -> list[str]:
-    """What the judge said of one of the corpus's texts, in its own words."""
+def said_of(texts: pd.DataFrame, p: Generate, ledger: Ledger) -> list[str]:
+    """What the judge said of the first of these texts of the corpus, in its own words.
+
+    Nothing where there is no text, or where no judge was asked.
+    """
+    if texts.empty or p.corpus_grades == "claimed":
+        return []
+    record = texts.iloc[0]
     query, text = query_of(record, p.pools()["I"]), record["text"]
     return judge.replies(query, text, p.pack(), p.judge, ledger, gradings=p.filter_gradings)
 

@@ -1,5 +1,6 @@
 """D(k): what is kept and why the rest is dropped, resuming, mixes, the control's padded texts."""
 
+import pandas as pd
 import pytest
 
 from helpers import corpus, paths
@@ -257,7 +258,8 @@ def test_what_the_judge_said_of_a_text(built):
     before = ledger.summary().attempts.sum()
     lacking = next(record for record in records if record["dropped"] == "skill missing")
     for record in (kept(records)[0], lacking):
-        (said,) = corpus.said_of(record, GENERATE, ledger)
+        (said,) = corpus.said_of(pd.DataFrame([record]), GENERATE, ledger)
         assert f"about {record['topic']}" in said
         assert (" 0" in said) == (0 in record["points"][:-1])
+    assert corpus.said_of(pd.DataFrame(), GENERATE, ledger) == []
     assert ledger.summary().attempts.sum() == before, "stored, and not asked again"

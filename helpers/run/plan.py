@@ -222,7 +222,7 @@ def plan_generate(p: Generate, ledger: Ledger | None = None) -> pd.DataFrame:
                 )
             )
         if p.corpus and p.corpus_grades == "claimed":
-            continue
+            queries = 0 * queries  # nobody is asked
         rows.append(
             row(
                 "01_generate",
