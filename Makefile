@@ -128,7 +128,8 @@ $(VENV)/done: requirements.txt
 	@$(PYTHON) -m venv .venv-bench && .venv-bench/bin/pip install --quiet --disable-pip-version-check -r $< && touch $@ || true
 
 # The notebooks of a profile. An executed notebook is its stage's stamp; `helpers.run.stage` writes it only on success.
-# Of which modules and variants is in notebooks.mk, computed by `helpers.run.reruns`.
+# Of which modules and variants is in notebooks.mk, computed by `helpers.run.reruns`; so is CORPUS, the texts of
+# 01_generate, empty where none are trained on.
 STAGE   = @$(PY) -m helpers.run.stage $< $(RUN)/params/$(@:$(RUN)/%.ipynb=%).yaml $@
 
 notebooks-of-profile:
@@ -138,16 +139,14 @@ notebooks-of-profile:
 $(RUN)/01_generate.ipynb: notebooks/01_generate.ipynb $(RUN)/params/01_generate.yaml
 	$(STAGE)
 
-$(RUN)/02_finetune/%.ipynb: notebooks/02_finetune.ipynb $(RUN)/params/02_finetune/%.yaml $(RUN)/corpus.jsonl
+$(RUN)/02_finetune/%.ipynb: notebooks/02_finetune.ipynb $(RUN)/params/02_finetune/%.yaml $(CORPUS)
 	$(STAGE)
 
 $(RUN)/03_grade/%.ipynb: notebooks/03_grade.ipynb $(RUN)/params/03_grade/%.yaml
 	$(STAGE)
 
-# Where nothing is trained there is no corpus.
 $(RUN)/04_plot.ipynb: notebooks/04_plot.ipynb $(RUN)/params/04_plot.yaml \
-  $(if $(TRAINED),$(RUN)/corpus.jsonl) \
-  $(TRAINED:%=$(RUN)/training/%/model/identity.json) $(GRADED:%=$(RUN)/grades/%.jsonl)
+  $(CORPUS) $(TRAINED:%=$(RUN)/training/%/model/identity.json) $(GRADED:%=$(RUN)/grades/%.jsonl)
 	$(STAGE)
 
 # Results are written anew only where they change: else nothing after them runs again.
@@ -160,6 +159,6 @@ $(RUN)/training/%/model/identity.json: $(RUN)/02_finetune/%.ipynb
 $(RUN)/grades/%.jsonl: $(RUN)/03_grade/%.ipynb
 	@true
 
-$(RUN)/report.done: $(if $(TRAINED),$(RUN)/01_generate.ipynb) $(TRAINED:%=$(RUN)/02_finetune/%.ipynb) \
+$(RUN)/report.done: $(if $(CORPUS),$(RUN)/01_generate.ipynb) $(TRAINED:%=$(RUN)/02_finetune/%.ipynb) \
   $(GRADED:%=$(RUN)/03_grade/%.ipynb) $(RUN)/04_plot.ipynb
 	@$(PY) -m helpers.run.report $(PROFILE) > $@.tmp && mv $@.tmp $@

@@ -1,62 +1,43 @@
 """Texts that leave, and texts that come: JSON lines that the hub's `datasets` library reads.
 
-01_generate writes `runs/<profile>/dataset/`: a file and a config for each D(k), and a card. The
-same form comes back in: `corpus: <file or folder>` trains on texts that somebody else wrote.
+01_generate writes `runs/<profile>/dataset/`: a file and a config for each D(k), and a card, from
+`dataset.md`. The same form comes back in: `corpus: <file or folder>` trains on texts that somebody
+else wrote.
 """
 
-import math
 from pathlib import Path
 from typing import Literal
 
+import huggingface_hub
 import pydantic
-import yaml
 from pydantic import Field
 
 from helpers import paths
+from helpers.chat.conversation import Conversation
 from helpers.chat.endpoint import host
 from helpers.errors import UserError
 from helpers.files import validated, write_card, write_json_lines
 from helpers.profile.schema import Generate
 from helpers.results.scores import outcomes
 from helpers.task.catalog import Pool, Query
+from helpers.training.chats import Message
 
-SIZES = {"n<1K": 1_000, "1K<n<10K": 10_000, "10K<n<100K": 100_000}
+SIZES = {"n<1K": 1_000, "1K<n<10K": 10_000, "10K<n<100K": 100_000, "100K<n<1M": 1_000_000}
 
-CARD = """
-# Short texts that show several language skills at once
 
-Each text is on one topic and shows k skills. D1 holds texts of one skill, D2 of two, and so on;
-D1+2 are texts of one skill that also mention two things. A teacher wrote them, a judge graded them,
-and only texts with full marks are here: all skills shown, on topic, sensible, few sentences.
-
-```python
-datasets.load_dataset("<this folder>", "D2")["train"]
-```
-
-| | |
-|---|---|
-| Teacher | `{teacher}`; licence of its output: {licence} |
-| Judge | `{judge}`, {gradings} grading(s) a text; number of sentences counted in code |
-| Skills, topics | training part only; nothing of the held-out part |
-| Cost | {dollars} US dollars of the teacher's replies |
-
-A row: `k`, `topic`, `skills`, `things` (mentioned beside the skills), `messages` (the chat as the
-teacher had it), `text`, `points` (the skills in their order, topic, sense, sentences), `teacher`,
-`judge`, `split`.
-
-## What was written, and what became of it
-
-{outcomes}
-
-## Known errors
-
-The points are a judge's and not a person's: some texts lack a skill that it saw, and some good ones
-were dropped. Texts are short, alike in form, and say nothing true about the world.
-
-## Prompts
-
-{prompts}
-"""
+def record_of(query: Query, messages: list[dict], points: list[int] | None = None) -> dict:
+    """One line of the corpus, as `corpus.build` returns it; without messages nobody answered."""
+    return {
+        "kind": query.kind,
+        "k": query.k,
+        "topic": query.topic,
+        "skills": list(query.names),
+        "things": list(query.things),
+        "messages": messages,
+        "text": Conversation(messages).text if messages else "",
+        "points": points,
+        "dropped": "",
+    }
 
 
 def write(p: Generate, records: list[dict], dollars: float) -> Path:
@@ -73,62 +54,44 @@ def write(p: Generate, records: list[dict], dollars: float) -> Path:
     for stale in folder.glob("D*.jsonl"):
         if stale.stem[1:] not in p.texts:
             stale.unlink()
+    origin = {"teacher": p.corpus or p.teacher.model, "judge": p.judge.model, "split": "train"}
     for kind in p.texts:
         rows = []
         for record in records:
             if record["kind"] == kind and not record["dropped"]:
-                rows.append(row_of(record, p))
+                rows.append({**record, **origin})
+                del rows[-1]["kind"], rows[-1]["dropped"]
         write_json_lines(folder / f"D{kind}.jsonl", rows)
     write_card(folder / "README.md", card(p, records, dollars))
     return folder
 
 
-def row_of(record: dict, p: Generate) -> dict:
-    """A kept text as it leaves."""
-    row = {name: value for name, value in record.items() if name not in ("kind", "dropped")}
-    row["teacher"] = p.corpus or p.teacher.model
-    row["judge"] = p.judge.model
-    row["split"] = "train"
-    return row
-
-
 def card(p: Generate, records: list[dict], dollars: float) -> str:
     """The dataset card: front matter that the hub reads, then words."""
-    licence = "unknown" if p.corpus else host(p.teacher.base_url).licence
     n = sum(not record["dropped"] for record in records)
-    size = next((name for name, most in SIZES.items() if n < most), "100K<n<1M")
     configs = []
     for kind in p.texts:
         files = [{"split": "train", "path": f"D{kind}.jsonl"}]
         configs.append({"config_name": f"D{kind}", "data_files": files})
-    front = {
-        "license": licence,
-        "language": ["en"],
-        "size_categories": [size],
-        "task_categories": ["text-generation"],
-        "tags": ["skill-mix", "synthetic"],
-        "configs": configs,
-    }
-    table = ["| D | outcome | texts |", "|---|---|---|"]
-    for row in outcomes(records).sort_values(["k", "outcome"]).itertuples():
-        table.append(f"| D{row.k} | {row.outcome} | {row.texts:,} |")
-    pack = p.pack()
-    prompts = [f"```\n{turn}\n```" for turn in (*pack.generation, pack.grading)]
-    words = CARD.format(
-        teacher=p.corpus or p.teacher.model,
-        judge=p.judge.model,
-        licence=licence,
-        gradings=p.filter_gradings,
-        dollars="an unknown number of" if math.isnan(dollars) else f"{dollars:,.2f}",
-        outcomes="\n".join(table),
-        prompts="\n\n".join(prompts),
+    front = huggingface_hub.DatasetCardData(
+        license="unknown" if p.corpus else host(p.teacher.base_url).licence,
+        language=["en"],
+        size_categories=[name for name, most in SIZES.items() if n < most][:1],
+        task_categories=["text-generation"],
+        tags=["skill-mix", "synthetic"],
+        configs=configs,
     )
-    return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n{words}"
-
-
-class Message(pydantic.BaseModel):
-    role: Literal["user", "assistant"]
-    content: str
+    table = outcomes(records).sort_values(["k", "outcome"])
+    return str(
+        huggingface_hub.DatasetCard.from_template(
+            front,
+            template_path=Path(__file__).with_suffix(".md"),
+            p=p,
+            pack=p.pack(),
+            dollars=dollars,
+            outcomes=table.to_dict("records"),
+        )
+    )
 
 
 class Row(pydantic.BaseModel):
@@ -141,12 +104,26 @@ class Row(pydantic.BaseModel):
     things: list[str] = []
     points: list[Literal[0, 1]] | None = None  # as `Points` has them, if the text was graded
 
+    @pydantic.model_validator(mode="after")
+    def _fits(self):
+        k = len(self.skills)
+        if self.k not in (None, k):
+            raise ValueError(f"k = {self.k}, and skills names {k}")
+        if self.points and len(self.points) != k + 3:
+            raise ValueError(f"{len(self.points)} points; k = {k} has {k + 3}")
+        roles = [message.role for message in self.messages]
+        if roles != ["user", "assistant"] * (len(roles) // 2):
+            raise ValueError("messages do not alternate user, assistant")
+        return self
 
-def read(path: Path, pool: Pool) -> list[tuple[Query, Row]]:
-    """Somebody's texts, each with the query that it answers: JSON lines, or a folder of them.
+
+def read(path: Path, pool: Pool, *, reserved: set = frozenset()) -> list[dict]:
+    """Somebody's texts as records of the corpus, with the points that they claim, or full marks.
 
     Args:
+        path: JSON lines, or a folder of them.
         pool: the skills and topics that may be trained on.
+        reserved: identities of queries; texts that answer them are left out.
 
     Raises:
         UserError: no such file, or a row that cannot be used; names its line.
@@ -155,30 +132,19 @@ def read(path: Path, pool: Pool) -> list[tuple[Query, Row]]:
     if not files or not files[0].is_file():
         raise UserError(f"corpus: {path}: no such file, and no folder with *.jsonl files")
     skills = {skill.name: skill for skill in pool.skills}
-    texts = []
+    records = []
     for file in files:
         for number, row in validated(file.read_bytes().split(b"\n"), Row, f"corpus: {file}"):
-            if wrong := fault(row, pool):
-                raise UserError(f"corpus: {file}, line {number}: {wrong}")
+            named = [("skill", name, skills) for name in row.skills]
+            for kind, name, trained in (*named, ("topic", row.topic, pool.topics)):
+                if name not in trained:
+                    raise UserError(
+                        f"corpus: {file}, line {number}: {kind} {name} is none of the training"
+                        f" {kind}s"
+                    )
             shown = tuple(skills[name] for name in row.skills)
-            texts.append((Query(row.topic, shown, tuple(row.things)), row))
-    return texts
-
-
-def fault(row: Row, pool: Pool) -> str:
-    """Why a row cannot be trained on, in a few words; empty if it can."""
-    trained = [skill.name for skill in pool.skills]
-    unknown = [name for name in row.skills if name not in trained]
-    if unknown:
-        return f"skill {', '.join(unknown)} is none of the training skills"
-    if row.topic not in pool.topics:
-        return f"topic {row.topic} is none of the training topics"
-    k = len(row.skills)
-    if row.k not in (None, k):
-        return f"k = {row.k}, and skills names {k}"
-    if row.points is not None and len(row.points) != k + 3:
-        return f"{len(row.points)} points; k = {k} has {k + 3}"
-    roles = [message.role for message in row.messages]
-    if roles != ["user", "assistant"] * (len(roles) // 2):
-        return "messages do not alternate user, assistant"
-    return ""
+            query = Query(row.topic, shown, tuple(row.things))
+            messages = [message.model_dump() for message in row.messages]
+            if query.identity not in reserved:
+                records.append(record_of(query, messages, row.points or [1] * (query.k + 3)))
+    return records

@@ -79,7 +79,8 @@ def validated(lines: Iterable[str | bytes], model: type, where: str) -> Iterator
         except pydantic.ValidationError as error:
             first = error.errors()[0]
             name = ".".join(map(str, first["loc"])) or "the line"
-            raise UserError(f"{where}, line {number}: {name}: {first['msg'].lower()}") from None
+            message = first["msg"].lower().removeprefix("value error, ")
+            raise UserError(f"{where}, line {number}: {name}: {message}") from None
 
 
 CARD_END = "\n<!-- As it was written: "

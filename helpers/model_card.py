@@ -5,7 +5,6 @@ from pathlib import Path
 
 import httpx2
 import huggingface_hub
-import yaml
 
 from helpers import paths
 from helpers.files import write_card
@@ -14,61 +13,43 @@ from helpers.profile.schema import Finetune
 from helpers.training import recipe
 from helpers.training.hub import ANSWERS
 
-CARD = """
-# {variant}: `{student}`, fine-tuned to combine language skills
-
-| | |
-|---|---|
-| Base model | `{student}`; licence: {base_licence} |
-| Data | {data}; licence: {data_licence} |
-| Training | {weights}, {steps:,} steps of {batch} texts, {warmup} of them warm-up to a learning \
-rate of {learning_rate:g}, Adam, seed {training_seed} |
-| Texts | {texts:,}, with {labelled:,} tokens to learn; {dropped:,} dropped, {cut:,} cut |
-| Loss | {first:.3f} at the start, {last:.3f} at the end, in nats a token |
-
-A reproduction of "Can Models Learn Skill Composition from Examples?" (Zhao et al., 2024).
-
-## Results
-
-{results}
-"""
-
 
 def write(p: Finetune, results: str = "Not graded yet.") -> None:
-    """Write the card into the model's folder, if that is there still; an edited one stays."""
+    """Write the card, from `model_card.md`, into the model's folder, if that is there still.
+
+    One that somebody has edited stays.
+    """
     folder = paths.training(p.profile, p.variant)
     if not (folder / "model").is_dir():
         return
-    log = [row["loss"] for row in recipe.read_log(folder)]
-    base_licence, data_licence = licence_of_base(p.student), "unknown"
-    if "chats" in p.mix:
-        data = f"chats of `{p.mix['chats']}`"
+    chats = p.mix.get("chats", "")
+    if chats:
+        data, data_licence = f"chats of `{chats}`", "unknown"
     else:
         data = ", ".join(f"{n:,} texts of k = {k}" for k, n in p.mix.items())
         data_licence = licence(paths.dataset(p.profile))
-    front = {
-        "license": base_licence if base_licence == data_licence else "unknown",
-        "language": ["en"],
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["skill-mix"],
-    }
-    if is_hub_name(p.student):
-        front["base_model"] = p.student
-    if "split" in p.mix and is_hub_name(p.mix["chats"]):
-        front["datasets"] = [p.mix["chats"]]
-    words = CARD.format(
-        **p.model_dump() | recipe.facts(folder),
+    base_licence = licence_of_base(p.student)
+    front = huggingface_hub.ModelCardData(
+        license=base_licence if base_licence == data_licence else "unknown",
+        language=["en"],
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["skill-mix"],
+        base_model=p.student if is_hub_name(p.student) else None,
+        datasets=[chats] if is_hub_name(chats) else None,
+    )
+    card = huggingface_hub.ModelCard.from_template(
+        front,
+        template_path=Path(__file__).with_suffix(".md"),
+        p=p,
         base_licence=base_licence,
         data_licence=data_licence,
         data=data,
-        weights=f"LoRA adapters of rank {p.lora.rank}, merged" if p.lora else "all weights",
-        first=sum(log[:5]) / len(log[:5]),
-        last=sum(log[-5:]) / len(log[-5:]),
+        loss=[row["loss"] for row in recipe.read_log(folder)],
         results=results,
+        **recipe.facts(folder),
     )
-    head = yaml.safe_dump(front, sort_keys=False)
-    write_card(folder / "model/README.md", f"---\n{head}---\n{words}")
+    write_card(folder / "model/README.md", str(card))
 
 
 @functools.cache

@@ -1,19 +1,21 @@
 """D(k): what is kept and why the rest is dropped, resuming, mixes, the control's padded texts."""
 
+import pandas as pd
 import pytest
 
-from helpers import corpus
+from helpers import corpus, paths
 from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Ledger
 from helpers.errors import UserError
 from helpers.files import write_json_lines
 from helpers.profile.load import load_profile
 from helpers.task.catalog import Query, evaluation_queries, training_queries
-from helpers.task.points import COUNTERS, DUPLICATE, NOT_NEEDED, Points
+from helpers.task.points import COUNTERS, DUPLICATE, NOT_NEEDED
 from helpers.task.prompts import criteria, fields
 from helpers.world import detectors
 
-GENERATE = load_profile("smoke")["01_generate"]
+SMOKE = load_profile("smoke")
+GENERATE, FINETUNE = SMOKE["01_generate"], SMOKE["02_finetune/k123-s0"]
 FAULTLESS = Endpoint(base_url="world:?drop=0&overrun=0&stray=0", model="teacher")
 
 
@@ -24,14 +26,15 @@ def built(tmp_path_factory):
 
 
 @pytest.fixture
-def writer(tmp_path):
-    """Makes a writer for the smoke profile, some of its parameters changed."""
+def write(tmp_path):
+    """Asks for texts by the smoke profile, some of its parameters changed."""
 
-    def make(**changes):
+    def write(queries, wanted, most, known=(), **changes):
         p = GENERATE.model_copy(update=changes)
-        return corpus.Writer(p, Ledger(tmp_path / "ledger.sqlite"))
+        ledger = Ledger(tmp_path / "ledger.sqlite")
+        return corpus.keep(p, queries, ledger, set(known), wanted=wanted, most=most)
 
-    return make
+    return write
 
 
 def one_query(skill, topic):
@@ -85,50 +88,47 @@ def test_again_asks_nothing_and_gives_the_same(built):
     assert ledger.summary().attempts.sum() == before
 
 
-def test_a_repeated_query_is_asked_as_a_new_question(writer):
+def test_a_repeated_query_is_asked_as_a_new_question(write):
     """One skill, one topic: only replicates tell the texts apart, and none is kept twice."""
-    records = writer().write(one_query("simile", "sewing"), 12, 200)
+    records = write(one_query("simile", "sewing"), 12, 200)
     texts = [record["text"] for record in kept(records)]
     assert len(texts) == len(set(texts)) == 12
 
 
-def test_a_text_of_another_k_is_not_kept_again(writer):
+def test_a_text_of_another_k_is_not_kept_again(write):
     """D(1) and D(2) share no text, even where the judge takes one of D(1)'s for two skills."""
     before = "The rook is no small matter."
-    litotes = writer(teacher=FAULTLESS)
-    litotes.texts.add(before)
-    records = litotes.write(one_query("litotes", "chess"), 10, 60)
+    records = write(one_query("litotes", "chess"), 10, 60, known=[before], teacher=FAULTLESS)
     again = [record["dropped"] for record in records if record["text"] == before]
     assert DUPLICATE in again
     assert "" not in again
 
 
-def test_a_good_text_too_many_is_not_needed(writer):
-    records = writer(teacher=FAULTLESS).write(pairs(), 1, 20)
+def test_a_good_text_too_many_is_not_needed(write):
+    records = write(pairs(), 1, 20, teacher=FAULTLESS)
     assert [record["dropped"] for record in records].count("") == 1
     assert {record["dropped"] for record in records} >= {NOT_NEEDED}
 
 
-def test_the_most_queries_end_the_asking(writer):
+def test_the_most_queries_end_the_asking(write):
     stray = Endpoint(base_url="world:?stray=1", model="teacher")
     sure = Endpoint(base_url="world:?flip=0", model="judge")
-    records = writer(teacher=stray, judge=sure).write(pairs(), 5, 20)
+    records = write(pairs(), 5, 20, teacher=stray, judge=sure)
     assert len(records) == 20
     assert {record["dropped"] for record in records} <= {"off topic", "several faults"}
 
 
-def test_unreadable_grades_are_their_own_outcome(writer):
+def test_unreadable_grades_are_their_own_outcome(write):
     silent = Endpoint(base_url="world:?unreadable=1", model="judge")
-    records = writer(judge=silent).write(pairs(), 5, 10)
+    records = write(pairs(), 5, 10, judge=silent)
     assert {record["dropped"] for record in records} == {"grade unreadable"}
     assert all(record["points"] is None for record in records)
 
 
-def test_why_a_text_is_dropped(writer):
+def test_why_a_text_is_dropped():
     def fault(*numbers):
-        record = {"text": "A text.", "dropped": ""}
-        writer().note(record, Points.of(numbers) if numbers else None)
-        return record["dropped"]
+        record = {"text": "A text.", "messages": ["said"], "points": numbers or None}
+        return corpus.outcome(record, set())
 
     assert fault(1, 1, 1, 1, 1) == ""
     assert fault(1, 0, 1, 1, 1) == fault(0, 0, 1, 1, 1) == "skill missing"
@@ -139,26 +139,40 @@ def test_why_a_text_is_dropped(writer):
     assert fault() == "grade unreadable"
 
 
-def test_mixes_take_the_first_texts_of_each_k(built):
+@pytest.fixture
+def taken(tmp_path, monkeypatch):
+    """What a mix takes of these records."""
+    monkeypatch.setattr("helpers.paths.run", lambda profile: tmp_path)
+
+    def take(records, mix):
+        if records:
+            write_json_lines(paths.corpus("smoke"), records)
+        return corpus.taken(FINETUNE.model_copy(update={"mix": mix}))
+
+    return take
+
+
+def test_mixes_take_the_first_texts_of_each_k(built, taken):
     records, _ = built
-    one, two = (corpus.training_chats(records, {"1": 5, "3": 2}, turns=turns) for turns in (1, 2))
+    texts = taken(records, {"1": 5, "3": 2})
+    one, two = (corpus.training_chats(texts, turns=turns) for turns in (1, 2))
     assert len(one) == len(two) == 7
     assert [len(c["messages"]) for c in one] == [2] * 7
     assert [len(c["messages"]) for c in two] == [4] * 7
     first = kept(records)[0]
     assert one[0]["messages"] == [first["messages"][0], first["messages"][-1]]
     with pytest.raises(UserError, match="41 texts of k = 1 asked for, and the corpus holds 40"):
-        corpus.training_chats(records, {"1": 41}, turns=1)
+        taken(records, {"1": 41})
 
 
-def test_chats_of_your_own_are_no_texts_of_the_corpus(tmp_path):
+def test_chats_of_your_own_need_no_corpus(tmp_path, taken):
     own = [{"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]}]
     write_json_lines(tmp_path / "own.jsonl", own * 2)
     source = {"chats": str(tmp_path / "own.jsonl")}
-    assert corpus.training_chats([], source, turns=1) == own * 2
+    assert corpus.training_chats(taken([], source), turns=1) == own * 2
 
 
-def test_rules_of_grading_reach_the_corpus(writer, monkeypatch):
+def test_rules_of_grading_reach_the_corpus(write, monkeypatch):
     """The counter that is named is the one that counts."""
     counted = []
 
@@ -167,9 +181,9 @@ def test_rules_of_grading_reach_the_corpus(writer, monkeypatch):
         return 1
 
     monkeypatch.setitem(COUNTERS, "sentencex", count)
-    writer().write(pairs(), 1, 8)
+    write(pairs(), 1, 8)
     assert not counted
-    writer(sentence_counter="sentencex").write(pairs(), 1, 8)
+    write(pairs(), 1, 8, sentence_counter="sentencex")
     assert counted
 
 
@@ -217,8 +231,9 @@ def test_a_padded_query_is_graded_as_one_skill_and_limited_as_several():
     assert query.identity != Query("sewing", (skill,)).identity
 
 
-def test_a_mix_takes_padded_texts(padded):
-    chats = corpus.training_chats(padded, {"1": 5, "1+1": 3, "1+2": 2}, turns=1)
+def test_a_mix_takes_padded_texts(padded, taken):
+    texts = taken(padded, {"1": 5, "1+1": 3, "1+2": 2})
+    chats = corpus.training_chats(texts, turns=1)
     items = [chat["messages"][0]["content"].count(",") + 1 for chat in chats]
     assert items == [1] * 5 + [2] * 3 + [3] * 2
 
@@ -233,9 +248,9 @@ def test_too_few_things_are_a_sentence(tmp_path):
         file.write_text(content)
         p = GENERATE.model_copy(update={"things": str(file)})
         with pytest.raises(UserError, match=sentence):
-            p.queries("1+2", set())
+            p.queries("1+2")
     with pytest.raises(UserError, match="name a file of them as things"):
-        GENERATE.queries("1+1", set())
+        GENERATE.queries("1+1")
 
 
 def test_what_the_judge_said_of_a_text(built):
@@ -243,7 +258,8 @@ def test_what_the_judge_said_of_a_text(built):
     before = ledger.summary().attempts.sum()
     lacking = next(record for record in records if record["dropped"] == "skill missing")
     for record in (kept(records)[0], lacking):
-        (said,) = corpus.said_of(record, GENERATE, ledger)
+        (said,) = corpus.said_of(pd.DataFrame([record]), GENERATE, ledger)
         assert f"about {record['topic']}" in said
         assert (" 0" in said) == (0 in record["points"][:-1])
+    assert corpus.said_of(pd.DataFrame(), GENERATE, ledger) == []
     assert ledger.summary().attempts.sum() == before, "stored, and not asked again"

@@ -11,7 +11,7 @@ from helpers.files import write_json_lines
 from helpers.paths import ROOT
 from helpers.profile.load import load_profile
 
-PAGE = (ROOT / "docs/data.md").read_text()
+PAGES = [(ROOT / page).read_text() for page in ("README.md", "docs/data.md")]
 SMOKE = load_profile("smoke")["01_generate"].model_copy(update={"texts": {"1": 4, "2": 3}})
 GRADES = {"gradings": [[1, 1, 1, 1]], "points": [1, 1, 1, 1], "unreadable": []}
 ANSWER = {"k": 1, "topic": "sewing", "skills": ["simile"], "text": "A text."}
@@ -29,9 +29,10 @@ def run(tmp_path, monkeypatch):
 
 
 def test_a_run_is_tables_and_a_table_a_corpus(run):
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
     names = {}
-    exec(code, names)
+    for page in PAGES:
+        (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+        exec(code, names)
     assert names["score"].between(0, 1).all()
     assert names["answers"].loc[0, ["judge", "text"]].tolist() == ["first", "A text."]
     assert names["texts"].text.tolist() == [record["text"] for record in run]
@@ -41,4 +42,4 @@ def test_a_run_is_tables_and_a_table_a_corpus(run):
     assert [last] in asked[asked.role == "teacher"].texts.tolist()
     kept = [record["topic"] for record in run if not record["dropped"]]
     own = dataset.read(Path("own.jsonl"), SMOKE.pools()["I"])
-    assert [query.topic for query, _ in own] == kept
+    assert [record["topic"] for record in own] == kept

@@ -1,6 +1,9 @@
 """The kept texts leave as a data set of the hub, and a data set comes in as texts to train on."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -9,7 +12,9 @@ import yaml
 from helpers import corpus, dataset, paths
 from helpers.chat.ledger import Ledger
 from helpers.errors import UserError
+from helpers.files import write_json_lines
 from helpers.profile.load import load_profile
+from helpers.run import reruns
 from helpers.task.catalog import evaluation_queries
 from helpers.training import chats
 
@@ -99,6 +104,38 @@ def test_what_left_comes_back_as_a_corpus(made, ledger, grades):
     assert again == [record for record in records if not record["dropped"]]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("grades", ["judge", "claimed"])
+def test_the_notebook_runs_with_texts_that_all_have_full_marks(copied, tmp_path, grades):
+    rows = []
+    for kind in ("1", "2", "3"):
+        p = SMOKE.model_copy(update={"texts": {kind: 3}})
+        rows += corpus.build(p, Ledger(tmp_path / "ledger.sqlite"))
+    write_json_lines(tmp_path / "own.jsonl", [row for row in rows if not row["dropped"]])
+    folder = copied("smoke", "own-for-test")
+    for stage, values in (
+        ("shared", {"mixes": {"k123": {"1": 3, "2": 3, "3": 3}}}),
+        (
+            "01_generate",
+            {
+                "texts": {"1": 3, "2": 3, "3": 3},
+                "corpus": str(tmp_path / "own.jsonl"),
+                "corpus_grades": grades,
+            },
+        ),
+    ):
+        file = folder / f"{stage}.yaml"
+        file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | values))
+    reruns.main(folder.name)
+    run = paths.run(folder.name)
+    arguments = ["notebooks/01_generate.ipynb", run / "params/01_generate.yaml", run / "01.ipynb"]
+    command = [sys.executable, "-m", "helpers.run.stage", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(paths.ROOT)}
+    done = subprocess.run(command, cwd=paths.ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(paths.corpus(folder.name).read_text().splitlines()) == 9
+
+
 def test_claimed_marks_and_repeats_are_looked_at(made, ledger, tmp_path):
     good = [record for record in made[0] if record["kind"] == "1" and not record["dropped"]]
     poor = dict(good[1], points=[0, 1, 1, 1])
@@ -137,9 +174,12 @@ GOOD = {
         ({"skills": ["zeugma"]}, "skill zeugma is none of the training skills"),
         ({"skills": ["modus ponens"]}, "skill modus ponens is none of the training skills"),
         ({"skills": []}, "skills: list should have at least 1 item"),
-        ({"k": 2}, "k = 2, and skills names 1"),
+        ({"k": 2}, "the line: k = 2, and skills names 1"),
         ({"points": [1, 1]}, "2 points; k = 1 has 4"),
-        ({"messages": GOOD["messages"][:1] * 2}, "messages do not alternate"),
+        (
+            {"messages": GOOD["messages"][:1] * 2},
+            "the line: messages do not alternate",
+        ),
     ],
 )
 def test_a_row_that_cannot_be_used_is_one_sentence(tmp_path, change, sentence):

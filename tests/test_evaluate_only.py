@@ -38,10 +38,9 @@ def graded_of(p, ledger):
 
 
 @pytest.fixture
-def profile():
-    """A copy of the profile, with other models; gone afterwards."""
-    folder = ROOT / "params/evaluate-for-test"
-    shutil.copytree(ROOT / "params/evaluate", folder, dirs_exist_ok=True)
+def profile(copied):
+    """A copy of the profile, with other models."""
+    folder = copied("evaluate", "evaluate-for-test")
 
     def change(**values):
         file = folder / "shared.yaml"
@@ -49,9 +48,7 @@ def profile():
         file.write_text(yaml.safe_dump(changed, sort_keys=False))
         return folder.name
 
-    yield change
-    shutil.rmtree(folder)
-    shutil.rmtree(paths.run(folder.name), ignore_errors=True)
+    return change
 
 
 def rows_of(records):
@@ -175,7 +172,7 @@ def test_what_a_model_is_asked_is_priced_and_its_key_looked_for(capsys, monkeypa
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"models": {}}, "models = {} is wrong: the profile has no students either"),
+        ({"models": {}}, "models is wrong: the profile has no students either"),
         ({"mixes": {"k1": {"1": 5}}}, "mixes are for students to be trained on"),
         ({"models": {"gpt-6": "a/b"}}, "models has a key 'gpt-6': a mix, model or judge has a"),
         ({"models": {"m": "nowhere"}}, "models.m = 'nowhere' is wrong: neither a folder with"),
@@ -185,7 +182,7 @@ def test_what_a_model_is_asked_is_priced_and_its_key_looked_for(capsys, monkeypa
         ({"models": {"m": {"base_url": "world:", "model": "judge", "temprature": 1}}},
          "unknown key models.m.temprature; did you mean temperature?"),
         ({"models": {"m": {"base_url": "world:", "model": "judge", "json_schema": True}}},
-         "models.m: json_schema is for judges alone"),
+         "models.m.json_schema = True is wrong"),
         ({"models": {"m": {"answers": "no.jsonl"}}}, "models.m.answers = 'no.jsonl' is wrong: no"),
         ({"models": {"m": {"base_url": "https://a.invalid/v1", "model": "y"}}, "budget": 1.0},
          "has no price for model y"),

@@ -5,7 +5,6 @@ Its own parameters with other names and smaller numbers.
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -36,18 +35,9 @@ SIZES = {
 
 
 @pytest.fixture
-def folder():
-    """A copy of the profile under a name of its own, removed whatever happens."""
-    folder = ROOT / "params/local-for-test"
-    shutil.copytree(ROOT / "params/local", folder, dirs_exist_ok=True)
-    yield folder
-    shutil.rmtree(folder)
-    shutil.rmtree(paths.run(folder.name), ignore_errors=True)
-
-
-@pytest.fixture
-def profile(folder, tmp_path):
+def profile(copied, tmp_path):
     """`local` with the embedded world's server, catalog, pack, and a toy of its student."""
+    folder = copied("local", "local-for-test")
     server = serve(0, Rates())
     threading.Thread(target=server.serve_forever, daemon=True).start()
     texts = {

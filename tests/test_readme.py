@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from transformers import AutoModelForCausalLM
 
 from helpers.paths import ROOT
@@ -23,7 +24,15 @@ def table():
 
 def test_tables_are_those_of_the_committed_scores():
     for markdown in findings.readme_tables(ROOT / "figures/scores.csv"):
-        assert markdown in README, "python -m helpers.results.findings prints the tables"
+        assert markdown in PAGES, "python -m helpers.results.findings prints the tables"
+
+
+def test_its_own_numbers_stand_in_the_first_table():
+    shown = findings.readme_tables(ROOT / "figures/scores.csv")[0]
+    numbers = re.findall(r"\d\.\d\d \[.*?\]", README)
+    assert numbers
+    for number in numbers:
+        assert number in shown, number
 
 
 def test_what_is_said_of_mini_full_is_what_its_scores_say():
@@ -63,6 +72,18 @@ def test_committed_scores_are_those_of_the_mini_profile(table):
         == grade.evaluation_queries
     ).all()
     assert (table.groupby(scores.KEY).generation.nunique() == grade.generations).all()
+
+
+def test_its_models_are_a_profiles(copied):
+    shared = copied("evaluate", "readme-for-test") / "shared.yaml"
+    (snippet,) = re.findall(r"```yaml\n(.*?)```", README, re.S)
+    values = yaml.safe_load(shared.read_text()) | yaml.safe_load(snippet)
+    shared.write_text(yaml.safe_dump(values))
+    assert {"03_grade/sol", "03_grade/granite"} < set(load.load_profile("readme-for-test"))
+
+
+def test_it_fits_on_its_lines():
+    assert len(README.splitlines()) <= 120
 
 
 def test_size_and_cost():

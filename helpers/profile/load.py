@@ -5,70 +5,62 @@ A profile is a folder: `shared.yaml` holds what its stages share, and one YAML a
 """
 
 from helpers.profile import together
-from helpers.profile.reading import read_files
+from helpers.profile.reading import parameters, read_files
 from helpers.profile.schema import Model, Variants
 
 
 def load_variants(profile: str) -> Variants:
     """Which models a profile has, and how many notebooks run at once."""
-    return read_files(profile).checked("shared", {})
+    return parameters(read_files(profile), "shared", {})
 
 
 def load_profile(profile: str) -> dict[str, Model]:
     """Every notebook's parameters, checked.
 
     Returns:
-        By name: `01_generate`, `02_finetune/<variant>`, `03_grade/<variant>`, `04_plot`; the first
-        two only where something is trained.
+        By name: `01_generate`, where texts of the corpus are trained on; `02_finetune/<variant>`,
+        where something is trained; `03_grade/<variant>`, `04_plot`.
 
     Raises:
         UserError: one sentence about the first thing that is wrong.
     """
     files = read_files(profile)
-    variants = files.checked("shared", {})
-    trained = trained_of(variants)
-    graded = untrained_of(variants) | trained
-    given = {
-        **({"01_generate": {}} if trained else {}),
-        **{f"02_finetune/{name}": {"variant": name, **of} for name, of in trained.items()},
-        **{f"03_grade/{name}": {"variant": name, **of} for name, of in graded.items()},
-        "04_plot": {
-            "trained": list(trained),
-            "graded": list(graded),
-            "figures": f"runs/{profile}/figures",
-        },
+    variants = parameters(files, "shared", {})
+    graded = models_of(variants)
+    trained = {variant: values for variant, values in graded.items() if values["mix"]}
+    given = {}
+    if any("chats" not in values["mix"] for values in trained.values()):
+        given["01_generate"] = {}
+    for variant, values in trained.items():
+        given[f"02_finetune/{variant}"] = {"variant": variant, **values}
+    for variant, values in graded.items():
+        given[f"03_grade/{variant}"] = {"variant": variant, **values}
+    given["04_plot"] = {
+        "generated": "01_generate" in given,
+        "trained": list(trained),
+        "graded": list(graded),
+        "figures": f"runs/{profile}/figures",
     }
-    notebooks = {
-        name: files.checked(name.split("/")[0], {"profile": profile, **derived})
-        for name, derived in given.items()
-    }
+    notebooks = {}
+    for name, derived in given.items():
+        notebooks[name] = parameters(files, name.split("/")[0], {"profile": profile, **derived})
     together.check(files, variants, notebooks)
     return notebooks
 
 
-def prefix(variants: Variants, student: str) -> str:
-    """What a variant's name begins with: its student, where there are several."""
-    return f"{student}-" if len(variants.students) > 1 else ""
+def models_of(variants: Variants) -> dict[str, dict]:
+    """All models, by variant: students as they are, others, each student on each mix and seed.
 
-
-def untrained_of(variants: Variants) -> dict[str, dict]:
-    """The students as they are and the models, by variant."""
-    bases = {
-        f"{prefix(variants, student)}base": path for student, path in variants.students.items()
-    }
-    models = bases | variants.models
-    return {name: {"student": model, "mix": {}} for name, model in models.items()}
-
-
-def trained_of(variants: Variants) -> dict[str, dict]:
-    """What is trained, by variant: each student on each mix with each seed."""
-    trained = {}
+    A variant's name begins with its student, where there are several.
+    """
+    students = {}
     for student, path in variants.students.items():
-        mixes = dict(variants.mixes)
-        if variants.sweep and student == variants.sweep.student:
-            mixes |= variants.sweep.mixes
-        for mix, texts in mixes.items():
+        students[f"{student}-" if len(variants.students) > 1 else ""] = (student, path)
+    models = {f"{prefix}base": path for prefix, (_, path) in students.items()} | variants.models
+    graded = {name: {"student": model, "mix": {}} for name, model in models.items()}
+    for prefix, (student, path) in students.items():
+        for mix, texts in variants.mixes_of(student).items():
             for seed in variants.training_seeds:
-                variant = f"{prefix(variants, student)}{mix}-s{seed}"
-                trained[variant] = {"student": path, "mix": texts, "training_seed": seed}
-    return trained
+                values = {"student": path, "mix": texts, "training_seed": seed}
+                graded[f"{prefix}{mix}-s{seed}"] = values
+    return graded

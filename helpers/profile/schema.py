@@ -1,4 +1,7 @@
-"""Every parameter there is, a class a stage; `load.py` reads them from `params/`."""
+"""Every parameter there is, a class a stage; `load.py` reads them from `params/`.
+
+One file, though a long one: what may stand in a YAML is looked up in one place.
+"""
 
 import re
 from collections.abc import Iterator
@@ -21,18 +24,17 @@ from helpers.profile.kinds import (
     File,
     FileOrFolder,
     JudgeName,
-    LearningRate,
     Line,
     Minutes,
     Mix,
     Mixes,
-    MixOrNone,
     ModelName,
     Name,
     NewTokens,
     RepositoryFile,
     Seed,
     Several,
+    Share,
     Student,
     Temperature,
     Texts,
@@ -41,12 +43,12 @@ from helpers.profile.kinds import (
     Word,
 )
 from helpers.profile.sentences import checked
-from helpers.results.scores import mix_of
 from helpers.student.served import Server
 from helpers.task.catalog import (
     Pool,
     Query,
     counts_of,
+    evaluation_queries,
     load_skills,
     load_things,
     load_topics,
@@ -74,8 +76,8 @@ class Model(pydantic.BaseModel):
         Raises:
             UserError: one sentence that names the key, the value and what is allowed.
         """
-        given = {name: values[name] for name in cls.model_fields if name in values}
-        return checked(cls, given, where=lambda key: "parameters")
+        given = {name: value for name, value in values.items() if name in cls.model_fields}
+        return checked(cls, given, where="parameters")
 
 
 class Experiment(Model):
@@ -108,21 +110,19 @@ class Tasks(Experiment):
         )
 
 
-def in_words(endpoint: Endpoint) -> Endpoint:
-    """A teacher's or student's, who writes texts."""
-    if endpoint.json_schema:
-        raise ValueError("json_schema is for judges alone; take it out")
-    return endpoint
+class Writer(Endpoint):
+    """A teacher, a judge, or a model that is asked as it is."""
+
+    max_tokens: int = Field(default=1024, ge=64, le=2**20)  # no text or grading fits in fewer
 
 
-def with_room(endpoint: Endpoint) -> Endpoint:
-    """A teacher's or judge's, who needs more words than a student of a test."""
-    if endpoint.max_tokens < 64:
-        raise ValueError(f"max_tokens = {endpoint.max_tokens}: no text or grading fits in that")
-    return endpoint
+class Author(Writer):
+    """Writes in words: a JSON schema is for judges alone."""
+
+    json_schema: Literal[False] = False
 
 
-class SecondJudge(Endpoint):
+class SecondJudge(Writer):
     """Another judge over the same answers."""
 
     enabled: bool = True  # false: `make plan` prices it, and it is not asked
@@ -133,7 +133,7 @@ class SecondJudge(Endpoint):
 class Grading(Tasks):
     """How texts are graded, the teacher's and the students'."""
 
-    judge: Annotated[Endpoint, pydantic.AfterValidator(with_room)]
+    judge: Writer
     sentence_counter: Literal["reference", "sentencex"] = "reference"
     deduct_named_skills: bool = False
     budget: Budget = None
@@ -141,30 +141,26 @@ class Grading(Tasks):
     def rules(self) -> Rules:
         return Rules(self.sentence_counter, self.deduct_named_skills)
 
-    def pack(self) -> Pack:
-        return self.pack_for(self.judge, self.grading_prompts)
-
-    def pack_for(self, judge: Endpoint, grading_prompts: str) -> Pack:
-        """All prompts, with those that this judge is asked.
+    def pack(self, judge: Endpoint | None = None) -> Pack:
+        """All prompts, with those that a judge is asked, by default the first one.
 
         Raises:
             UserError: a pack that is wrong, or asks for another form of reply than the judge's.
         """
-        pack = load_pack(ROOT / self.generation_prompts, ROOT / grading_prompts)
+        judge = judge or self.judge
+        grading = getattr(judge, "grading_prompts", "") or self.grading_prompts
+        pack = load_pack(ROOT / self.generation_prompts, ROOT / grading)
         if pack.json_schema != judge.json_schema:
             raise UserError(
-                f"grading_prompts = {grading_prompts} has"
-                f" json_schema: {str(pack.json_schema).lower()}, and its judge {judge.model} has"
-                f" {str(judge.json_schema).lower()}; a judge with json_schema: true takes"
-                " params/prompts/json/grading.json"
+                f"grading_prompts = {grading}: json_schema is {pack.json_schema} there, and"
+                f" {judge.json_schema} of the judge {judge.model}; a judge with json_schema: true"
+                " takes params/prompts/json/grading.json"
             )
         return pack
 
 
 class Generate(Grading):
-    teacher: Annotated[
-        Endpoint, pydantic.AfterValidator(with_room), pydantic.AfterValidator(in_words)
-    ]
+    teacher: Author
     texts: Texts
     things: RepositoryFile | Literal[""] = ""
     corpus: FileOrFolder | Literal[""] = ""
@@ -172,19 +168,28 @@ class Generate(Grading):
     queries_per_text: float = Field(ge=1, le=1000)
     filter_gradings: Few
 
-    def queries(self, kind: str, avoid: set) -> Iterator[Query]:
-        """Endless queries for texts of a kind, a key of `texts`; none whose identity is in `avoid`.
+    def reserved(self) -> set:
+        """Identities of the evaluation's queries that no training text may answer, from k = 2."""
+        pool = self.pools()["I"]
+        queries = []
+        for k in set(self.evaluation_ks) - {1}:
+            n = self.evaluation_queries
+            queries += evaluation_queries(pool, k, n, seed=self.seed, setting="I")
+        return {query.identity for query in queries}
+
+    def queries(self, kind: str) -> Iterator[Query]:
+        """Endless queries for texts of a kind, a key of `texts`; none that is reserved.
 
         Raises:
-            UserError: a file of things that has too few of them for a training topic.
+            UserError: too few skills, or things for a training topic; all queries are reserved.
         """
         k, n = counts_of(kind)
         pool = self.pools()["I"]
-        queries = training_queries(pool, k, seed=self.seed, avoid=avoid)
+        queries = training_queries(pool, k, seed=self.seed, avoid=self.reserved())
         if not n:
             return queries
         if not self.things:
-            raise UserError(f"texts: {kind} mentions things; name a file of them as things")
+            raise UserError(f"{kind} mentions things; name a file of them as things")
         things = load_things(ROOT / self.things)
         for topic in pool.topics:
             if len(things.get(topic, ())) < n:
@@ -224,7 +229,7 @@ class Finetune(Experiment):
     learned_turns: Literal["last", "all"]
     steps: Count
     batch: Count
-    learning_rate: LearningRate
+    learning_rate: Share
     warmup: Whole
     chat_tokens: Tokens
     longer: Literal["drop", "cut"]
@@ -237,13 +242,13 @@ class Finetune(Experiment):
     lora: Lora | None = None
     compile: bool = False
 
-    @pydantic.field_validator("warmup")
-    @classmethod
-    def _ends(cls, warmup: int, info: pydantic.ValidationInfo) -> int:
-        steps = info.data.get("steps", warmup)
-        if warmup > steps:
-            raise ValueError(f"of steps = {steps}, the warm-up would never end")
-        return warmup
+    @pydantic.model_validator(mode="after")
+    def _ends(self):
+        if self.warmup > self.steps:
+            raise ValueError(
+                f"warmup = {self.warmup} of steps = {self.steps}: the warm-up would never end"
+            )
+        return self
 
     def recipe(self) -> Recipe:
         """The training run; its data is the file `chats.jsonl` in its folder."""
@@ -261,10 +266,9 @@ class Finetune(Experiment):
 
     def examples(self) -> dict[str, str]:
         """Who answers a few tasks in 02, by name; nobody where `shown_seeds` lacks this seed."""
-        if self.training_seed not in self.shown_seeds:
-            return {}
-        model = paths.training(self.profile, self.variant) / "model"
-        return {"before": located(self.student), "after": str(model)}
+        model = str(paths.training(self.profile, self.variant) / "model")
+        pair = {"before": located(self.student), "after": model}
+        return pair if self.training_seed in self.shown_seeds else {}
 
 
 class Answers(Model):
@@ -283,38 +287,33 @@ def form_of(model) -> str:
 # Whose answers are graded: a model in a folder or of the hub, one at an address, or a file's.
 Answering = Annotated[
     Annotated[Student, Tag("place")]
-    | Annotated[Endpoint, Tag("address")]
+    | Annotated[Author, Tag("address")]
     | Annotated[Answers, Tag("answers")],
     Discriminator(form_of),
 ]
 
 
+class StudentServer(Server):
+    json_schema: Literal[False] = False
+
+
 class Grade(Grading):
     variant: str
     student: Answering
-    mix: MixOrNone
+    mix: Mix
     student_turns: Few
     settings: Several[Literal["I", "II", "III"]]
     generations: Few
     gradings: Few
     new_tokens: NewTokens
     temperature: Temperature | None
-    top_p: float = Field(gt=0, le=1)
+    top_p: Share
     sample_batch: Count
     sample_dtype: Literal["float32", "bfloat16"]
     sample_device: Device
     serve: Line
-    server: Annotated[Server, pydantic.AfterValidator(in_words)]
-    second_judges: dict[JudgeName, Annotated[SecondJudge, pydantic.AfterValidator(with_room)]] = {}
-
-    @pydantic.field_validator("second_judges")
-    @classmethod
-    def _are_others(cls, judges: dict, info: pydantic.ValidationInfo) -> dict:
-        for name, judge in judges.items():
-            asked = judge.model_dump(exclude={"enabled", "grading_prompts"})
-            if Endpoint(**asked) == info.data.get("judge"):
-                raise ValueError(f"{name} is the first judge again; it would agree with itself")
-        return judges
+    server: StudentServer
+    second_judges: dict[JudgeName, SecondJudge] = {}
 
     def judges(self) -> dict[str, Endpoint]:
         """Everyone who grades, by name; `first` is the judge that the results are from."""
@@ -323,10 +322,8 @@ class Grade(Grading):
 
     def packs(self) -> dict[str, Pack]:
         """The prompts of every judge, by name, of those that are not enabled too."""
-        packs = {FIRST_JUDGE: self.pack()}
-        for name, judge in self.second_judges.items():
-            packs[name] = self.pack_for(judge, judge.grading_prompts or self.grading_prompts)
-        return packs
+        judges = {FIRST_JUDGE: self.judge, **self.second_judges}
+        return {name: self.pack(judge) for name, judge in judges.items()}
 
     def checkpoint(self) -> str:
         """The model to grade that has a place: the variant's own, or `student` without a mix."""
@@ -345,6 +342,7 @@ class Claim(Model):
 
 
 class Plot(Experiment):
+    generated: bool  # are there texts of 01_generate?
     trained: list[str]
     graded: list[str]
     figures: FiguresFolder
@@ -353,16 +351,12 @@ class Plot(Experiment):
     over_generations: Literal["max", "mean"] = "max"
     claims: list[Claim] = []
 
-    @pydantic.field_validator("claims")
-    @classmethod
-    def of_mixes_that_are_graded(cls, claims: list[Claim], info) -> list[Claim]:
-        models = [re.sub(r"-s\d+$", "", variant) for variant in info.data.get("graded", [])]
-        mixes = sorted({mix_of(model) for model in models})
-        for claim in claims:
-            for mix in (claim.model, claim.against):
-                if mix not in mixes:
-                    raise ValueError(f"{mix} is none of the mixes ({', '.join(mixes)})")
-        return claims
+    @pydantic.model_validator(mode="after")
+    def _claims_are_of_mixes(self):
+        for mix in (mix for claim in self.claims for mix in (claim.model, claim.against)):
+            if not any(re.fullmatch(rf"(.+-)?{mix}(-s\d+)?", variant) for variant in self.graded):
+                raise ValueError(f"claims: {mix} is no mix of {', '.join(self.graded)}")
+        return self
 
 
 class Sweep(Model):
@@ -377,47 +371,38 @@ class Variants(Model):
 
     extends: Name | None = None  # the profile that every value missing here is taken from
     students: dict[Name, Student] = {}  # asked as they are, and trained on each mix
-    models: dict[ModelName, Answering] = Field(default={}, validate_default=True)  # never trained
+    models: dict[ModelName, Answering] = {}  # never trained
     mixes: Mixes = {}
     sweep: Sweep | None = None
     training_seeds: Several[Seed] = [0]
     jobs: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"]  # auto: a notebook a core
 
-    @pydantic.field_validator("models")
-    @classmethod
-    def _or_students(cls, models: dict, info: pydantic.ValidationInfo) -> dict:
-        if not models and info.data.get("students") == {}:
-            raise ValueError("the profile has no students either: nobody to ask")
-        return models
-
-    @pydantic.field_validator("mixes")
-    @classmethod
-    def _of_students(cls, mixes: dict, info: pydantic.ValidationInfo) -> dict:
-        if mixes and info.data.get("students") == {}:
+    @pydantic.model_validator(mode="after")
+    def _names_fit(self):
+        swept = self.sweep.mixes if self.sweep else {}
+        if not self.students and not self.models:
+            raise ValueError("models is wrong: the profile has no students either: nobody to ask")
+        if self.mixes and not self.students:
             raise ValueError("mixes are for students to be trained on, and there are none")
-        if both := sorted(set(mixes) & set(info.data.get("models", {}))):
-            raise ValueError(f"{both[0]} is one of the models; give the mix another name")
-        return mixes
-
-    @pydantic.field_validator("sweep")
-    @classmethod
-    def _fits(cls, sweep: Sweep | None, info: pydantic.ValidationInfo) -> Sweep | None:
-        if sweep is None:
-            return None
-        students = info.data.get("students", [sweep.student])  # wrong ones have their own sentence
-        if sweep.student not in students:
+        if self.sweep and self.sweep.student not in self.students:
             raise ValueError(
-                f"student = {sweep.student}, and the students are {', '.join(students)}"
+                f"sweep is wrong: student = {self.sweep.student}, and the students are"
+                f" {', '.join(self.students)}"
             )
-        for mix in sweep.mixes:
-            if mix in info.data.get("mixes", {}):
-                raise ValueError(f"mix {mix!r} stands in mixes already; give it another name")
-        return sweep
+        for name in (*self.models, *swept):
+            if name in self.mixes:
+                raise ValueError(f"mixes: {name} is the name of a model or of another mix, too")
+        return self
+
+    def mixes_of(self, student: str) -> dict[str, dict]:
+        """What a student is trained on."""
+        is_swept = self.sweep and self.sweep.student == student
+        return self.mixes | self.sweep.mixes if is_swept else self.mixes
 
 
 STAGES = {"01_generate": Generate, "02_finetune": Finetune, "03_grade": Grade, "04_plot": Plot}
 # What no YAML holds: the loader sets it.
-DERIVED = {"profile", "variant", "student", "mix", "training_seed", "trained", "graded"}
+DERIVED = set("profile variant student mix training_seed generated trained graded".split())
 
 
 def located(student: str) -> str:

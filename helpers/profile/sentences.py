@@ -1,9 +1,7 @@
 """What is wrong with a parameter, in one sentence: its file, its key, what is allowed."""
 
 import difflib
-import re
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, get_args
 
 import pydantic
@@ -14,14 +12,13 @@ from helpers.errors import UserError
 RENAMED = {"batch": "batch_api", "max_tokens": "chat_tokens", "world": "caption"}
 # Somebody may have written a key there: what stands in them is not repeated.
 NEVER_SHOWN = ("key_env", "base_url")
-LONGEST = 120  # characters of a value that are shown
 
 
-def checked(model: type, values: dict, *, where: Callable[[str], Path | str]):
+def checked(model: type, values: dict, *, where: str | Callable):
     """An instance of the model.
 
     Args:
-        where: the file that a key came from, by the key's name.
+        where: the file that the values came from; or a function that tells a key's.
 
     Raises:
         UserError: one sentence about what is wrong with one of the keys.
@@ -29,38 +26,38 @@ def checked(model: type, values: dict, *, where: Callable[[str], Path | str]):
     try:
         return model(**values)
     except pydantic.ValidationError as e:
-        # A misspelt key is both unknown and missing: the first is what helps. Of two readings, as
-        # of `training_topics` (a number or a list), the deeper error is about the one meant.
+        # Of two readings, as of `training_topics` (a number or a list), the deeper error is about
+        # the one meant. A misspelt key is both unknown and missing: the first is what helps.
         errors = e.errors(include_url=False)
         error = max(errors, key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])))
-    key = str(error["loc"][0])
-    raise UserError(f"{where(key)}: {sentence(model, values, error)}")
+    words = sentence(model, values, error)
+    # A validator of a whole model begins with the key.
+    key = error["loc"][0] if error["loc"] else words.split()[0].rstrip(":")
+    raise UserError(f"{where(key) if callable(where) else where}: {words}")
 
 
 def sentence(model: type, values: dict, error: dict) -> str:
     """An error of pydantic's as a user reads it."""
     loc = error["loc"]
-    value = error["input"]
     name = path_in(values, loc)
-    if error["type"] == "extra_forbidden":
-        if len(loc) > 1:
-            model = model_in(model.model_fields[loc[0]].annotation)
-        return unknown_key(name, model.model_fields)
+    last = str(loc[-1]) if loc else ""
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if not loc:
+        return message
     if error["type"] == "missing":
-        if len(loc) == 1:
-            return f"{loc[0]} is missing, there and in shared.yaml"
-        return f"{name}.{loc[-1]} is missing"
-    message = (error["msg"][0].lower() + error["msg"][1:]).removeprefix("value error, ")
-    if loc[-1] == "[key]":
-        return f"{path_in(values, loc[:-2])} has a key {shown(value)}: {message}"
-    last = name.rpartition(".")[2]
-    if last == "key_env":
-        return f"{name} is the name of an environment variable (letters, digits, _), never a key"
-    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", value):
-        message = "YAML reads that as text; write a point in it, as 2.0e-4"
-    if last in NEVER_SHOWN or (isinstance(value, dict) and value):
+        if not name:
+            return f"{last} is missing, there and in shared.yaml"
+        return f"{name}.{last} is missing"
+    if error["type"] == "extra_forbidden":
+        return unknown_key(name, model_in(model.model_fields[loc[0]].annotation).model_fields)
+    if last == "[key]":
+        return f"{path_in(values, loc[:-2])} has a key {shown(error['input'])}: {message}"
+    if name.endswith("key_env"):
+        message = "it is the name of an environment variable (letters, digits, _), never a key"
+    if isinstance(error["input"], dict) or name.endswith(NEVER_SHOWN):
         return f"{name} is wrong: {message}"
-    return f"{name} = {shown(value)} is wrong: {message}"
+    return f"{name} = {shown(error['input'])} is wrong: {message}"
 
 
 def path_in(values: Any, loc: Iterable[str | int]) -> str:
@@ -83,13 +80,13 @@ def model_in(annotation: Any) -> type | None:
 
 
 def shown(value: Any) -> str:
-    words = repr(value)
-    return words if len(words) <= LONGEST else f"{words[:LONGEST]}..."
+    """A value as it is written, or its first 120 characters."""
+    return f"{value!r:.120}"
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """The sentence about a key that does not exist, with what may have been meant."""
-    last, known = key.rpartition(".")[2], list(known)
+    last, known = key.rpartition(".")[2], sorted(known)
     if RENAMED.get(last) in known:
         return f"unknown key {key}; it is called {RENAMED[last]} now"
     if near := difflib.get_close_matches(last, known, n=1):

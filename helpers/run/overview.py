@@ -116,7 +116,7 @@ def main(profile: str) -> None:
     print(budget(grade, [*teachers, *addressed, *grade.judges().values()]))
     if generate:
         print(f"\nQueries\n{feasibility(generate).to_string(index=False)}")
-        untrained = {name: p for name, p in left.items() if name.startswith("02")}
+    if untrained := {name: p for name, p in left.items() if name.startswith("02")}:
         print("\n02_finetune", *trainings(untrained), sep="\n  ")
     if len(addressed) < len(grades):
         where = grade.serve or grade.server.base_url or "this process"

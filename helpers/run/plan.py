@@ -13,7 +13,6 @@ from itertools import islice
 import numpy as np
 import pandas as pd
 
-from helpers import corpus
 from helpers.chat.conversation import Conversation, converse
 from helpers.chat.endpoint import Endpoint, host
 from helpers.chat.ledger import Ledger
@@ -179,7 +178,7 @@ def stored_texts(p: Generate, kind: str, ledger: Ledger | None) -> tuple[int, in
         written += stored
         return replies
 
-    queries = p.queries(kind, corpus.avoided(p))
+    queries = p.queries(kind)
     queries = islice(queries, round(p.texts[kind] * p.queries_per_text))
     samples: Counter = Counter()  # how often a query came
     while several := list(islice(queries, 256)):
@@ -223,7 +222,7 @@ def plan_generate(p: Generate, ledger: Ledger | None = None) -> pd.DataFrame:
                 )
             )
         if p.corpus and p.corpus_grades == "claimed":
-            continue
+            queries = 0 * queries  # nobody is asked
         rows.append(
             row(
                 "01_generate",

@@ -45,7 +45,7 @@ class Run:
         self.executed = nbformat.read(paths.run(profile) / "04_plot.ipynb", as_version=4)
         self.table = scores.read_csv(ROOT / self.p.figures / "scores.csv")
         self.corpus = []
-        if self.p.trained:
+        if self.p.generated:
             self.corpus = read_json_lines(paths.corpus(profile), "01_generate")
         self.graded = {}
         for variant in self.p.graded:
@@ -98,8 +98,8 @@ def question(run: Run) -> str:
 
 
 def method(run: Run) -> str:
-    if not run.p.trained:
-        return ""
+    if not run.p.generated:
+        return run.figure("04-16")
     outcomes = scores.outcomes(run.corpus)
     kept = outcomes[outcomes.outcome == KEPT].texts.sum()
     words = paragraph(

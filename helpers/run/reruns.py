@@ -117,6 +117,7 @@ def makefile(profile: str, notebooks: Profile) -> str:
         f"THREADS := {max(1, cores // jobs)}",
         f"TRAINED := {' '.join(trained)}",
         f"GRADED := {' '.join(graded)}",
+        f"CORPUS := {'$(RUN)/corpus.jsonl' if '01_generate' in notebooks else ''}",
     ]
     # A fine-tuned model is graded after it is trained; a base at any time.
     for variant in trained:

@@ -33,7 +33,8 @@ from helpers.paths import ROOT
 from helpers.progress import HEADLESS
 from helpers.run import lock, manifest
 
-TRAINING = "training"  # the tag of cells that are left out where nothing was trained
+# Tags of cells that are left out, and the parameter that is empty or false then.
+LEFT_OUT = {"training": "trained", "corpus": "generated"}
 
 
 def tidied(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -99,8 +100,8 @@ def execute(notebook: Path, parameters: dict, aside: Path) -> tuple[str, str, st
         The state that the manifest notes; why, for the manifest; and why, for the user.
     """
     cells = nbformat.read(notebook, as_version=4)
-    if not parameters.get("trained", True):
-        cells.cells = [c for c in cells.cells if TRAINING not in c.metadata.get("tags", [])]
+    absent = {tag for tag, name in LEFT_OUT.items() if not parameters.get(name, True)}
+    cells.cells = [c for c in cells.cells if absent.isdisjoint(c.metadata.get("tags", []))]
     try:
         papermill.execute_notebook(
             cells,

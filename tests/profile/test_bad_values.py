@@ -23,7 +23,7 @@ ELSEWHERE = {"base_url", "weights"}  # read, and tested, in the room `chat`
 ACCEPTED = {
     "extends": [None],
     "things": [""],
-    "corpus": [""],
+    "corpus": ["", "/etc/passwd"],  # may lie anywhere, and is read before anything is asked
     "lora": [None],
     "compile": [True],
     "claims": [[]],

@@ -8,6 +8,7 @@ from helpers.profile.schema import Plot
 GIVEN = {
     "profile": "x",
     "seed": 0,
+    "generated": True,
     "trained": ["five-k3-s0", "five-k23-s0"],
     "graded": ["five-base", "five-k3-s0", "five-k23-s0"],
     "figures": "runs/x/figures",
@@ -25,7 +26,7 @@ def test_a_claim_names_two_mixes_of_the_profile():
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"against": "k12"}, "k12 is none of the mixes (base, k23, k3)"),
+        ({"against": "k12"}, "claims: k12 is no mix of five-base, five-k3-s0, five-k23-s0"),
         ({"setting": "IV"}, "claims.0.setting"),
         ({"k": []}, "claims.0.k"),
     ],

@@ -1,32 +1,24 @@
 """Who may reply by a JSON schema: judges, where their grading prompts ask for it."""
 
-import shutil
-
 import pytest
 
-from helpers import paths
 from helpers.errors import UserError
-from helpers.paths import ROOT
 from helpers.profile.load import load_profile
 from helpers.run.reruns import named_files
 
 
 @pytest.fixture
-def changed():
+def changed(profile):
     """Loads a copy of the smoke profile with a line replaced, or added to a file's end."""
-    folder = ROOT / "params/json-for-test"
-    shutil.copytree(ROOT / "params/smoke", folder, dirs_exist_ok=True)
 
     def load(file, old, new):
-        path = folder / f"{file}.yaml"
+        path = profile / f"{file}.yaml"
         text = path.read_text()
         assert old in text
         path.write_text(text.replace(old, new) if old else f"{text}\n{new}\n")
-        return load_profile(folder.name)
+        return load_profile(profile.name)
 
-    yield load
-    shutil.rmtree(folder)
-    shutil.rmtree(paths.run(folder.name), ignore_errors=True)
+    return load
 
 
 JUDGE = 'judge: {base_url: "world:", model: judge'
@@ -36,11 +28,26 @@ SECOND = 'second_judges: {other: {base_url: "world:", model: judge, json_schema:
 @pytest.mark.parametrize(
     ("file", "old", "new", "sentence"),
     [
-        ("shared", JUDGE, f"{JUDGE}, json_schema: true", "its judge judge has true"),
-        ("shared", "prompts/terse/grading", "prompts/json/grading", "has json_schema: true, and"),
+        ("shared", JUDGE, f"{JUDGE}, json_schema: true", "there, and True of"),
+        (
+            "shared",
+            "prompts/terse/grading",
+            "prompts/json/grading",
+            "there, and False of",
+        ),
         ("03_grade", "", f"{SECOND}}}}}", "03_grade.yaml: second_judges: grading_prompts ="),
-        ("shared", "model: teacher", "model: teacher, json_schema: true", "is for judges alone"),
-        ("03_grade", "server: {}", "server: {json_schema: true}", "is for judges alone"),
+        (
+            "shared",
+            "model: teacher",
+            "model: teacher, json_schema: true",
+            "teacher.json_schema = True",
+        ),
+        (
+            "03_grade",
+            "server: {}",
+            "server: {json_schema: true}",
+            "server.json_schema = True",
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(file, old, new, sentence, changed):

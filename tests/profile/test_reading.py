@@ -1,6 +1,7 @@
 """The files of a profile: readable or a sentence; what one profile takes from another."""
 
 import os
+import shutil
 
 import pytest
 import yaml
@@ -24,7 +25,12 @@ def as_pipe(path):
 
 @pytest.mark.parametrize("file", ["shared", "02_finetune"])
 @pytest.mark.parametrize(
-    ("make", "said"), [(as_folder, "a folder"), (as_loop, "links"), (as_pipe, "no regular file")]
+    ("make", "said"),
+    [
+        (as_folder, "no file that can be read"),
+        (as_loop, "no such profile|no file that can be read"),
+        (as_pipe, "no file that can be read"),
+    ],
 )
 def test_what_is_no_file_is_a_sentence_and_waits_for_nothing(profile, file, make, said):
     path = profile / f"{file}.yaml"
@@ -39,17 +45,17 @@ def test_what_is_no_file_is_a_sentence_and_waits_for_nothing(profile, file, make
     [
         ("", "holds no keys"),
         ("- a\n- b", "holds no keys"),
-        ("seed: [" * 5000, "nested too deep"),
+        ("seed: [" * 5000, "recursion depth"),
         (f"seed: {'1' * 5000}", "not YAML"),
         ("seed: 2026-99-99", "not YAML"),
         ("seed: \xff".encode("latin-1"), "not YAML"),
         ("seed: !!python/object:os.system x", "not YAML"),
-        ("? [a, b]\n: 1", "no text; write it in quotes"),
-        ("? {a: b}\n: 1", "no text; write it in quotes"),
-        ("1: 1", "the key '1' is no text; write it in quotes, as '1', line 1"),
+        ("? [a, b]\n: 1", "is no text of one line"),
+        ("? {a: b}\n: 1", "is no text of one line"),
+        ("1: 1", "the key '1' is no text of one line and at most 100 letters; write a number"),
         ("null: 1", "the key 'null' is no text"),
-        ('"a\\nb": 1', "not of one line"),
-        (f"{'k' * 300}: 1", "too long"),
+        ('"a\\nb": 1', "is no text of one line"),
+        (f"{'k' * 300}: 1", "at most 100 letters"),
         ("<<: *nothing", "not YAML"),
         ("extends: &a [*a]", "extends = [[...]]"),
     ],
@@ -74,7 +80,7 @@ def test_a_broken_line_is_not_repeated(profile):
 
 @pytest.mark.parametrize("name", ["../smoke", "a b", "$(shell x)", "-x", ".", "x" * 65, "a\nb", ""])
 def test_a_profiles_name_is_a_name(name):
-    with pytest.raises(UserError, match="a profile's name is of letters"):
+    with pytest.raises(UserError, match="no such profile; the profiles are"):
         load.load_profile(name)
 
 
@@ -129,7 +135,7 @@ def test_an_error_names_the_file_that_the_key_came_from(extending):
         load.load_profile(name)
     name = extending('mixes: {big: {"1": 9999}}')
     with pytest.raises(
-        UserError, match=rf"{name}/shared.yaml: mix big .* params/mini/01_generate.yaml makes 1200"
+        UserError, match=rf"{name}/shared.yaml: mix of big-s0: 9999 .* 01_generate makes 1200"
     ):
         load.load_profile(name)
 
@@ -142,20 +148,29 @@ def test_only_another_profile_can_be_extended(extending, profile, other):
         load.load_profile(profile.name)
 
 
-def test_one_level_only(extending, profile):
-    extending()
-    (profile / "shared.yaml").write_text("extends: mini-full")
-    with pytest.raises(UserError, match="extends = mini-full, which extends mini itself"):
-        load.load_profile(profile.name)
+def test_levels_are_as_many_as_wanted_but_no_circle(extending, profile):
+    name = extending()
+    (profile / "shared.yaml").write_text("extends: mini-full\nsweep: null")
+    assert "03_grade/five-k123-s2" in load.load_profile(name)
+    other = ROOT / "params/circle-for-test"
+    other.mkdir()
+    try:
+        (profile / "shared.yaml").write_text(f"extends: {other.name}")
+        (other / "shared.yaml").write_text(f"extends: {name}")
+        with pytest.raises(UserError, match=rf"{other.name}/shared.yaml: extends = '{name}': the"):
+            load.load_profile(name)
+    finally:
+        shutil.rmtree(other)
 
 
 def test_no_profile_repeats_what_it_extends():
     """Everything that it changes is in sight."""
     for name in reading.names():
         files = reading.read_files(name)
-        own, *base = files.layers["shared"]
-        inherited = {key: value for layer in base for key, value in layer.values.items()}
-        assert not [key for key in own.values if own.values[key] == inherited.get(key, ...)], name
+        own, *base = [file for file in files if file.stem == "shared"]
+        inherited = {key: value for file in base[::-1] for key, value in files[file].items()}
+        for key, value in files[own].items():
+            assert value != inherited.get(key, ...), (name, key)
 
 
 # ------------------------------------------------------------------------------ old names

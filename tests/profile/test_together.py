@@ -49,7 +49,7 @@ def test_no_query_left_is_refused_and_few_are_thin(changed):
     assert "many will be alike" in table.note[2]
     assert not table.note[1]
     changed("shared", evaluation_queries=distinct)
-    refused(name, f"40 texts of k = 2 are wanted, and all of its {distinct} queries are kept")
+    refused(name, "01_generate.yaml: texts: k = 2: every query is an evaluation query; ask")
 
 
 @pytest.mark.parametrize(
@@ -60,15 +60,13 @@ def test_no_query_left_is_refused_and_few_are_thin(changed):
         ("shared", "students", {"x" * 65: "a/b"}, "students has a key"),
         ("shared", "students", {".x": "a/b"}, "students has a key"),
         ("shared", "students", {"x": "params/typo"}, "neither a folder with a model nor a hub"),
-        ("shared", "mixes", {"m": {}}, "mixes.m = {} is wrong"),
+        ("shared", "mixes", {"m": {}}, "mixes is wrong: mix m holds nothing"),
         ("shared", "mixes", {"m": {"01": 1}}, "mixes.m has a key '01'"),
         ("shared", "mixes", {"m": {"\u0663": 1}}, "mixes.m has a key"),
         ("shared", "mixes", {"own": {"chats": "no/such.jsonl"}},
-         "mixes.own is wrong: chats = 'no/such.jsonl': no such file; a data set has a split, too"),
-        ("shared", "mixes", {"own": {"chats": "params"}}, "'params': a folder; name a file in it"),
-        ("shared", "mixes", {"own": {"chats": "params/typo", "split": "train"}},
-         "chats = 'params/typo' is neither a folder nor a hub name"),
-        ("shared", "mixes", {"own": {"chats": "README.md", "config": "x"}}, "name its split, too"),
+         "mixes.own is wrong: chats = 'no/such.jsonl' is no file that can be read; a data set has"),
+        ("shared", "mixes", {"own": {"chats": "params"}}, "'params' is no file that can be read;"),
+        ("shared", "mixes", {"own": {"split": "train"}}, "chats = '' is no file that can be read"),
         ("shared", "mixes", {"own": {"chats": "README.md", "spilt": "x"}},
          "mixes.own has a key 'spilt': input should be 'chats', 'config' or 'split'"),
         ("shared", "mixes", {"k12": {"chats": "README.md"}}, "k12 holds chats of your own; give"),
@@ -76,12 +74,12 @@ def test_no_query_left_is_refused_and_few_are_thin(changed):
         ("01_generate", "texts", {"chats": "README.md"}, "texts has a key 'chats': a number of"),
         ("01_generate", "queries_per_text", 1e-9, "should be greater than or equal to 1"),
         ("01_generate", "teacher", {"base_url": "world:", "model": "teacher", "max_tokens": 1},
-         "teacher stands in shared.yaml already"),
+         "shared.yaml: teacher stands in 01_generate.yaml already"),
         ("shared", "teacher", {"base_url": "world:", "model": "teacher", "max_tokens": 1},
-         "teacher is wrong: max_tokens = 1: no text or grading fits"),
+         "teacher.max_tokens = 1 is wrong: input should be greater than or equal to 64"),
         ("02_finetune", "chat_tokens", 1, "should be greater than or equal to 32"),
         ("02_finetune", "topology", "/etc/hostname", "lies outside of the repository"),
-        ("02_finetune", "topology", "params/smoke/04_plot.yaml/x", "cannot be read"),
+        ("02_finetune", "topology", "params/smoke/04_plot.yaml/x", "no such file"),
         ("02_finetune", "topology", "params/catalog/topics.txt", "topics.txt: "),
         ("03_grade", "second_judges", {"a/b": {"base_url": "world:", "model": "judge"}},
          "second_judges has a key 'a/b'"),
@@ -93,8 +91,8 @@ def test_no_query_left_is_refused_and_few_are_thin(changed):
         ("04_plot", "figures", "runs", "use figures, or a folder under"),
         ("04_plot", "figures", "helpers/x", "use figures, or a folder under"),
         ("04_plot", "figures", "runs/$(shell id)", "use figures, or a folder under"),
-        ("04_plot", "figures", "runs/x/../../y", "lies outside of the repository"),
-        ("04_plot", "figures", "figures/scores.csv", "a file; name a folder"),
+        ("04_plot", "figures", "runs/x/../../y", "use figures, or a folder under"),
+        ("04_plot", "figures", "figures/scores.csv", "use figures, or a folder under"),
         ("04_plot", "figures", "runs/mini/other", "is where profile mini keeps its own"),
     ],
 )  # fmt: skip
@@ -105,11 +103,15 @@ def test_what_would_break_later_is_refused_now(changed, file, key, value, said):
 def test_a_topology_is_accelerates(changed):
     path = ROOT / "params/broken-for-test/topology.yaml"
     name = changed("02_finetune", topology=str(path.relative_to(ROOT)))
-    for text in ("num_machines: 2", "num_processes: two", "fsdp_config: 1"):
+    for text, said in (
+        ("num_machines: 2", "num_processes is no multiple of num_machines, 2"),
+        ("num_processes: two", "num_processes = 'two' is wrong: input should be a valid integer"),
+        ("fsdp_config: 1", "fsdp_config = 1 is wrong"),
+    ):
         path.write_text(f"distributed_type: FSDP\n{text}")
-        refused(name, "num_processes, a multiple of num_machines")
+        refused(name, f"params/broken-for-test/topology.yaml: {said}")
     path.write_text("num_processes: 1")
-    refused(name, "has a distributed_type")
+    refused(name, "topology.yaml: distributed_type is missing")
 
 
 def test_a_students_folder_holds_a_model(changed, tmp_path):
