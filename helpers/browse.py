@@ -1,14 +1,15 @@
 """The widgets of `explore.ipynb`: rows to filter, sort, open; two models to compare, to ask."""
 
-import html
-from collections.abc import Callable, Iterable, Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import pandas as pd
-from ipywidgets import HTML, Button, Dropdown, HBox, IntSlider, Layout, SelectMultiple, VBox
+from ipywidgets import HTML, Dropdown, HBox, Layout, SelectMultiple, VBox, interactive
 from itables.widget import ITable
 
 from helpers.errors import UserError
 from helpers.explore import Run
+from helpers.reading import Page
 from helpers.results.scores import METRICS
 from helpers.task.catalog import Query, Skill
 
@@ -18,173 +19,110 @@ MOST = 1000
 NARROW = Layout(width="260px")  # fits a phone
 
 
-class Shown(VBox):
-    """Widgets with a page below them, which says in a sentence what a user can mend."""
-
-    def __init__(self, *widgets):
-        self.page = HTML()
-        super().__init__([*widgets, self.page])
-
-    def show(self, page: Callable[..., str], *of) -> None:
-        try:
-            self.page.value = page(*of)
-        except UserError as error:
-            self.page.value = f"<p>{html.escape(str(error))}</p>"
-
-    def still(self) -> str:
-        """What is shown now, as HTML for a reader without a kernel."""
-        return self.page.value
-
-    def _repr_mimebundle_(self, **settings) -> dict:
-        return {**super()._repr_mimebundle_(**settings), "text/html": self.still()}
-
-
-class Browser(Shown):
+class Browser(VBox):
     """The rows that pass the filters; a click opens one.
 
     Args:
-        filters: columns to choose a value of; where a row holds a list, any item of it.
-        hidden: columns that only the page shows.
         page: makes the HTML of a row.
+        shown: columns that the table shows, in this order.
+        filters: those to choose a value of, of a list any of its items.
+        chosen: what filters are set to at first.
     """
 
     def __init__(
         self,
         table: pd.DataFrame,
-        filters: Sequence[str],
         page: Callable[[dict], str],
-        hidden: Sequence[str] = (),
+        shown: Sequence[str],
+        filters: Sequence[str],
+        **chosen: str,
     ):
         self.table = table
-        self.hidden = list(hidden)
         self.page_of = page
-        self.filters = {name: chooser(name, [ANY, *values_of(table[name])]) for name in filters}
+        self.shown = list(shown)
+        self.filters = {}
+        for name in filters:
+            options = [ANY, *sorted(set(items_of(table[name]).explode()) - {""})]
+            filter = Dropdown(options=options, description=name, layout=NARROW)
+            filter.value = chosen.get(name, ANY)
+            filter.observe(self.refresh, "value")
+            self.filters[name] = filter
         self.count = HTML()
         look = {"classes": "display compact", "style": "width:100%;min-width:900px"}
-        self.grid = ITable(pd.DataFrame(), select="single", scrollX=True, **look)
-        super().__init__(in_a_row(self.filters.values()), self.count, self.grid)
-        for filter in self.filters.values():
-            filter.observe(self.refresh, "value")
-        self.refresh()
+        self.grid = ITable(pd.DataFrame(), select="single", scrollX=True, showIndex=False, **look)
         self.grid.observe(self.open_row, "selected_rows")
+        self.page = HTML()
+        in_a_row = HBox([*self.filters.values()], layout=Layout(flex_flow="row wrap"))
+        super().__init__([in_a_row, self.count, self.grid, self.page])
+        self.refresh()
 
     def refresh(self, _=None) -> None:
         """Show the rows that pass, and open the first."""
         rows = self.table
         for name, filter in self.filters.items():
             if filter.value != ANY:
-                items = rows[name].explode().astype(str)
-                rows = rows.loc[items.index[items == filter.value].unique()]
+                rows = rows[[filter.value in items for items in items_of(rows[name])]]
         self.rows = rows.head(MOST)
         more = "" if len(rows) <= MOST else f", the first {MOST:,} below: filter on"
         self.count.value = f"{len(rows):,} of {len(self.table):,}{more}"
-        self.grid.update(
-            self.columns(), selected_rows=[0][: len(rows)], showIndex=False, maxBytes=0
-        )
+        self.words = self.rows[self.shown].map(in_words)
+        self.grid.update(self.words, selected_rows=[0][: len(rows)], maxBytes=0)
         self.open_row()
-
-    def columns(self) -> pd.DataFrame:
-        return self.rows.drop(columns=self.hidden).map(in_words)
-
-    def still(self) -> str:
-        table = self.columns().head(5).to_html(index=False, border=0)
-        return f"<p>{self.count.value}</p>{table}{self.page.value}"
 
     def open_row(self, _=None) -> None:
         """Show the page of the row that is selected."""
-        if self.grid.selected_rows and len(self.rows):
-            self.show(self.page_of, self.rows.iloc[self.grid.selected_rows[0]].to_dict())
-        else:
-            self.page.value = ""
+        selected = self.rows.iloc[self.grid.selected_rows].to_dict("records")
+        self.page.value = "".join(self.page_of(row) for row in selected)
+
+    def _repr_html_(self) -> str:
+        """What is shown now, for a reader without a kernel."""
+        table = self.words.head().to_html(index=False, border=0)
+        return f"<p>{self.count.value}</p>{table}{self.page.value}"
 
 
-class Comparison(Browser):
-    """Two models query by query; a click opens their answers side by side."""
+class Live(interactive):
+    """Choices, and what a function makes of them; without a kernel, what it made of them last."""
 
-    def __init__(self, run: Run, models: Sequence[str]):
-        self.run = run
-        self.choices = pair(run, models)
-        self.choices.append(chooser("metric", METRICS))
-        super().__init__(self.compared(), ["setting", "k", "skills"], self.query_page)
-        self.children = (in_a_row(self.choices), *self.children)
-        for choice in self.choices:
-            choice.observe(self.choose, "value")
-
-    def compared(self) -> pd.DataFrame:
-        return self.run.compared(*(choice.value for choice in self.choices))
-
-    def choose(self, _) -> None:
-        self.table = self.compared()
-        self.refresh()
-
-    def query_page(self, query: dict) -> str:
-        return self.run.query_page(query, [choice.value for choice in self.choices[:2]])
+    def _repr_html_(self) -> str:
+        return self.result._repr_html_() if self.result else "<p>Nothing was asked yet.</p>"
 
 
-class Asker(Shown):
-    """A query of one's own, asked of two models."""
-
-    def __init__(
-        self,
-        run: Run,
-        models: Sequence[str],
-        *,
-        skills: Sequence[Skill],
-        topics: Sequence[str],
-        ask_now: bool,
-    ):
-        self.run = run
-        options = [(f"{skill.category}: {skill.name}", skill) for skill in skills]
-        self.topic = chooser("topic", topics)
-        self.skills = SelectMultiple(
-            options=options, value=skills[:2], rows=8, description="skills", layout=NARROW
-        )
-        self.models = pair(run, models)
-        self.samples = IntSlider(3, min=1, max=10, description="samples", layout=NARROW)
-        button = Button(description="Ask", button_style="primary")
-        choices = [self.topic, self.skills, *self.models, self.samples]
-        super().__init__(in_a_row(choices), button)
-        button.on_click(self.ask)
-        for choice in choices:
-            choice.observe(self.preview, "value")
-        self.preview()
-        if ask_now:
-            self.ask()
-
-    def query(self) -> Query:
-        return Query(self.topic.value, self.skills.value)
-
-    def preview(self, _=None) -> None:
-        """Show what the models would be asked."""
-        self.show(self.run.prompts, self.query())
-
-    def ask(self, _=None) -> None:
-        self.page.value += "<p>asking ...</p>"
-        models = [choice.value for choice in self.models]
-        self.show(self.run.ask, self.query(), models, self.samples.value)
-
-
-def answers(run: Run) -> Browser:
+def answers(run: Run, **chosen: str) -> Browser:
     """All graded answers of a run."""
-    filters = ["model", "setting", "k", "skills", "verdict", "lost", "disagree", "near"]
-    columns = [*filters[:3], "topic", "text", *filters[3:]]
-    table = run.answers
-    table = table[[*columns, *table.columns.difference(columns)]]
-    return Browser(table, filters, run.answer_page, hidden=table.columns[len(columns) :])
+    shown = "model setting k topic text skills verdict lost disagree near".split()
+    filters = "model setting k skills verdict lost disagree near".split()
+    return Browser(run.answers, run.answer_page, shown, filters, **chosen)
 
 
-def corpus(run: Run) -> Browser:
+def corpus(run: Run, **chosen: str) -> Browser:
     """All texts that were written for training."""
-    filters = ["kind", "topic", "skills", "outcome", "lost"]
-    columns = [*filters[:2], "text", *filters[2:]]
-    table = run.corpus
-    table = table[[*columns, *table.columns.difference(columns)]]
-    return Browser(table, filters, run.text_page, hidden=table.columns[len(columns) :])
+    shown = "kind topic text skills outcome lost".split()
+    filters = "kind topic skills outcome lost".split()
+    return Browser(run.corpus, run.text_page, shown, filters, **chosen)
 
 
-def values_of(column: pd.Series) -> list[str]:
-    """What there is to choose: the values, or those of all lists."""
-    return sorted({str(value) for value in column.explode().dropna()})
+def comparison(run: Run, models: Sequence[str]) -> Live:
+    """Two models query by query; a click opens their answers side by side."""
+    shown = "setting k topic skills first second difference".split()
+
+    def compare(first: str, second: str, metric: str) -> Browser:
+        table = run.compared(first, second, metric)
+        page = functools.partial(run.query_page, models=(first, second))
+        return Browser(table, page, shown, ["setting", "k", "skills"])
+
+    return Live(compare, {"auto_display": True}, **pair(run, models), metric=list(METRICS))
+
+
+def asker(run: Run, models: Sequence[str], skills: Sequence[Skill], topics: list[str]) -> Live:
+    """A query of one's own, asked of two models at the press of a button."""
+
+    def ask(topic: str, shows: tuple[Skill, ...], first: str, second: str, samples: int) -> Page:
+        return run.ask(Query(topic, shows), [first, second], samples)
+
+    named = [(f"{skill.category}: {skill.name}", skill) for skill in skills]
+    several = SelectMultiple(options=named, value=skills[:2], rows=8, description="skills")
+    choices = {"topic": topics, "shows": several, **pair(run, models), "samples": (0, 10)}
+    return Live(ask, {"manual": True, "manual_name": "Ask", "auto_display": True}, **choices)
 
 
 def in_words(value):
@@ -192,18 +130,16 @@ def in_words(value):
     return ", ".join(value) if isinstance(value, list) else value
 
 
-def chooser(name: str, options: Sequence[str]) -> Dropdown:
-    return Dropdown(options=options, description=name, layout=NARROW)
+def items_of(column: pd.Series) -> pd.Series:
+    """Of each value its items, if it is a list of them or in words; else itself, as text."""
+    return column.map(in_words).astype(str).str.split(", ")
 
 
-def pair(run: Run, models: Sequence[str]) -> list[Dropdown]:
+def pair(run: Run, models: Sequence[str]) -> dict[str, Dropdown]:
     """Two of the run's models to choose."""
-    choices = [chooser(f"model {number}", list(run.models)) for number in (1, 2)]
-    for choice, model in zip(choices, models, strict=True):
-        choice.value = model
+    choices = {}
+    for name, model in zip(("first", "second"), models, strict=True):
+        if model not in run.models:
+            raise UserError(f"models: {model} is none of {', '.join(run.models)}")
+        choices[name] = Dropdown(options=list(run.models), value=model)
     return choices
-
-
-def in_a_row(widgets: Iterable) -> HBox:
-    """Side by side, and in further rows where the page is narrow."""
-    return HBox([*widgets], layout=Layout(flex_flow="row wrap"))

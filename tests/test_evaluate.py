@@ -149,16 +149,24 @@ def test_graded_answers_of_a_run_are_one_table(graded, tmp_path, monkeypatch):
 
 
 def test_answers_are_worked_from_reply_to_points_to_metrics(ledger, graded):
-    worked = evaluate.worked(BASE, TASKS, graded, ledger)
-    assert worked.count("The judge's first reply:") == 3
-    assert "| Shows personification | 1 |" in worked
-    assert "full_marks 1.00, all_skills 1.00" in worked
-    assert "full_marks 0.00, all_skills 0.00" in worked
     table = reading.answers(graded)
+    different = table[table.k > 1].drop_duplicates("verdict").head(3)
+    worked = evaluate.worked(BASE, TASKS, different, ledger)
+    assert worked.count("<th>majority</th>") == 3
+    assert "| Shows personification | 1 |" in worked
+    assert "full marks 1.00, all skills 1.00" in worked
+    assert "full marks 0.00, all skills 0.00" in worked
     for row in table.itertuples():
         assert bool(row.lost) == (not all(row.points))
         criteria = {*row.skills, "on topic", "makes sense", "sentences"}
         assert {*row.won.split(", "), *row.lost.split(", ")} - {""} == criteria
+
+
+def test_an_answer_that_no_judge_could_be_read_about_is_no_zero(graded):
+    silent = {"gradings": [], "points": None, "unreadable": ["no points for topic"] * 5}
+    (row,) = reading.answers([graded[0] | {"grades": {FIRST_JUDGE: silent}}]).to_dict("records")
+    assert (row["verdict"], row["won"], row["lost"]) == ("unreadable", "", "unreadable")
+    assert pd.isna(row["full_marks"])
 
 
 def test_the_nearest_training_text_stands_beside_an_answer(graded, tmp_path, monkeypatch):
