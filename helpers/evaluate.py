@@ -322,11 +322,10 @@ def in_full(p: Grade, query: Query, answer: dict, ledger: Ledger) -> str:
     turns = generation_turns(query, p.pack())[: p.student_turns]
     packs = p.packs()
     settings = {"n": p.gradings, "ledger": ledger}
-    judgements = []
+    judgements = {}
     for name, judge in p.judges().items():
-        judgements.append(
-            judgement(judge, query, answer["text"], packs[name], p.rules(), **settings)
-        )
+        read = judgement(judge, query, answer["text"], packs[name], p.rules(), **settings)
+        judgements[f"{name} ({judge.model})"] = read
     known = training_texts(p)
     other = nearest_text(answer["text"], known) if known else None
     return PAGES.in_full(f"{p.variant}, setting {place}", turns, answer, judgements, other)

@@ -120,7 +120,7 @@ class Run:
         judged = judgement(p.judge, query, text["text"], p.pack(), p.rules(), **settings)
         turns = [f"{message['role']}: {message['content']}" for message in text["messages"]]
         title = f"{text['outcome']}: k = {text['k']}, {text['topic']}"
-        return PAGES.in_full(title, turns, text, [judged], None)
+        return PAGES.in_full(title, turns, text, {p.judge.model: judged}, None)
 
     def ask(self, query: Query, models: Sequence[str], samples: int) -> reading.Page:
         """What models and judge are asked, and the models' answers, graded, side by side.

@@ -30,12 +30,12 @@ PAGES = (
 
 def judgement(
     judge: Endpoint, query: Query, text: str, pack: Pack, rules: Rules, *, n: int, ledger: Ledger
-) -> tuple[str, list[str], list[tuple[str, Points | Unreadable]], Points | None]:
+) -> tuple[list[str], list[tuple[str, Points | Unreadable]], Points | None]:
     """What a judge said of a text in the `n` gradings that the ledger has; nothing is asked.
 
     Returns:
-        Its name, the criteria, its replies with the points that were read of each or why none
-        could be, and the points by majority.
+        The criteria, its replies with the points that were read of each or why none could be, and
+        the points by majority.
     """
     replies = []
 
@@ -46,4 +46,4 @@ def judgement(
 
     outcome = Outcome(grading_request(query, text, pack, gradings=n), judge, read)
     outcome.look(ledger)
-    return judge.model, criteria(query, pack.rubric), replies, majority(outcome.usable)
+    return criteria(query, pack.rubric), replies, majority(outcome.usable)

@@ -22,7 +22,7 @@ class Progress:
         self.label = os.environ.get(HEADLESS)
         self.bar = None
         if not self.label:
-            self.bar = tqdm(total=total, desc=what, file=sys.stderr, disable=total == 1)
+            self.bar = tqdm(total=total, desc=what, file=sys.stderr, delay=1.0)
         self.start = self.last_line = time.monotonic()
         self.first = None  # work found done at the start says nothing about the speed
 

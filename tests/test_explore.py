@@ -67,7 +67,7 @@ def test_a_page_holds_every_reply_as_it_came_and_as_it_was_read(run):
     for name, judge in p.judges().items():
         settings = {"n": p.gradings, "ledger": run.ledger}
         judged = judgement(judge, query, row["text"], p.packs()[name], p.rules(), **settings)
-        _, _, replies, majority = judged
+        _, replies, majority = judged
         read = [list(grading.numbers) for _, grading in replies if not hasattr(grading, "reason")]
         assert read == row["grades"][name]["gradings"]
         assert list(majority.numbers) == row["grades"][name]["points"]
@@ -78,8 +78,8 @@ def test_a_page_holds_every_reply_as_it_came_and_as_it_was_read(run):
 
 def test_what_a_model_wrote_is_never_html(run):
     row = run.answers[run.answers.model == "k123-s0"].iloc[0].to_dict()
-    browser = browse.answers(run, model="k123-s0")
-    pages = [run.answer_page(row), run.query_page(row, MODELS), browser._repr_html_()]
+    live = browse.answers(run, "k123-s0")
+    pages = [run.answer_page(row), run.query_page(row, MODELS), live._repr_html_()]
     for page in pages:
         assert "<script" not in page
         assert "&lt;script&gt;" in page
@@ -87,46 +87,44 @@ def test_what_a_model_wrote_is_never_html(run):
     assert "No reply of this judge is stored" in pages[0]
 
 
-def test_filters_narrow_and_the_first_row_is_opened(run):
-    browser = browse.answers(run)
-    assert f"{len(run.answers):,} of {len(run.answers):,}" in browser.count.value
-    browser.filters["k"].value = "2"
-    browser.filters["model"].value = "base"
-    skill = browser.rows.skills.iloc[-1][1]
-    browser.filters["skills"].value = skill
-    assert set(browser.rows.k) == {2}
-    assert all(skill in skills for skills in browser.rows.skills)
+def test_answers_whose_gradings_differ_come_first_and_a_click_opens_one(run):
+    live = browse.answers(run, "base")
+    browser = live.result
+    assert len(browser.rows) == len(run.answers) / 2
+    assert browser.rows.disagree.is_monotonic_increasing
+    assert browser.rows.disagree.iloc[0] == "gradings"
     assert "base, setting" in browser.page.value
     browser.grid.selected_rows = [len(browser.rows) - 1]
     last = browser.rows.iloc[-1]
     assert f"query {last['query']}, sample {last['generation']}" in browser.page.value
-    browser.filters["verdict"].value = "full marks"
-    browser.filters["lost"].value = skill
-    assert len(browser.rows) == 0
+    live.children[0].value = "k123-s0"
+    assert set(live.result.rows.model) == {"k123-s0"}
+    browser.grid.selected_rows = []
     assert browser.page.value == ""
 
 
 def test_two_models_query_by_query_where_they_differ_most_first(run):
     live = browse.comparison(run, MODELS)
     comparison = live.result
-    differences = comparison.table.difference.abs()
+    differences = comparison.rows.difference.abs()
     assert differences.is_monotonic_decreasing
     answers = run.answers
-    first = comparison.table.iloc[0]
+    first = comparison.rows.iloc[0]
     own = answers[(answers[explore.QUERY] == first[explore.QUERY]).all(axis=1)]
     means = own.groupby("model").full_marks.mean().round(2)
     assert first["first"] == means["base"]
     assert comparison.page.value.count("of 3 with full marks") == 2
     assert live._repr_html_() == comparison._repr_html_()
     live.children[1].value = "base"
-    assert set(live.result.table.difference) == {0}
+    assert set(live.result.rows.difference) == {0}
     with pytest.raises(UserError, match=r"models: k9 is none of base, k123-s0"):
         browse.comparison(run, ["base", "k9"])
 
 
 def test_the_corpus_with_what_was_dropped_and_why(run):
-    browser = browse.corpus(run, outcome="skill missing")
-    assert len(browser.rows)
+    browser = browse.corpus(run)
+    faulty = browser.rows.outcome.to_list().index("skill missing")
+    browser.grid.selected_rows = [faulty]
     assert "skill missing: k = " in browser.page.value
     assert "user: Topic: " in browser.page.value
     assert "reply 1" in browser.page.value
@@ -160,7 +158,7 @@ def test_the_button_asks_what_is_chosen(run):
     p = run.models["base"]
     skills, topics = load_skills(paths.ROOT / p.skills), load_topics(paths.ROOT / p.topics)
     asker = browse.asker(run, ["base", "base"], skills, topics)
-    assert asker._repr_html_() == "<p>Nothing was asked yet.</p>"
+    assert asker._repr_html_() == "<p>(To ask, open it with make lab.)</p>"
     asker.children[0].value = "dueling"
     asker.manual_button.click()
     assert "Topic: dueling" in asker._repr_html_()
