@@ -73,7 +73,7 @@ def answers(run: Run, model: str) -> Live:
     columns = "setting k topic text skills verdict lost disagree near".split()
 
     def browser(model: str) -> Browser:
-        rows = run.answers[run.answers.model == model]
+        rows = run.answers[run.answers.variant == model]
         order = {"by": ["disagree", "k"], "ascending": [True, False], "kind": "stable"}
         return Browser(rows.sort_values(**order), run.answer_page, columns)
 

@@ -152,27 +152,27 @@ def given(file: Path, every: Sequence[Task]) -> list[Conversation]:
         UserError: a line that is no answer to one of the tasks, or a second one to it; a task
             without an answer.
     """
-    waiting = {task.identity: number for number, task in enumerate(every)}
-    texts = [""] * len(every)
-    lines = read_text(file).split("\n")
-    for number, answer in validated(lines, GivenAnswer, str(file)):
-        query = (answer.topic, frozenset(answer.skills))
-        task = waiting.pop((answer.setting, answer.k, *query, answer.generation), None)
-        if task is None:
+    texts: dict[tuple, str | None] = dict.fromkeys(task.identity for task in every)
+    lines = validated(read_text(file).split("\n"), GivenAnswer, str(file))
+    for number, answer in lines:
+        place = (answer.setting, answer.k, answer.topic, frozenset(answer.skills))
+        identity = (*place, answer.generation)
+        if texts.get(identity, "") is not None:  # nobody asked, or answered
             raise UserError(
                 f"{file}, line {number}: answers no query of this evaluation, or one that has its"
-                f" answer in a line before: {lines[number - 1][:200]}"
+                f" answer in a line before: {answer.topic}, {', '.join(answer.skills)}"
             )
-        texts[task] = answer.text or ""
-    if waiting:
-        setting, k, topic, skills, generation = next(iter(waiting))
+        texts[identity] = answer.text or ""
+    missing = [identity for identity, text in texts.items() if text is None]
+    if missing:
+        setting, k, topic, skills, generation = missing[0]
         raise UserError(
-            f"{file}: {len(waiting)} of {len(every)} answers are missing, first that to setting"
+            f"{file}: {len(missing)} of {len(every)} answers are missing, first that to setting"
             f" {setting}, k = {k}, generation {generation}, {topic}: {', '.join(sorted(skills))}"
         )
     return [
         Conversation([{"role": "assistant", "content": text}], thought="<think>" in text)
-        for text in texts
+        for text in texts.values()
     ]
 
 
@@ -242,23 +242,23 @@ def evaluate(
 
 
 def graded_answers(profile: str) -> pd.DataFrame:
-    """Every graded answer of a run with its text and points, a row an answer and judge.
+    """Every graded answer of a run.
 
-    Columns: variant, what 03_grade writes of an answer (`evaluate`), judge, and that judge's
-    gradings, points, unreadable.
+    Columns: variant, and those of `reading.answers`: the text, the first judge's points and what
+    they come to, and `grades`, all judges' own.
 
     Raises:
         UserError: nothing was graded yet.
     """
-    folder = paths.run(profile) / "grades"
-    rows = []
-    for file in sorted(folder.glob("*.jsonl")):
-        for record in read_json_lines(file, "03_grade"):
-            for judge, grades in record.pop("grades").items():
-                rows.append({"variant": file.stem, **record, "judge": judge, **grades})
-    if not rows:
-        raise UserError(f"{folder}: no graded answers there yet; run 03_grade first")
-    return pd.DataFrame(rows)
+    tables = {}
+    for file in sorted((paths.run(profile) / "grades").glob("*.jsonl")):
+        tables[file.stem] = reading.answers(read_json_lines(file, "03_grade"))
+    if not tables:
+        raise UserError(
+            f"{paths.run(profile)}: no graded answers there yet;"
+            f" make reproduce PROFILE={profile} makes them"
+        )
+    return pd.concat(tables, names=["variant", None]).reset_index("variant")
 
 
 def training_texts(p: Grade) -> list[str]:
@@ -273,12 +273,6 @@ def training_texts(p: Grade) -> list[str]:
             if message["role"] == "assistant":
                 texts.append(extract_answer(message["content"]))
     return texts
-
-
-def nearest_text(text: str, known: Sequence[str]) -> tuple[str, int]:
-    """The most similar of the known texts, and how similar it is (0 to 100)."""
-    other, similarity, _ = process.extractOne(text, known, scorer=fuzz.ratio)
-    return other, round(similarity)
 
 
 def unreadable(records: Sequence[dict], p: Grade) -> pd.DataFrame:
@@ -299,20 +293,6 @@ def unreadable(records: Sequence[dict], p: Grade) -> pd.DataFrame:
     return pd.Series(counts, name="number").rename_axis(["judge", "what"]).to_frame()
 
 
-def beside_training(p: Grade, records: Sequence[dict]) -> pd.DataFrame | None:
-    """At each k the answer that is nearest to a training text, and that text; None for a base.
-
-    Columns: k, skills, answer, training text, similarity (0 to 100).
-    """
-    known = training_texts(p)
-    if not known:
-        return None
-    answers = pd.DataFrame(records).rename(columns={"text": "answer"})
-    rows = answers.loc[answers.groupby("k").nearest.idxmax(), ["k", "skills", "answer"]]
-    rows[["training text", "similarity"]] = [nearest_text(text, known) for text in rows.answer]
-    return rows
-
-
 def in_full(p: Grade, query: Query, answer: dict, ledger: Ledger) -> str:
     """HTML: a row of `reading.answers` with its prompt, its judges' replies and how they were read.
 
@@ -326,9 +306,8 @@ def in_full(p: Grade, query: Query, answer: dict, ledger: Ledger) -> str:
     for name, judge in p.judges().items():
         read = judgement(judge, query, answer["text"], packs[name], p.rules(), **settings)
         judgements[f"{name} ({judge.model})"] = read
-    known = training_texts(p)
-    other = nearest_text(answer["text"], known) if known else None
-    return PAGES.in_full(f"{p.variant}, setting {place}", turns, answer, judgements, other)
+    nearest_text = process.extractOne(answer["text"], training_texts(p), scorer=fuzz.ratio)
+    return PAGES.in_full(f"{p.variant}, setting {place}", turns, answer, judgements, nearest_text)
 
 
 def worked(p: Grade, every: Sequence[Task], answers: pd.DataFrame, ledger: Ledger) -> reading.Page:

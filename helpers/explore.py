@@ -27,11 +27,11 @@ class Run:
         self.profile = profile
         parameters = load_profile(profile)
         self.generate = parameters.get("01_generate")  # None where nothing is trained
-        self.models = {}  # what 03_grade knows of each model, by variant
-        for name, p in parameters.items():
-            stage, _, variant = name.partition("/")
-            if stage == "03_grade":
-                self.models[variant] = p
+        self.models = {  # what 03_grade knows of each model, by variant
+            name.removeprefix("03_grade/"): p
+            for name, p in parameters.items()
+            if name.startswith("03_grade/")
+        }
         self.p = next(iter(self.models.values()))  # for what all models share
 
     @cached_property
@@ -42,24 +42,14 @@ class Run:
     def answers(self) -> pd.DataFrame:
         """Every graded answer.
 
-        Columns: model (a variant), and those of `reading.answers`, by the first judge; `disagree`:
-        `judges` where their majorities differ, `gradings` where those of one judge do; `near`:
-        whether it is a near-duplicate of a text that the model trained on.
+        Columns: those of `evaluate.graded_answers`; `disagree`: `judges` where their majorities
+        differ, `gradings` where those of one judge do; `near`: whether it is a near-duplicate of a
+        text that the model trained on.
 
         Raises:
             UserError: nothing was graded yet.
         """
-        tables = {}
-        for variant in self.models:
-            file = paths.grades(self.profile, variant)
-            if file.exists():
-                tables[variant] = reading.answers(read_json_lines(file, "03_grade"))
-        if not tables:
-            raise UserError(
-                f"{paths.run(self.profile)}: no graded answers there yet;"
-                f" make reproduce PROFILE={self.profile} makes them"
-            )
-        table = pd.concat(tables, names=["model", "number"]).reset_index("model")
+        table = evaluate.graded_answers(self.profile)
         table["disagree"] = table.grades.map(disagreement)
         table["near"] = np.where(table.nearest >= NEAR, "yes", "no")
         return table
@@ -93,7 +83,7 @@ class Run:
         Columns: setting, k, query, topic, skills, first and second (each model's mean of the metric
         over its answers), and the difference, second - first.
         """
-        scores = self.answers.pivot_table(index=QUERY, columns="model", values=metric)
+        scores = self.answers.pivot_table(index=QUERY, columns="variant", values=metric)
         scores = scores.reindex(columns=[first, second]).dropna().round(2)
         scores.columns = ["first", "second"]
         scores["difference"] = scores.second - scores["first"]
@@ -105,12 +95,12 @@ class Run:
         """Every answer of the models to a query of `compared`, side by side."""
         same = self.answers.groupby(QUERY).get_group(tuple(query[name] for name in QUERY))
         return PAGES.side_by_side(
-            {model: same[same.model == model].to_dict("records") for model in models}
+            {model: same[same.variant == model].to_dict("records") for model in models}
         )
 
     def answer_page(self, answer: dict) -> str:
         """One row of `answers` in full."""
-        p = self.models[answer["model"]]
+        p = self.models[answer["variant"]]
         return evaluate.in_full(p, self.query_of(answer), answer, self.ledger)
 
     def text_page(self, text: dict) -> str:

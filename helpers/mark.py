@@ -17,36 +17,27 @@ MARK = Markup(  # what is filled in is escaped
 ABSENT = Markup(" <small>[not marked: {}]</small>")
 
 
-def spans(text: str, skills: Sequence[str]) -> list[tuple[int, int, str]]:
-    """Where the text shows which of the skills: start, end, skill, in order, none overlapping.
-
-    Found by the embedded world's detectors, which know the miniature's skills and its phrasings. In
-    any other text a skill has no place that could be computed: a judge says whether, not where.
-    """
-    places = []
-    for skill in set(skills) & set(DETECTORS):
-        for match in re.finditer(DETECTORS[skill].pattern, text, re.IGNORECASE):
-            places.append((*match.span(), skill))
-    apart = []
-    for place in sorted(places):
-        if not apart or place[0] >= apart[-1][1]:
-            apart.append(place)
-    return apart
-
-
 def marked(text: str, skills: Sequence[str]) -> Markup:
     """The text as HTML, each skill that is found in it marked in its colour, with its name.
 
-    Skills that are not found are named after the text. Everything is escaped.
+    Skills are found by the embedded world's detectors, which know the miniature's and its
+    phrasings; where two overlap, the first is marked. In any other text a skill has no place that
+    could be computed: a judge says whether, not where. Skills that are not found are named after
+    the text. Everything is escaped.
     """
     colours = dict(zip(skills, itertools.cycle(COLOURS), strict=False))
+    places = []
+    for skill in colours.keys() & DETECTORS.keys():
+        for match in re.finditer(DETECTORS[skill].pattern, text, re.IGNORECASE):
+            places.append((*match.span(), skill))
     absent = dict.fromkeys(skills)
     page = Markup()
     end = 0
-    for start, stop, skill in spans(text, skills):
-        page += text[end:start]
-        page += MARK.format(skill=skill, colour=colours[skill], words=text[start:stop])
-        absent.pop(skill, None)
-        end = stop
+    for start, stop, skill in sorted(places):
+        if start >= end:
+            page += text[end:start]
+            page += MARK.format(skill=skill, colour=colours[skill], words=text[start:stop])
+            absent.pop(skill, None)
+            end = stop
     page += text[end:]
     return page + ABSENT.format(", ".join(absent)) if absent else page

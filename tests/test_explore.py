@@ -53,11 +53,11 @@ def test_every_answer_is_a_row_with_what_became_of_it(run):
         majorities = [tuple(row["grades"][judge]["points"]) for judge in ("first", "second")]
         assert (row["disagree"] == "judges") == (len(set(majorities)) == 2)
     assert set(answers.disagree) == {"judges", "gradings", "none"}
-    assert set(answers[answers.model == "k123-s0"].near) == {"yes"}
+    assert set(answers[answers.variant == "k123-s0"].near) == {"yes"}
 
 
 def test_a_page_holds_every_reply_as_it_came_and_as_it_was_read(run):
-    rows = run.answers[run.answers.model == "base"].to_dict("records")
+    rows = run.answers[run.answers.variant == "base"].to_dict("records")
     row = next(row for row in rows if row["k"] == 3 and row["disagree"] == "judges")
     before = run.ledger.summary()
     page = run.answer_page(row)
@@ -77,7 +77,7 @@ def test_a_page_holds_every_reply_as_it_came_and_as_it_was_read(run):
 
 
 def test_what_a_model_wrote_is_never_html(run):
-    row = run.answers[run.answers.model == "k123-s0"].iloc[0].to_dict()
+    row = run.answers[run.answers.variant == "k123-s0"].iloc[0].to_dict()
     live = browse.answers(run, "k123-s0")
     pages = [run.answer_page(row), run.query_page(row, MODELS), live._repr_html_()]
     for page in pages:
@@ -98,7 +98,7 @@ def test_answers_whose_gradings_differ_come_first_and_a_click_opens_one(run):
     last = browser.rows.iloc[-1]
     assert f"query {last['query']}, sample {last['generation']}" in browser.page.value
     live.children[0].value = "k123-s0"
-    assert set(live.result.rows.model) == {"k123-s0"}
+    assert set(live.result.rows.variant) == {"k123-s0"}
     browser.grid.selected_rows = []
     assert browser.page.value == ""
 
@@ -111,7 +111,7 @@ def test_two_models_query_by_query_where_they_differ_most_first(run):
     answers = run.answers
     first = comparison.rows.iloc[0]
     own = answers[(answers[explore.QUERY] == first[explore.QUERY]).all(axis=1)]
-    means = own.groupby("model").full_marks.mean().round(2)
+    means = own.groupby("variant").full_marks.mean().round(2)
     assert first["first"] == means["base"]
     assert comparison.page.value.count("of 3 with full marks") == 2
     assert live._repr_html_() == comparison._repr_html_()
