@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import pydantic
-from rapidfuzz import fuzz, process
 
 from helpers import paths, reading
 from helpers.chat.conversation import Conversation, converse
@@ -22,13 +21,12 @@ from helpers.chat.ledger import Ledger
 from helpers.errors import UserError
 from helpers.files import read_json_lines, validated
 from helpers.judge.grade import grade
-from helpers.pages import PAGES, judgement
 from helpers.paths import ROOT
 from helpers.profile.schema import Answers, Grade
 from helpers.results.leaks import nearest
 from helpers.student.served import Served, arguments
 from helpers.task.catalog import Query, evaluation_queries, read_text
-from helpers.task.prompts import extract_answer, generation_turns
+from helpers.task.prompts import extract_answer
 from helpers.training.recipe import fingerprint
 
 if TYPE_CHECKING:
@@ -291,26 +289,3 @@ def unreadable(records: Sequence[dict], p: Grade) -> pd.DataFrame:
             for reason in grades["unreadable"]:
                 counts[judge, f"unreadable reply: {reason.split(':')[0]}"] += 1
     return pd.Series(counts, name="number").rename_axis(["judge", "what"]).to_frame()
-
-
-def in_full(p: Grade, query: Query, answer: dict, ledger: Ledger) -> str:
-    """HTML: a row of `reading.answers` with its prompt, its judges' replies and how they were read.
-
-    Beside it stands the training text that is most like it.
-    """
-    place = "{setting}, k = {k}, query {query}, sample {generation}".format(**answer)
-    turns = generation_turns(query, p.pack())[: p.student_turns]
-    packs = p.packs()
-    settings = {"n": p.gradings, "ledger": ledger}
-    judgements = {}
-    for name, judge in p.judges().items():
-        read = judgement(judge, query, answer["text"], packs[name], p.rules(), **settings)
-        judgements[f"{name} ({judge.model})"] = read
-    nearest_text = process.extractOne(answer["text"], training_texts(p), scorer=fuzz.ratio)
-    return PAGES.in_full(f"{p.variant}, setting {place}", turns, answer, judgements, nearest_text)
-
-
-def worked(p: Grade, every: Sequence[Task], answers: pd.DataFrame, ledger: Ledger) -> reading.Page:
-    """Rows of `reading.answers`, each from the judges' replies to points to metrics."""
-    pages = [in_full(p, every[i].query, row.to_dict(), ledger) for i, row in answers.iterrows()]
-    return reading.Page("<hr>".join(pages))

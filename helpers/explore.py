@@ -6,11 +6,10 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from helpers import evaluate, paths, reading
+from helpers import evaluate, pages, paths, reading
 from helpers.chat.ledger import Ledger
 from helpers.errors import UserError
 from helpers.files import read_json_lines
-from helpers.pages import PAGES, judgement
 from helpers.profile.load import load_profile
 from helpers.results.leaks import NEAR
 from helpers.task.catalog import Query, load_skills
@@ -94,23 +93,23 @@ class Run:
     def query_page(self, query: dict, models: Sequence[str]) -> str:
         """Every answer of the models to a query of `compared`, side by side."""
         same = self.answers.groupby(QUERY).get_group(tuple(query[name] for name in QUERY))
-        return PAGES.side_by_side(
+        return reading.PAGES.side_by_side(
             {model: same[same.variant == model].to_dict("records") for model in models}
         )
 
     def answer_page(self, answer: dict) -> str:
         """One row of `answers` in full."""
         p = self.models[answer["variant"]]
-        return evaluate.in_full(p, self.query_of(answer), answer, self.ledger)
+        return pages.in_full(p, self.query_of(answer), answer, self.ledger)
 
     def text_page(self, text: dict) -> str:
         """One row of `corpus` in full."""
         p, query = self.generate, self.query_of(text)
         settings = {"n": p.filter_gradings, "ledger": self.ledger}
-        judged = judgement(p.judge, query, text["text"], p.pack(), p.rules(), **settings)
+        judged = pages.judgement(p.judge, query, text["text"], p.pack(), p.rules(), **settings)
         turns = [f"{message['role']}: {message['content']}" for message in text["messages"]]
         title = f"{text['outcome']}: k = {text['k']}, {text['topic']}"
-        return PAGES.in_full(title, turns, text, {p.judge.model: judged}, None)
+        return reading.PAGES.in_full(title, turns, text, {p.judge.model: judged}, None)
 
     def ask(self, query: Query, models: Sequence[str], samples: int) -> reading.Page:
         """What models and judge are asked, and the models' answers, graded, side by side.
@@ -131,8 +130,8 @@ class Run:
             columns[model] = reading.answers(records).to_dict("records")
         pack = self.p.pack()
         turns = generation_turns(query, pack)[: self.p.student_turns]
-        prompts = PAGES.prompts(turns, grading_turn(query, "(the answer)", pack))
-        return reading.Page(prompts + PAGES.side_by_side(columns))
+        prompts = reading.PAGES.prompts(turns, grading_turn(query, "(the answer)", pack))
+        return reading.Page(prompts + reading.PAGES.side_by_side(columns))
 
 
 def disagreement(grades: dict[str, dict]) -> str:

@@ -1,31 +1,20 @@
-"""Graded texts in full, as HTML: what was asked, each judge's replies and what was read of them.
+"""Graded answers in full: what was asked, each judge's replies, and what was read of them."""
 
-Their form is in `pages.html`.
-"""
+from collections.abc import Sequence
 
-from pathlib import Path
+import pandas as pd
+from rapidfuzz import fuzz, process
 
-import jinja2
-
+from helpers import reading
 from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Outcome, Reply, Request, Unreadable
+from helpers.evaluate import Task, training_texts
 from helpers.judge.grade import grading_request, read_reply
-from helpers.mark import marked
-from helpers.results.scores import METRICS
+from helpers.profile.schema import Grade
 from helpers.task.catalog import Query
 from helpers.task.points import Points, Rules, majority
-from helpers.task.prompts import Pack, criteria
-
-# The macros of `pages.html`, to be called.
-PAGES = (
-    jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
-    .from_string(
-        Path(__file__).with_suffix(".html").read_text(encoding="utf-8"),
-        globals={"marked": marked, "metrics": METRICS},
-    )
-    .module
-)
+from helpers.task.prompts import Pack, criteria, generation_turns
 
 
 def judgement(
@@ -47,3 +36,28 @@ def judgement(
     outcome = Outcome(grading_request(query, text, pack, gradings=n), judge, read)
     outcome.look(ledger)
     return criteria(query, pack.rubric), replies, majority(outcome.usable)
+
+
+def in_full(p: Grade, query: Query, answer: dict, ledger: Ledger) -> str:
+    """HTML: a row of `reading.answers` with its prompt, its judges' replies and how they were read.
+
+    Beside it stands the training text that is most like it.
+    """
+    place = "{setting}, k = {k}, query {query}, sample {generation}".format(**answer)
+    turns = generation_turns(query, p.pack())[: p.student_turns]
+    packs = p.packs()
+    settings = {"n": p.gradings, "ledger": ledger}
+    judgements = {}
+    for name, judge in p.judges().items():
+        read = judgement(judge, query, answer["text"], packs[name], p.rules(), **settings)
+        judgements[f"{name} ({judge.model})"] = read
+    nearest_text = process.extractOne(answer["text"], training_texts(p), scorer=fuzz.ratio)
+    return reading.PAGES.in_full(
+        f"{p.variant}, setting {place}", turns, answer, judgements, nearest_text
+    )
+
+
+def worked(p: Grade, every: Sequence[Task], answers: pd.DataFrame, ledger: Ledger) -> reading.Page:
+    """Rows of `reading.answers`, each from the judges' replies to points to metrics."""
+    pages = [in_full(p, every[i].query, row.to_dict(), ledger) for i, row in answers.iterrows()]
+    return reading.Page("<hr>".join(pages))

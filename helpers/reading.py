@@ -1,11 +1,15 @@
-"""Graded texts as tables to be read: skills marked, points won and lost by their names."""
+"""Graded texts as HTML to be read: skills marked, points won and lost by their names.
 
-import re
+Its forms are in `reading.html`.
+"""
+
 from collections.abc import Sequence
+from pathlib import Path
 
+import jinja2
 import numpy as np
 import pandas as pd
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from helpers.mark import marked
 from helpers.results.scores import METRICS, OTHERS
@@ -13,6 +17,10 @@ from helpers.task.points import FIRST_JUDGE, Points
 
 FULL = "full marks"
 UNREADABLE = "unreadable"
+# The macros of `reading.html`, to be called.
+FORMS = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+FORMS.globals |= {"marked": marked, "metrics": METRICS}
+PAGES = FORMS.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8")).module
 
 
 class Page(Markup):
@@ -68,10 +76,5 @@ def table(rows: pd.DataFrame | None, texts: Sequence[str] = ("text",)) -> Page |
     """
     if rows is None or rows.empty:
         return None
-    cells = rows.drop(columns="skills").astype(str).map(escape)
-    for name in texts:
-        cells[name] = list(map(marked, rows[name], rows.skills))
-    with pd.option_context("display.max_colwidth", None):
-        page = cells.to_html(escape=False, index=False, border=0)
-    # JupyterLab would align cells to the right.
-    return Page(re.sub("<(td|th)>", r'<\1 style="text-align: left">', page))
+    columns = rows.columns.drop("skills")
+    return Page(PAGES.table(columns, rows.to_dict("records"), texts))
