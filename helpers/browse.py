@@ -6,13 +6,13 @@ import pandas as pd
 from ipywidgets import HTML, Dropdown, SelectMultiple, VBox, interactive
 from itables.widget import ITable
 
-from helpers.errors import UserError
 from helpers.explore import Run
 from helpers.reading import Page
 from helpers.results.scores import METRICS
 from helpers.task.catalog import Query, Skill
 
 MOST = 2_500_000  # bytes of a table: Jupyter drops messages of over 3 MB
+SHOWN = {"auto_display": True}  # what a function makes is shown below the choices
 FEW = 40  # values of a column, to be chosen from a list
 
 
@@ -68,7 +68,7 @@ class Live(interactive):
         )
 
 
-def answers(run: Run, model: str) -> Live:
+def answers(run: Run) -> Live:
     """All graded answers of a model; those whose gradings differ first, then by falling k."""
     columns = "setting k topic text skills verdict lost disagree near".split()
 
@@ -77,10 +77,10 @@ def answers(run: Run, model: str) -> Live:
         order = {"by": ["disagree", "k"], "ascending": [True, False], "kind": "stable"}
         return Browser(rows.sort_values(**order), run.answer_page, columns)
 
-    return Live(browser, {"auto_display": True}, model=one_of(run, model))
+    return Live(browser, SHOWN, model=one_of(run, -1))
 
 
-def comparison(run: Run, models: Sequence[str]) -> Live:
+def comparison(run: Run) -> Live:
     """Two models query by query; a click opens their answers side by side."""
     columns = "setting k topic skills first second difference".split()
 
@@ -88,9 +88,8 @@ def comparison(run: Run, models: Sequence[str]) -> Live:
         rows = run.compared(first, second, metric)
         return Browser(rows, lambda row: run.query_page(row, [first, second]), columns)
 
-    first, second = (one_of(run, model) for model in models)
-    choices = {"first": first, "second": second, "metric": list(METRICS)}
-    return Live(browser, {"auto_display": True}, **choices)
+    two = {"first": one_of(run, 0), "second": one_of(run, -1)}
+    return Live(browser, SHOWN, **two, metric=list(METRICS))
 
 
 def corpus(run: Run) -> Browser:
@@ -99,25 +98,26 @@ def corpus(run: Run) -> Browser:
     return Browser(run.corpus, run.text_page, columns)
 
 
-def asker(run: Run, models: Sequence[str], skills: Sequence[Skill], topics: list[str]) -> Live:
-    """A query of one's own, asked of two models at the press of a button."""
+def asker(run: Run, skills: Sequence[Skill], topics: list[str]) -> Live:
+    """A query of one's own, asked of any models at the press of a button."""
 
-    def ask(topic: str, shows: tuple[Skill, ...], first: str, second: str, samples: int) -> Page:
-        return run.ask(Query(topic, shows), [first, second], samples)
+    def ask(topic: str, skills: tuple[Skill, ...], models: Sequence[str], samples: int) -> Page:
+        return run.ask(Query(topic, skills), models, samples)
 
     named = [(f"{skill.category}: {skill.name}", skill) for skill in skills]
-    several = SelectMultiple(options=named, value=skills[:2], rows=8, description="skills")
-    first, second = (one_of(run, model) for model in models)
-    choices = {"topic": topics, "shows": several, "first": first, "second": second}
-    button = {"manual": True, "manual_name": "Ask", "auto_display": True}
-    return Live(ask, button, **choices, samples=(0, 10))
+    return Live(
+        ask,
+        {**SHOWN, "manual": True, "manual_name": "Ask"},
+        topic=topics,
+        skills=SelectMultiple(options=named, value=skills[:2], rows=8),
+        models=SelectMultiple(options=list(run.models), value=run.chosen),
+        samples=(0, 10),
+    )
 
 
-def one_of(run: Run, model: str) -> Dropdown:
+def one_of(run: Run, place: int) -> Dropdown:
     """The run's models to choose from."""
-    if model not in run.models:
-        raise UserError(f"models: {model} is none of {', '.join(run.models)}")
-    return Dropdown(options=list(run.models), value=model)
+    return Dropdown(options=list(run.models), value=run.chosen[place])
 
 
 def in_words(value):

@@ -20,10 +20,15 @@ QUERY = ["setting", "k", "query"]
 
 
 class Run:
-    """A profile, and what its run has made so far."""
+    """A profile, what its run has made so far, and the models to begin with.
 
-    def __init__(self, profile: str):
+    Raises:
+        UserError: a model that the profile does not have.
+    """
+
+    def __init__(self, profile: str, models: Sequence[str] = ()):
         self.profile = profile
+        self.chosen = models
         parameters = load_profile(profile)
         self.generate = parameters.get("01_generate")  # None where nothing is trained
         self.models = {  # what 03_grade knows of each model, by variant
@@ -31,6 +36,8 @@ class Run:
             for name, p in parameters.items()
             if name.startswith("03_grade/")
         }
+        if unknown := [name for name in models if name not in self.models]:
+            raise UserError(f"models: {unknown[0]} is none of {', '.join(self.models)}")
         self.p = next(iter(self.models.values()))  # for what all models share
 
     @cached_property

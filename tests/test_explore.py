@@ -24,7 +24,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "run", lambda profile: folder / profile)
-        made = explore.Run("smoke")
+        made = explore.Run("smoke", MODELS)
         for name in MODELS:
             p = made.models[name].model_copy(update={"second_judges": {"second": SECOND}})
             made.models[name] = p
@@ -78,7 +78,7 @@ def test_a_page_holds_every_reply_as_it_came_and_as_it_was_read(run):
 
 def test_what_a_model_wrote_is_never_html(run):
     row = run.answers[run.answers.variant == "k123-s0"].iloc[0].to_dict()
-    live = browse.answers(run, "k123-s0")
+    live = browse.answers(run)
     pages = [run.answer_page(row), run.query_page(row, MODELS), live._repr_html_()]
     for page in pages:
         assert "<script" not in page
@@ -88,7 +88,8 @@ def test_what_a_model_wrote_is_never_html(run):
 
 
 def test_answers_whose_gradings_differ_come_first_and_a_click_opens_one(run):
-    live = browse.answers(run, "base")
+    live = browse.answers(run)
+    live.children[0].value = "base"
     browser = live.result
     assert len(browser.rows) == len(run.answers) / 2
     assert browser.rows.disagree.is_monotonic_increasing
@@ -104,7 +105,7 @@ def test_answers_whose_gradings_differ_come_first_and_a_click_opens_one(run):
 
 
 def test_two_models_query_by_query_where_they_differ_most_first(run):
-    live = browse.comparison(run, MODELS)
+    live = browse.comparison(run)
     comparison = live.result
     differences = comparison.rows.difference.abs()
     assert differences.is_monotonic_decreasing
@@ -118,7 +119,7 @@ def test_two_models_query_by_query_where_they_differ_most_first(run):
     live.children[1].value = "base"
     assert set(live.result.rows.difference) == {0}
     with pytest.raises(UserError, match=r"models: k9 is none of base, k123-s0"):
-        browse.comparison(run, ["base", "k9"])
+        explore.Run("smoke", ["base", "k9"])
 
 
 def test_the_corpus_with_what_was_dropped_and_why(run):
@@ -157,7 +158,8 @@ def test_skills_of_ones_own_show_their_prompts_at_once(run, tmp_path):
 def test_the_button_asks_what_is_chosen(run):
     p = run.models["base"]
     skills, topics = load_skills(paths.ROOT / p.skills), load_topics(paths.ROOT / p.topics)
-    asker = browse.asker(run, ["base", "base"], skills, topics)
+    asker = browse.asker(run, skills, topics)
+    asker.children[2].value = ["base"]
     assert asker._repr_html_() == "<p>(To ask, open it with make lab.)</p>"
     asker.children[0].value = "dueling"
     asker.manual_button.click()
