@@ -32,6 +32,8 @@ from helpers.training.recipe import fingerprint
 if TYPE_CHECKING:
     from helpers.student.local import Student
 
+SAMPLING = {"temperature", "top_p", "seed"}  # as the stage, a student and an endpoint call them
+
 
 class GivenAnswer(pydantic.BaseModel):
     """An answer that somebody else made; further keys are ignored."""
@@ -42,6 +44,12 @@ class GivenAnswer(pydantic.BaseModel):
     skills: list[str]
     generation: int
     text: str | None  # None as a server sends it: no text
+
+
+def place_of(setting: str, k: int, topic: str, skills: Sequence[str], generation: int) -> str:
+    """What an answer answers, in words; the order of the skills is no matter."""
+    names = ", ".join(sorted(skills))
+    return f"setting {setting}, k = {k}, generation {generation}, {topic}: {names}"
 
 
 @dataclass(frozen=True)
@@ -55,8 +63,9 @@ class Task:
     query: Query
 
     @property
-    def identity(self) -> tuple:
-        return self.setting, self.k, *self.query.identity, self.generation
+    def place(self) -> str:
+        query = self.query
+        return place_of(self.setting, self.k, query.topic, query.names, self.generation)
 
 
 def tasks(p: Grade) -> list[Task]:
@@ -119,13 +128,10 @@ def student(p: Grade, ledger: Ledger) -> "Student | Served | contextlib.nullcont
     return Student(
         path,
         ledger,
-        new_tokens=p.new_tokens,
         batch=p.sample_batch,
-        temperature=p.temperature,
-        top_p=p.top_p,
-        seed=p.seed,
         dtype=p.sample_dtype,
         device=p.sample_device,
+        **p.model_dump(include={"new_tokens", *SAMPLING}),
     )
 
 
@@ -135,12 +141,10 @@ def address(p: Grade, path: str) -> Endpoint:
         "base_url": p.server.base_url or "http://127.0.0.1/v1",  # the port comes when it starts
         "model": p.server.model.format(model=path, name=p.variant),
         "weights": f"served:{fingerprint(path)}:{p.sample_dtype}",
-        "temperature": p.temperature,
-        "top_p": p.top_p,
         "max_tokens": p.new_tokens,
-        "seed": p.seed,
     }
-    return Endpoint(**p.server.model_dump(exclude={"start_seconds"}) | known_now)
+    declared = p.server.model_dump(exclude={"start_seconds"})
+    return Endpoint(**declared | known_now | p.model_dump(include=SAMPLING))
 
 
 def given(file: Path, every: Sequence[Task]) -> list[Conversation]:
@@ -150,28 +154,27 @@ def given(file: Path, every: Sequence[Task]) -> list[Conversation]:
         UserError: a line that is no answer to one of the tasks, or a second one to it; a task
             without an answer.
     """
-    texts: dict[tuple, str | None] = dict.fromkeys(task.identity for task in every)
-    lines = validated(read_text(file).split("\n"), GivenAnswer, str(file))
-    for number, answer in lines:
-        place = (answer.setting, answer.k, answer.topic, frozenset(answer.skills))
-        identity = (*place, answer.generation)
-        if texts.get(identity, "") is not None:  # nobody asked, or answered
+    waiting = {task.place for task in every}
+    texts = {}
+    for number, answer in validated(read_text(file).split("\n"), GivenAnswer, str(file)):
+        place = place_of(**answer.model_dump(exclude={"text"}))
+        if place not in waiting:
             raise UserError(
                 f"{file}, line {number}: answers no query of this evaluation, or one that has its"
-                f" answer in a line before: {answer.topic}, {', '.join(answer.skills)}"
+                f" answer in a line before: {place}"
             )
-        texts[identity] = answer.text or ""
-    missing = [identity for identity, text in texts.items() if text is None]
-    if missing:
-        setting, k, topic, skills, generation = missing[0]
+        waiting.remove(place)
+        texts[place] = answer.text or ""
+    if waiting:
         raise UserError(
-            f"{file}: {len(missing)} of {len(every)} answers are missing, first that to setting"
-            f" {setting}, k = {k}, generation {generation}, {topic}: {', '.join(sorted(skills))}"
+            f"{file}: {len(waiting)} of {len(every)} answers are missing, first that to"
+            f" {min(waiting)}"
         )
-    return [
-        Conversation([{"role": "assistant", "content": text}], thought="<think>" in text)
-        for text in texts.values()
-    ]
+    conversations = []
+    for task in every:
+        message = {"role": "assistant", "content": texts[task.place]}
+        conversations.append(Conversation([message], thought="<think>" in message["content"]))
+    return conversations
 
 
 def answers(

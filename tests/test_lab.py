@@ -239,5 +239,6 @@ def test_an_hour_of_curiosity(page, width):
     shown = page.run("document.body.innerText")
     assert "Traceback" not in shown
     assert "Error" not in shown
-    too_wide = "[...document.querySelectorAll('.widget-vbox, .widget-hbox, .widget-html')]"
-    assert page.run(f"{too_wide}.filter(e => e.scrollWidth > e.clientWidth + 1).length") == 0
+    boxes = "[...document.querySelectorAll('.widget-vbox, .widget-hbox, .widget-html')]"
+    too_wide = f"{boxes}.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.innerText)"
+    assert page.run(too_wide) == []
