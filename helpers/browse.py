@@ -74,8 +74,8 @@ def answers(run: Run) -> Live:
 
     def browser(model: str) -> Browser:
         rows = run.answers[run.answers.variant == model]
-        order = {"by": ["disagree", "k"], "ascending": [True, False], "kind": "stable"}
-        return Browser(rows.sort_values(**order), run.answer_page, columns)
+        rows = rows.sort_values(["disagree", "k"], ascending=[True, False], kind="stable")
+        return Browser(rows, run.answer_page, columns)
 
     return Live(browser, SHOWN, model=one_of(run, -1))
 

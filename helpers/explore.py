@@ -93,8 +93,8 @@ class Run:
         scores = scores.reindex(columns=[first, second]).dropna().round(2)
         scores.columns = ["first", "second"]
         scores["difference"] = scores.second - scores["first"]
-        queries = self.answers.drop_duplicates(QUERY)[[*QUERY, "topic", "skills"]]
-        table = queries.merge(scores, left_on=QUERY, right_index=True)
+        queries = self.answers.groupby(QUERY)[["topic", "skills"]].first()
+        table = queries.join(scores, how="inner").reset_index()
         return table.sort_values("difference", key=abs, ascending=False, kind="stable")
 
     def query_page(self, query: dict, models: Sequence[str]) -> str:

@@ -10,9 +10,10 @@ from helpers.world.detectors import DETECTORS
 
 # Pale, with black text on them: readable in light and dark themes; names stand beside the colours.
 COLOURS = ("#BFE3F7", "#FCE0A6", "#BFE8D5", "#F3CFE2", "#FAC9A8", "#E3E3E3")
-MARK = Markup(  # what is filled in is escaped
+# What is filled in is escaped. Brackets, since some forges show neither colours nor small type.
+MARK = Markup(
     '<mark title="{skill}" style="background:{colour};color:#000">'
-    "{words} <small><b>{skill}</b></small></mark>"
+    "{words} <small><b>[{skill}]</b></small></mark>"
 )
 ABSENT = Markup(" <small>[not marked: {}]</small>")
 

