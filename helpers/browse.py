@@ -75,7 +75,7 @@ def answers(run: Run) -> Live:
     def browser(model: str) -> Browser:
         rows = run.answers[run.answers.variant == model]
         rows = rows.sort_values(["disagree", "k"], ascending=[True, False], kind="stable")
-        return Browser(rows, run.answer_page, columns)
+        return Browser(rows, run.page, columns)
 
     return Live(browser, SHOWN, model=one_of(run, -1))
 
@@ -95,7 +95,7 @@ def comparison(run: Run) -> Live:
 def corpus(run: Run) -> Browser:
     """All texts that were written for training."""
     columns = "kind topic text skills outcome lost".split()
-    return Browser(run.corpus, run.text_page, columns)
+    return Browser(run.corpus, run.page, columns)
 
 
 def asker(run: Run, skills: Sequence[Skill], topics: list[str]) -> Live:

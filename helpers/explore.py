@@ -30,7 +30,6 @@ class Run:
         self.profile = profile
         self.chosen = models
         parameters = load_profile(profile)
-        self.generate = parameters.get("01_generate")  # None where nothing is trained
         self.models = {  # what 03_grade knows of each model, by variant
             name.removeprefix("03_grade/"): p
             for name, p in parameters.items()
@@ -39,6 +38,9 @@ class Run:
         if unknown := [name for name in models if name not in self.models]:
             raise UserError(f"models: {unknown[0]} is none of {', '.join(self.models)}")
         self.p = next(iter(self.models.values()))  # for what all models share
+        if written := parameters.get("01_generate"):  # whose texts are graded as answers are
+            grading = {"judge": written.judge, "gradings": written.filter_gradings}
+            self.filter = self.p.model_copy(update={**grading, "second_judges": {}, "mix": {}})
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -104,19 +106,10 @@ class Run:
             {model: same[same.variant == model].to_dict("records") for model in models}
         )
 
-    def answer_page(self, answer: dict) -> str:
-        """One row of `answers` in full."""
-        p = self.models[answer["variant"]]
-        return pages.in_full(p, self.query_of(answer), answer, self.ledger)
-
-    def text_page(self, text: dict) -> str:
-        """One row of `corpus` in full."""
-        p, query = self.generate, self.query_of(text)
-        settings = {"n": p.filter_gradings, "ledger": self.ledger}
-        judged = pages.judgement(p.judge, query, text["text"], p.pack(), p.rules(), **settings)
-        turns = [f"{message['role']}: {message['content']}" for message in text["messages"]]
-        title = f"{text['outcome']}: k = {text['k']}, {text['topic']}"
-        return reading.PAGES.in_full(title, turns, text, {p.judge.model: judged}, None)
+    def page(self, row: dict) -> str:
+        """One row of `answers` or `corpus` in full."""
+        p = self.models[row["variant"]] if "variant" in row else self.filter
+        return pages.in_full(p, self.query_of(row), row, self.ledger)
 
     def ask(self, query: Query, models: Sequence[str], samples: int) -> reading.Page:
         """What models and judge are asked, and the models' answers, graded, side by side.

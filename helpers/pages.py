@@ -16,6 +16,8 @@ from helpers.task.catalog import Query
 from helpers.task.points import Points, Rules, majority
 from helpers.task.prompts import Pack, criteria, generation_turns
 
+PLACE = ("variant", "outcome", "setting", "k", "query", "generation")  # in a page's title
+
 
 def judgement(
     judge: Endpoint, query: Query, text: str, pack: Pack, rules: Rules, *, n: int, ledger: Ledger
@@ -38,23 +40,25 @@ def judgement(
     return criteria(query, pack.rubric), replies, majority(outcome.usable)
 
 
-def in_full(p: Grade, query: Query, answer: dict, ledger: Ledger) -> str:
-    """HTML: a row of `reading.answers` with its prompt, its judges' replies and how they were read.
+def in_full(p: Grade, query: Query, row: dict, ledger: Ledger) -> str:
+    """HTML: an answer, or a text for training, with its prompt and the judges' replies as read.
 
-    Beside it stands the training text that is most like it.
+    Beside it stands the text that is most like it of those that the model was trained on.
+
+    Args:
+        row: of `reading.answers`, or of `Run.corpus`, which has its own conversation.
     """
-    place = "{setting}, k = {k}, query {query}, sample {generation}".format(**answer)
-    turns = generation_turns(query, p.pack())[: p.student_turns]
+    prompts = generation_turns(query, p.pack())[: p.student_turns]
+    turns = [message["content"] for message in row.get("messages", ())] or prompts
     packs = p.packs()
     settings = {"n": p.gradings, "ledger": ledger}
     judgements = {}
     for name, judge in p.judges().items():
-        read = judgement(judge, query, answer["text"], packs[name], p.rules(), **settings)
+        read = judgement(judge, query, row["text"], packs[name], p.rules(), **settings)
         judgements[f"{name} ({judge.model})"] = read
-    nearest_text = process.extractOne(answer["text"], training_texts(p), scorer=fuzz.ratio)
-    return reading.PAGES.in_full(
-        f"{p.variant}, setting {place}", turns, answer, judgements, nearest_text
-    )
+    nearest_text = process.extractOne(row["text"], training_texts(p), scorer=fuzz.ratio)
+    title = ", ".join(f"{name} {row[name]}" for name in PLACE if name in row)
+    return reading.PAGES.in_full(title, turns, row, judgements, nearest_text)
 
 
 def worked(p: Grade, every: Sequence[Task], answers: pd.DataFrame, ledger: Ledger) -> reading.Page:

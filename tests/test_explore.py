@@ -11,6 +11,7 @@ from helpers.errors import UserError
 from helpers.files import write_json_lines
 from helpers.pages import judgement
 from helpers.profile import schema
+from helpers.profile.load import load_profile
 from helpers.task.catalog import load_skills, load_topics
 
 FORGED = "<script>alert(1)</script>"
@@ -38,7 +39,7 @@ def run(tmp_path_factory):
         write_json_lines(paths.grades("smoke", "k123-s0"), forged)
         chat = {"messages": [{"role": "assistant", "content": f"Answer: {FORGED}!"}]}
         write_json_lines(paths.training("smoke", "k123-s0") / "chats.jsonl", [chat])
-        texts = corpus.build(made.generate, made.ledger)
+        texts = corpus.build(load_profile("smoke")["01_generate"], made.ledger)
         write_json_lines(paths.corpus("smoke"), texts)
         yield made
 
@@ -60,7 +61,7 @@ def test_a_page_holds_every_reply_as_it_came_and_as_it_was_read(run):
     rows = run.answers[run.answers.variant == "base"].to_dict("records")
     row = next(row for row in rows if row["k"] == 3 and row["disagree"] == "judges")
     before = run.ledger.summary()
-    page = run.answer_page(row)
+    page = run.page(row)
     assert run.ledger.summary().equals(before), "nothing is asked"
     query = run.query_of(row)
     p = run.models["base"]
@@ -79,7 +80,7 @@ def test_a_page_holds_every_reply_as_it_came_and_as_it_was_read(run):
 def test_what_a_model_wrote_is_never_html(run):
     row = run.answers[run.answers.variant == "k123-s0"].iloc[0].to_dict()
     live = browse.answers(run)
-    pages = [run.answer_page(row), run.query_page(row, MODELS), live._repr_html_()]
+    pages = [run.page(row), run.query_page(row, MODELS), live._repr_html_()]
     for page in pages:
         assert "<script" not in page
         assert "&lt;script&gt;" in page
@@ -97,7 +98,7 @@ def test_answers_whose_gradings_differ_come_first_and_a_click_opens_one(run):
     assert "base, setting" in browser.page.value
     browser.grid.selected_rows = [len(browser.rows) - 1]
     last = browser.rows.iloc[-1]
-    assert f"query {last['query']}, sample {last['generation']}" in browser.page.value
+    assert f"query {last['query']}, generation {last['generation']}" in browser.page.value
     live.children[0].value = "k123-s0"
     assert set(live.result.rows.variant) == {"k123-s0"}
     browser.grid.selected_rows = []
@@ -126,8 +127,8 @@ def test_the_corpus_with_what_was_dropped_and_why(run):
     browser = browse.corpus(run)
     faulty = browser.rows.outcome.to_list().index("skill missing")
     browser.grid.selected_rows = [faulty]
-    assert "skill missing: k = " in browser.page.value
-    assert "user: Topic: " in browser.page.value
+    assert "outcome skill missing, k " in browser.page.value
+    assert "Topic: " in browser.page.value
     assert "reply 1" in browser.page.value
 
 
