@@ -7,7 +7,7 @@ from ipywidgets import HTML, Dropdown, SelectMultiple, VBox, interactive
 from itables.widget import ITable
 
 from helpers.explore import Run
-from helpers.reading import Page
+from helpers.reading import PAGES, Page
 from helpers.results.scores import METRICS
 from helpers.task.catalog import Query, Skill
 
@@ -55,7 +55,7 @@ class Browser(VBox):
 
     def _repr_html_(self) -> str:
         """What is shown at first, for a reader without a kernel."""
-        table = self.words.head().to_html(index=False, border=0)
+        table = PAGES.table(self.words.columns, self.words.head().to_dict("records"), ())
         return f"{table}<p>... {len(self.rows):,} in all. The first of them:</p>{self.page.value}"
 
 
@@ -93,9 +93,10 @@ def comparison(run: Run) -> Live:
 
 
 def corpus(run: Run) -> Browser:
-    """All texts that were written for training."""
+    """All texts that were written for training; those that were dropped first."""
     columns = "kind topic text skills outcome lost".split()
-    return Browser(run.corpus, run.page, columns)
+    rows = run.corpus.sort_values("dropped", ascending=False, kind="stable")
+    return Browser(rows, run.page, columns)
 
 
 def asker(run: Run, skills: Sequence[Skill], topics: list[str]) -> Live:

@@ -210,7 +210,7 @@ def test_an_hour_of_curiosity(page, width):
     assert page.run("jupyterapp.commands.execute('notebook:run-all-cells')") is not False
 
     page.cell("run.ask").shows("of 3 with full marks", 120)
-    page.cell("browse.corpus").shows("outcome kept, k 1")
+    page.cell("browse.corpus").shows("outcome too many sentences, k ")
 
     answers = page.cell("browse.answers")
     answers.choose("model", "base")
