@@ -4,6 +4,7 @@ Its forms are in `reading.html`.
 """
 
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 
 import jinja2
@@ -42,13 +43,15 @@ def outcome(skills: Sequence[str], points: Sequence[int] | None) -> dict:
     if points is None:
         words = {"verdict": UNREADABLE, "won": "", "lost": UNREADABLE}
         return words | dict.fromkeys(METRICS, np.nan)
-    names: dict[int, list[str]] = {1: [], 0: []}
-    for name, point in zip((*skills, *OTHERS), points, strict=True):
-        names[point].append(name)
+    names = (*skills, *OTHERS)
+    lost = compress(names, (not point for point in points))
     result = Points.of(points)
-    words = {"verdict": result.fault() or FULL}
-    words |= {"won": ", ".join(names[1]), "lost": ", ".join(names[0])}
-    return words | result.metrics()
+    return {
+        "verdict": result.fault() or FULL,
+        "won": ", ".join(compress(names, points)),
+        "lost": ", ".join(lost),
+        **result.metrics(),
+    }
 
 
 def with_points(texts: pd.DataFrame) -> pd.DataFrame:
