@@ -62,10 +62,13 @@ class Browser(VBox):
 class Live(interactive):
     """Choices, and what a function makes of them; without a kernel, what it made of them last."""
 
+    def __init__(self, make: Callable, settings: dict, **choices):
+        super().__init__(make, settings, **choices)
+        for choice in self.children[:-1]:
+            choice.layout.width = "240px"  # fits a phone
+
     def _repr_html_(self) -> str:
-        return (
-            self.result._repr_html_() if self.result else "<p>(To ask, open it with make lab.)</p>"
-        )
+        return self.result._repr_html_() if self.result else "<p>(Ask it after make lab.)</p>"
 
 
 def answers(run: Run) -> Live:
