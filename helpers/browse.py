@@ -68,7 +68,7 @@ class Live(interactive):
             choice.layout.width = "240px"  # fits a phone
 
     def _repr_html_(self) -> str:
-        return self.result._repr_html_() if self.result else "<p>(Ask it after make lab.)</p>"
+        return self.result._repr_html_() if self.result else "<p>(Needs a kernel: make lab.)</p>"
 
 
 def answers(run: Run) -> Live:

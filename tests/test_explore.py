@@ -161,7 +161,7 @@ def test_the_button_asks_what_is_chosen(run):
     skills, topics = load_skills(paths.ROOT / p.skills), load_topics(paths.ROOT / p.topics)
     asker = browse.asker(run, skills, topics)
     asker.children[2].value = ["base"]
-    assert asker._repr_html_() == "<p>(Ask it after make lab.)</p>"
+    assert asker._repr_html_() == "<p>(Needs a kernel: make lab.)</p>"
     asker.children[0].value = "dueling"
     asker.manual_button.click()
     assert "Topic: dueling" in asker._repr_html_()
