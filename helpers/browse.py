@@ -1,209 +1,129 @@
 """The widgets of `explore.ipynb`: rows to filter, sort, open; two models to compare, to ask."""
 
-import html
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
-from ipywidgets import HTML, Button, Dropdown, HBox, IntSlider, Layout, SelectMultiple, VBox
+from ipywidgets import HTML, Dropdown, SelectMultiple, VBox, interactive
 from itables.widget import ITable
 
-from helpers.errors import UserError
 from helpers.explore import Run
+from helpers.reading import PAGES, Page
 from helpers.results.scores import METRICS
 from helpers.task.catalog import Query, Skill
 
-ANY = "any"
-# Rows that go to the browser at once, about 300 KB: Jupyter drops messages of over 3 MB.
-MOST = 1000
-NARROW = Layout(width="260px")  # fits a phone
+MOST = 2_500_000  # bytes of a table: Jupyter drops messages of over 3 MB
+SHOWN = {"auto_display": True}  # what a function makes is shown below the choices
+FEW = 40  # values of a column, to be chosen from a list
 
 
-class Shown(VBox):
-    """Widgets with a page below them, which says in a sentence what a user can mend."""
-
-    def __init__(self, *widgets):
-        self.page = HTML()
-        super().__init__([*widgets, self.page])
-
-    def show(self, page: Callable[..., str], *of) -> None:
-        try:
-            self.page.value = page(*of)
-        except UserError as error:
-            self.page.value = f"<p>{html.escape(str(error))}</p>"
-
-    def still(self) -> str:
-        """What is shown now, as HTML for a reader without a kernel."""
-        return self.page.value
-
-    def _repr_mimebundle_(self, **settings) -> dict:
-        return {**super()._repr_mimebundle_(**settings), "text/html": self.still()}
-
-
-class Browser(Shown):
-    """The rows that pass the filters; a click opens one.
+class Browser(VBox):
+    """Rows to filter and sort by the heads of their columns; a click opens one.
 
     Args:
-        filters: columns to choose a value of; where a row holds a list, any item of it.
-        hidden: columns that only the page shows.
         page: makes the HTML of a row.
+        columns: those that the table shows, in this order.
     """
 
-    def __init__(
-        self,
-        table: pd.DataFrame,
-        filters: Sequence[str],
-        page: Callable[[dict], str],
-        hidden: Sequence[str] = (),
-    ):
-        self.table = table
-        self.hidden = list(hidden)
+    def __init__(self, rows: pd.DataFrame, page: Callable[[dict], str], columns: Sequence[str]):
+        self.rows = rows
         self.page_of = page
-        self.filters = {name: chooser(name, [ANY, *values_of(table[name])]) for name in filters}
-        self.count = HTML()
-        look = {"classes": "display compact", "style": "width:100%;min-width:900px"}
-        self.grid = ITable(pd.DataFrame(), select="single", scrollX=True, **look)
-        super().__init__(in_a_row(self.filters.values()), self.count, self.grid)
-        for filter in self.filters.values():
-            filter.observe(self.refresh, "value")
-        self.refresh()
-        self.grid.observe(self.open_row, "selected_rows")
-
-    def refresh(self, _=None) -> None:
-        """Show the rows that pass, and open the first."""
-        rows = self.table
-        for name, filter in self.filters.items():
-            if filter.value != ANY:
-                items = rows[name].explode().astype(str)
-                rows = rows.loc[items.index[items == filter.value].unique()]
-        self.rows = rows.head(MOST)
-        more = "" if len(rows) <= MOST else f", the first {MOST:,} below: filter on"
-        self.count.value = f"{len(rows):,} of {len(self.table):,}{more}"
-        self.grid.update(
-            self.columns(), selected_rows=[0][: len(rows)], showIndex=False, maxBytes=0
+        self.words = rows[columns].map(in_words)
+        to_choose = [i for i, name in enumerate(columns) if self.words[name].nunique() <= FEW]
+        self.grid = ITable(
+            self.words,
+            classes="display compact",
+            style="width:100%;min-width:900px",
+            select="single",
+            selected_rows=[0][: len(rows)],
+            scrollX=True,
+            showIndex=False,
+            maxBytes=MOST,
+            pageLength=5,
+            lengthMenu=[5, 20, 100],
+            columnControl=[["search"]],
+            columnDefs=[{"targets": to_choose, "columnControl": [["searchList"]]}],
         )
+        self.grid.observe(self.open_row, "selected_rows")
+        self.page = HTML()
+        super().__init__([self.grid, self.page])
         self.open_row()
-
-    def columns(self) -> pd.DataFrame:
-        return self.rows.drop(columns=self.hidden).map(in_words)
-
-    def still(self) -> str:
-        table = self.columns().head(5).to_html(index=False, border=0)
-        return f"<p>{self.count.value}</p>{table}{self.page.value}"
 
     def open_row(self, _=None) -> None:
         """Show the page of the row that is selected."""
-        if self.grid.selected_rows and len(self.rows):
-            self.show(self.page_of, self.rows.iloc[self.grid.selected_rows[0]].to_dict())
-        else:
-            self.page.value = ""
+        selected = self.rows.iloc[self.grid.selected_rows].to_dict("records")
+        self.page.value = "".join(map(self.page_of, selected))
+
+    def _repr_html_(self) -> str:
+        """What is shown at first, for a reader without a kernel."""
+        table = PAGES.table(self.words.columns, self.words.head().to_dict("records"), ())
+        return f"{table}<p>... {len(self.rows):,} in all. The first of them:</p>{self.page.value}"
 
 
-class Comparison(Browser):
+class Live(interactive):
+    """Choices, and what a function makes of them; without a kernel, what it made of them last."""
+
+    def __init__(self, make: Callable, settings: dict, **choices):
+        super().__init__(make, settings, **choices)
+        for choice in self.children[:-1]:
+            choice.layout.width = "240px"  # fits a phone
+
+    def _repr_html_(self) -> str:
+        return self.result._repr_html_() if self.result else "<p>(Needs a kernel: make lab.)</p>"
+
+
+def answers(run: Run) -> Live:
+    """All graded answers of a model; those whose gradings differ first, then by falling k."""
+    columns = "setting k topic text skills verdict lost disagree near".split()
+
+    def browser(model: str) -> Browser:
+        rows = run.answers[run.answers.variant == model]
+        rows = rows.sort_values(["disagree", "k"], ascending=[True, False], kind="stable")
+        return Browser(rows, run.page, columns)
+
+    return Live(browser, SHOWN, model=one_of(run, -1))
+
+
+def comparison(run: Run) -> Live:
     """Two models query by query; a click opens their answers side by side."""
+    columns = "setting k topic skills first second difference".split()
 
-    def __init__(self, run: Run, models: Sequence[str]):
-        self.run = run
-        self.choices = pair(run, models)
-        self.choices.append(chooser("metric", METRICS))
-        super().__init__(self.compared(), ["setting", "k", "skills"], self.query_page)
-        self.children = (in_a_row(self.choices), *self.children)
-        for choice in self.choices:
-            choice.observe(self.choose, "value")
+    def browser(first: str, second: str, metric: str) -> Browser:
+        rows = run.compared(first, second, metric)
+        return Browser(rows, lambda row: run.query_page(row, [first, second]), columns)
 
-    def compared(self) -> pd.DataFrame:
-        return self.run.compared(*(choice.value for choice in self.choices))
-
-    def choose(self, _) -> None:
-        self.table = self.compared()
-        self.refresh()
-
-    def query_page(self, query: dict) -> str:
-        return self.run.query_page(query, [choice.value for choice in self.choices[:2]])
-
-
-class Asker(Shown):
-    """A query of one's own, asked of two models."""
-
-    def __init__(
-        self,
-        run: Run,
-        models: Sequence[str],
-        *,
-        skills: Sequence[Skill],
-        topics: Sequence[str],
-        ask_now: bool,
-    ):
-        self.run = run
-        options = [(f"{skill.category}: {skill.name}", skill) for skill in skills]
-        self.topic = chooser("topic", topics)
-        self.skills = SelectMultiple(
-            options=options, value=skills[:2], rows=8, description="skills", layout=NARROW
-        )
-        self.models = pair(run, models)
-        self.samples = IntSlider(3, min=1, max=10, description="samples", layout=NARROW)
-        button = Button(description="Ask", button_style="primary")
-        choices = [self.topic, self.skills, *self.models, self.samples]
-        super().__init__(in_a_row(choices), button)
-        button.on_click(self.ask)
-        for choice in choices:
-            choice.observe(self.preview, "value")
-        self.preview()
-        if ask_now:
-            self.ask()
-
-    def query(self) -> Query:
-        return Query(self.topic.value, self.skills.value)
-
-    def preview(self, _=None) -> None:
-        """Show what the models would be asked."""
-        self.show(self.run.prompts, self.query())
-
-    def ask(self, _=None) -> None:
-        self.page.value += "<p>asking ...</p>"
-        models = [choice.value for choice in self.models]
-        self.show(self.run.ask, self.query(), models, self.samples.value)
-
-
-def answers(run: Run) -> Browser:
-    """All graded answers of a run."""
-    filters = ["model", "setting", "k", "skills", "verdict", "lost", "disagree", "near"]
-    columns = [*filters[:3], "topic", "text", *filters[3:]]
-    table = run.answers
-    table = table[[*columns, *table.columns.difference(columns)]]
-    return Browser(table, filters, run.answer_page, hidden=table.columns[len(columns) :])
+    two = {"first": one_of(run, 0), "second": one_of(run, -1)}
+    return Live(browser, SHOWN, **two, metric=list(METRICS))
 
 
 def corpus(run: Run) -> Browser:
-    """All texts that were written for training."""
-    filters = ["kind", "topic", "skills", "outcome", "lost"]
-    columns = [*filters[:2], "text", *filters[2:]]
-    table = run.corpus
-    table = table[[*columns, *table.columns.difference(columns)]]
-    return Browser(table, filters, run.text_page, hidden=table.columns[len(columns) :])
+    """All texts that were written for training; those that were dropped first."""
+    columns = "kind topic text skills outcome lost".split()
+    rows = run.corpus.sort_values("dropped", ascending=False, kind="stable")
+    return Browser(rows, run.page, columns)
 
 
-def values_of(column: pd.Series) -> list[str]:
-    """What there is to choose: the values, or those of all lists."""
-    return sorted({str(value) for value in column.explode().dropna()})
+def asker(run: Run, skills: Sequence[Skill], topics: list[str]) -> Live:
+    """A query of one's own, asked of any models at the press of a button."""
+
+    def ask(topic: str, skills: tuple[Skill, ...], models: Sequence[str], samples: int) -> Page:
+        return run.ask(Query(topic, skills), models, samples)
+
+    named = [(f"{skill.category}: {skill.name}", skill) for skill in skills]
+    return Live(
+        ask,
+        {**SHOWN, "manual": True, "manual_name": "Ask"},
+        topic=topics,
+        skills=SelectMultiple(options=named, value=skills[:2], rows=8),
+        models=SelectMultiple(options=list(run.models), value=run.chosen),
+        samples=(0, 10),
+    )
+
+
+def one_of(run: Run, place: int) -> Dropdown:
+    """The run's models to choose from."""
+    return Dropdown(options=list(run.models), value=run.chosen[place])
 
 
 def in_words(value):
     """A list as a table shows it."""
     return ", ".join(value) if isinstance(value, list) else value
-
-
-def chooser(name: str, options: Sequence[str]) -> Dropdown:
-    return Dropdown(options=options, description=name, layout=NARROW)
-
-
-def pair(run: Run, models: Sequence[str]) -> list[Dropdown]:
-    """Two of the run's models to choose."""
-    choices = [chooser(f"model {number}", list(run.models)) for number in (1, 2)]
-    for choice, model in zip(choices, models, strict=True):
-        choice.value = model
-    return choices
-
-
-def in_a_row(widgets: Iterable) -> HBox:
-    """Side by side, and in further rows where the page is narrow."""
-    return HBox([*widgets], layout=Layout(flex_flow="row wrap"))

@@ -5,7 +5,6 @@ Both go to stderr, which `helpers.run.stage` shows and leaves out of the execute
 
 import os
 import sys
-import time
 
 from tqdm import tqdm
 
@@ -13,42 +12,34 @@ HEADLESS = "STAGE_LABEL"  # environment variable, set by `helpers.run.stage`: wh
 EVERY = 5.0  # seconds between lines
 
 
-class Progress:
-    """`with Progress("answers", total) as p: ... p.advance(n)`; `p.note` ends the line."""
+class Progress(tqdm):
+    """`with Progress("answers", total) as p: ... p.advance(n)`; `p.note` ends the line.
+
+    What takes a moment only shows nothing. The time left follows from the last interval.
+    """
 
     def __init__(self, what: str, total: int):
-        self.what, self.total = what, total
-        self.done, self.note = 0, ""
         self.label = os.environ.get(HEADLESS)
-        self.bar = None
-        if not self.label:
-            self.bar = tqdm(total=total, desc=what, file=sys.stderr, disable=total == 1)
-        self.start = self.last_line = time.monotonic()
-        self.first = None  # work found done at the start says nothing about the speed
-
-    def __enter__(self):
-        return self
+        self.note = ""
+        settings = {"delay": 1.0}
+        if self.label:
+            settings = {"delay": EVERY, "mininterval": EVERY, "leave": False}
+        super().__init__(
+            desc=what, total=total, file=sys.stderr, miniters=0, smoothing=1, **settings
+        )
 
     def advance(self, n: int = 1) -> None:
-        self.done += n
-        if self.bar is not None:
-            self.bar.set_postfix_str(self.note.removeprefix(", "), refresh=False)
-            self.bar.update(n)
-            return
-        now = time.monotonic()
-        if self.first is None:
-            self.first, self.start = self.done, now
-        if now - self.last_line >= EVERY and self.done < self.total:
-            self.last_line = now
-            self.print_line(now)
+        if self.n == 0:
+            self.last_print_n = n  # what is found done at the start says nothing about the speed
+        self.set_postfix_str(self.note.removeprefix(", "), refresh=False)
+        self.update(n)
 
-    def print_line(self, now: float) -> None:
-        line = f"{self.label}: {self.what} {self.done:,} of {self.total:,}"
-        speed = (self.done - self.first) / max(1e-9, now - self.start)
-        if speed:
-            line += f", about {(self.total - self.done) / speed:.0f} s left"
-        print(f"{line}{self.note}", file=sys.stderr, flush=True)
-
-    def __exit__(self, *_):
-        if self.bar is not None:
-            self.bar.close()
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Draw the bar, or print the line; tqdm calls it when it is time, and at the end."""
+        if not self.label:
+            super().display(msg, pos)
+        elif msg is None and self.n < self.total:
+            line = f"{self.label}: {self.desc} {self.n:,} of {self.total:,}"
+            if rate := self.format_dict["rate"]:
+                line += f", about {(self.total - self.n) / rate:.0f} s left"
+            print(f"{line}{self.note}", file=sys.stderr, flush=True)

@@ -1,44 +1,72 @@
-"""Graded texts as tables to be read: skills marked, points won and lost by their names."""
+"""Graded texts as HTML to be read: skills marked, points won and lost by their names.
 
-import html
+Its forms are in `reading.html`.
+"""
+
 from collections.abc import Sequence
+from itertools import compress
+from pathlib import Path
 
+import jinja2
+import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from helpers.mark import marked
-from helpers.results.scores import OTHERS
-from helpers.task.points import FIRST_JUDGE
+from helpers.results.scores import METRICS, OTHERS
+from helpers.task.points import FIRST_JUDGE, Points
+
+FULL = "full marks"
+UNREADABLE = "unreadable"
+# The macros of `reading.html`, to be called.
+FORMS = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+FORMS.globals |= {"marked": marked, "metrics": METRICS}
+PAGES = FORMS.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8")).module
 
 
-class Page(str):
+class Page(Markup):
     """HTML, which a notebook shows as such."""
 
     def _repr_html_(self) -> str:
         return str(self)
 
     def __repr__(self) -> str:
-        return "a table to be read in HTML"
+        return "a page to be read in HTML"
+
+
+def outcome(skills: Sequence[str], points: Sequence[int] | None) -> dict:
+    """What a judge's points come to.
+
+    verdict (full marks, the fault, or unreadable); won and lost, the criteria by name; and the
+    metrics, NaN where no grading was readable.
+    """
+    if points is None:
+        words = {"verdict": UNREADABLE, "won": "", "lost": UNREADABLE}
+        return words | dict.fromkeys(METRICS, np.nan)
+    names = (*skills, *OTHERS)
+    lost = compress(names, (not point for point in points))
+    result = Points.of(points)
+    return {
+        "verdict": result.fault() or FULL,
+        "won": ", ".join(compress(names, points)),
+        "lost": ", ".join(lost),
+        **result.metrics(),
+    }
 
 
 def with_points(texts: pd.DataFrame) -> pd.DataFrame:
-    """With two columns more, won and lost: criteria by name, from the columns skills and points."""
-    won = []
-    lost = []
-    for skills, points in zip(texts.skills, texts.points, strict=True):
-        criteria = list(zip((*skills, *OTHERS), points, strict=True))
-        won.append(", ".join(name for name, point in criteria if point))
-        lost.append(", ".join(name for name, point in criteria if not point))
-    return texts.assign(won=won, lost=lost)
+    """With the columns of `outcome`, from the columns skills and points."""
+    outcomes = list(map(outcome, texts.skills, texts.points))
+    return texts.join(pd.DataFrame(outcomes, index=texts.index))
 
 
 def answers(records: Sequence[dict]) -> pd.DataFrame:
-    """Graded answers of 03, those with readable grades, with the first judge's points.
+    """Graded answers of 03, with the first judge's points.
 
-    Columns: what 03_grade writes of an answer, points, won, lost.
+    Columns: what 03_grade writes of an answer, points, and those of `outcome`.
     """
-    frame = pd.DataFrame(records)
-    frame["points"] = [record["grades"][FIRST_JUDGE]["points"] for record in records]
-    return with_points(frame[frame.points.notna()])
+    points = [record["grades"][FIRST_JUDGE]["points"] for record in records]
+    return with_points(pd.DataFrame(records).assign(points=points))
 
 
 def table(rows: pd.DataFrame | None, texts: Sequence[str] = ("text",)) -> Page | None:
@@ -51,12 +79,5 @@ def table(rows: pd.DataFrame | None, texts: Sequence[str] = ("text",)) -> Page |
     """
     if rows is None or rows.empty:
         return None
-    cells = rows.drop(columns="skills").astype(str).map(html.escape)
-    for name in texts:
-        pairs = zip(rows[name], rows.skills, strict=True)
-        cells[name] = [marked(text, skills) for text, skills in pairs]
-    with pd.option_context("display.max_colwidth", None):
-        page = cells.to_html(escape=False, index=False, border=0)
-    for cell in ("<td>", "<th>"):  # which JupyterLab would align to the right
-        page = page.replace(cell, f'{cell[:-1]} style="text-align: left">')
-    return Page(page)
+    columns = rows.columns.drop("skills")
+    return Page(PAGES.table(columns, rows.to_dict("records"), texts))

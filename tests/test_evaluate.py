@@ -5,11 +5,12 @@ import json
 import pandas as pd
 import pytest
 
-from helpers import corpus, evaluate, reading
+from helpers import corpus, evaluate, pages, reading
 from helpers.chat.conversation import Conversation
 from helpers.chat.ledger import Ledger
 from helpers.errors import UserError
 from helpers.files import write_json_lines
+from helpers.mark import marked
 from helpers.profile import schema
 from helpers.profile.load import load_profile
 from helpers.results.leaks import NEAR, leaks, nearest, not_compared
@@ -141,7 +142,7 @@ def test_graded_answers_of_a_run_are_one_table(graded, tmp_path, monkeypatch):
     assert len(table) == 2 * len(graded)
     assert set(table.variant) == {"base", "k123-s0"}
     row, record = table.iloc[1], graded[1]
-    assert (row.text, row.skills) == (record["text"], record["skills"])
+    assert (row.text, row.skills, row.grades) == (*map(record.get, ["text", "skills", "grades"]),)
     assert row.points == record["grades"][FIRST_JUDGE]["points"]
     (tmp_path / "grades").rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="no graded answers there yet"):
@@ -149,30 +150,37 @@ def test_graded_answers_of_a_run_are_one_table(graded, tmp_path, monkeypatch):
 
 
 def test_answers_are_worked_from_reply_to_points_to_metrics(ledger, graded):
-    worked = evaluate.worked(BASE, TASKS, graded, ledger)
-    assert worked.count("The judge's first reply:") == 3
-    assert "| Shows personification | 1 |" in worked
-    assert "full_marks 1.00, all_skills 1.00" in worked
-    assert "full_marks 0.00, all_skills 0.00" in worked
     table = reading.answers(graded)
+    different = table[table.k > 1].drop_duplicates("verdict").head(3)
+    worked = pages.worked(BASE, TASKS, different, ledger)
+    assert worked.count("<th>majority</th>") == 3
+    assert "| Shows personification | 1 |" in worked
+    assert "full marks 1.00, all skills 1.00" in worked
+    assert "full marks 0.00, all skills 0.00" in worked
     for row in table.itertuples():
         assert bool(row.lost) == (not all(row.points))
         criteria = {*row.skills, "on topic", "makes sense", "sentences"}
         assert {*row.won.split(", "), *row.lost.split(", ")} - {""} == criteria
 
 
-def test_the_nearest_training_text_stands_beside_an_answer(graded, tmp_path, monkeypatch):
+def test_an_answer_that_no_judge_could_be_read_about_is_no_zero(graded):
+    silent = {"gradings": [], "points": None, "unreadable": ["no points for topic"] * 5}
+    (row,) = reading.answers([graded[0] | {"grades": {FIRST_JUDGE: silent}}]).to_dict("records")
+    assert (row["verdict"], row["won"], row["lost"]) == ("unreadable", "", "unreadable")
+    assert pd.isna(row["full_marks"])
+
+
+def test_the_nearest_training_text_stands_beside_an_answer(ledger, graded, tmp_path, monkeypatch):
     monkeypatch.setattr("helpers.paths.run", lambda profile: tmp_path)
-    assert evaluate.beside_training(BASE, graded) is None
-    of_two = next(record for record in graded if record["k"] == 2)
-    answer = {"role": "assistant", "content": f"Answer: {of_two['text']}"}
+    answers = reading.answers(graded)
+    of_two = answers[answers.k == 2].head(1)
+    assert "nearest training text" not in pages.worked(BASE, TASKS, of_two, ledger)
+    answer = {"role": "assistant", "content": f"Answer: {of_two.text.item()}"}
     chat = {"messages": [{"role": "user", "content": "Show it."}, answer]}
     write_json_lines(tmp_path / "training/k123-s0/chats.jsonl", [chat])
-    records = [{**record, "nearest": 100.0 * (record is of_two)} for record in graded]
-    beside = evaluate.beside_training(TRAINED, records).set_index("k")
-    assert beside.loc[2, "similarity"] == 100
-    assert beside.loc[2, "training text"] == beside.loc[2, "answer"] == of_two["text"]
-    assert len(beside) == len(BASE.evaluation_ks)
+    page = pages.worked(TRAINED, TASKS, of_two, ledger)
+    assert "The nearest training text, 100 of 100 alike" in page
+    assert page.count(str(marked(of_two.text.item(), of_two.skills.item()))) == 2
 
 
 def test_a_table_of_texts_escapes_everything():

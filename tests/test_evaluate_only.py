@@ -98,10 +98,10 @@ def test_answers_of_somebody_else_are_graded_as_if_asked(ledger, tmp_path):
         (lambda rows: rows[1:], "1 of 12 answers are missing, first that to setting III, k = "),
         (lambda rows: [*rows, rows[0]], "line 13: answers no query of this evaluation, or one"),
         (lambda rows: [rows[0] | {"topic": "law"}, *rows], "line 1: answers no query of this"),
-        (lambda rows: [rows[0] | {"skills": 3}], "line 1: no answer; one is a JSON object of"),
-        (lambda rows: [rows[0] | {"setting": []}], "line 1: no answer; one is a JSON object of"),
-        (lambda rows: ["text"], "line 1: no answer; one is a JSON object of setting, k, topic, "),
-        (lambda rows: [], "line 1: no answer"),
+        (lambda rows: [rows[0] | {"skills": 3}], "line 1: skills: input should be a valid array"),
+        (lambda rows: [rows[0] | {"setting": []}], "line 1: setting: input should be a valid str"),
+        (lambda rows: ["text"], "line 1: the line: input should be an object"),
+        (lambda rows: [], "12 of 12 answers are missing"),
     ],
 )
 def test_a_file_of_other_answers_is_one_sentence_before_anything(change, said, tmp_path):

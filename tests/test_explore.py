@@ -4,11 +4,14 @@ import subprocess
 import sys
 
 import pytest
+from markupsafe import escape
 
 from helpers import browse, corpus, evaluate, explore, paths
 from helpers.errors import UserError
 from helpers.files import write_json_lines
+from helpers.pages import judgement
 from helpers.profile import schema
+from helpers.profile.load import load_profile
 from helpers.task.catalog import load_skills, load_topics
 
 FORGED = "<script>alert(1)</script>"
@@ -22,10 +25,10 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "run", lambda profile: folder / profile)
-        made = explore.Run.of("smoke")
+        made = explore.Run("smoke", MODELS)
         for name in MODELS:
             p = made.models[name].model_copy(update={"second_judges": {"second": SECOND}})
-            made.parameters[f"03_grade/{name}"] = p
+            made.models[name] = p
         p = made.models["base"]
         tasks = evaluate.tasks(p)
         with evaluate.student(p, made.ledger) as student:
@@ -36,7 +39,7 @@ def run(tmp_path_factory):
         write_json_lines(paths.grades("smoke", "k123-s0"), forged)
         chat = {"messages": [{"role": "assistant", "content": f"Answer: {FORGED}!"}]}
         write_json_lines(paths.training("smoke", "k123-s0") / "chats.jsonl", [chat])
-        texts = corpus.build(made.parameters["01_generate"], made.ledger)
+        texts = corpus.build(load_profile("smoke")["01_generate"], made.ledger)
         write_json_lines(paths.corpus("smoke"), texts)
         yield made
 
@@ -46,37 +49,38 @@ def test_every_answer_is_a_row_with_what_became_of_it(run):
     assert len(answers) == 2 * len(evaluate.tasks(run.models["base"]))
     for row in answers.to_dict("records"):
         points = row["grades"]["first"]["points"]
-        assert len(row["lost"]) == points.count(0)
+        assert len([*filter(None, row["lost"].split(", "))]) == points.count(0)
         assert (row["verdict"] == "full marks") == (row["full_marks"] == 1) == all(points)
         majorities = [tuple(row["grades"][judge]["points"]) for judge in ("first", "second")]
         assert (row["disagree"] == "judges") == (len(set(majorities)) == 2)
     assert set(answers.disagree) == {"judges", "gradings", "none"}
-    assert set(answers[answers.model == "k123-s0"].near) == {"yes"}
+    assert set(answers[answers.variant == "k123-s0"].near) == {"yes"}
 
 
 def test_a_page_holds_every_reply_as_it_came_and_as_it_was_read(run):
-    rows = run.answers[run.answers.model == "base"].to_dict("records")
+    rows = run.answers[run.answers.variant == "base"].to_dict("records")
     row = next(row for row in rows if row["k"] == 3 and row["disagree"] == "judges")
     before = run.ledger.summary()
-    page = run.answer_page(row)
+    page = run.page(row)
     assert run.ledger.summary().equals(before), "nothing is asked"
     query = run.query_of(row)
-    for name, judge in run.models["base"].judges().items():
-        pack = run.models["base"].packs()[name]
-        p = run.models["base"]
-        replies = run.replies(query, row["text"], pack, judge, p.gradings, p.rules())
-        read = [list(result.numbers) for _, result in replies if not hasattr(result, "reason")]
+    p = run.models["base"]
+    for name, judge in p.judges().items():
+        settings = {"n": p.gradings, "ledger": run.ledger}
+        judged = judgement(judge, query, row["text"], p.packs()[name], p.rules(), **settings)
+        _, replies, majority = judged
+        read = [list(grading.numbers) for _, grading in replies if not hasattr(grading, "reason")]
         assert read == row["grades"][name]["gradings"]
-        assert all(explore.block(reply) in page for reply, _ in replies)
+        assert list(majority.numbers) == row["grades"][name]["points"]
+        assert all(escape(reply) in page for reply, _ in replies)
     assert f"Topic: {row['topic']}" in page
     assert "<mark " in page
 
 
 def test_what_a_model_wrote_is_never_html(run):
-    row = run.answers[run.answers.model == "k123-s0"].iloc[0].to_dict()
-    browser = browse.answers(run)
-    browser.filters["model"].value = "k123-s0"
-    pages = [run.answer_page(row), run.query_page(row, MODELS), browser.still()]
+    row = run.answers[run.answers.variant == "k123-s0"].iloc[0].to_dict()
+    live = browse.answers(run)
+    pages = [run.page(row), run.query_page(row, MODELS), live._repr_html_()]
     for page in pages:
         assert "<script" not in page
         assert "&lt;script&gt;" in page
@@ -84,73 +88,104 @@ def test_what_a_model_wrote_is_never_html(run):
     assert "No reply of this judge is stored" in pages[0]
 
 
-def test_filters_narrow_and_the_first_row_is_opened(run):
-    browser = browse.answers(run)
-    assert f"{len(run.answers):,} of {len(run.answers):,}" in browser.count.value
-    browser.filters["k"].value = "2"
-    browser.filters["model"].value = "base"
-    skill = browser.rows.skills.iloc[-1][1]
-    browser.filters["skills"].value = skill
-    assert set(browser.rows.k) == {2}
-    assert all(skill in skills for skills in browser.rows.skills)
+def test_answers_whose_gradings_differ_come_first_and_a_click_opens_one(run):
+    live = browse.answers(run)
+    live.children[0].value = "base"
+    browser = live.result
+    assert len(browser.rows) == len(run.answers) / 2
+    assert browser.rows.disagree.is_monotonic_increasing
+    assert browser.rows.disagree.iloc[0] == "gradings"
     assert "base, setting" in browser.page.value
     browser.grid.selected_rows = [len(browser.rows) - 1]
     last = browser.rows.iloc[-1]
-    assert f"query {last['query']}, sample {last['generation']}" in browser.page.value
-    browser.filters["verdict"].value = "full marks"
-    browser.filters["lost"].value = skill
-    assert len(browser.rows) == 0
+    assert f"query {last['query']}, generation {last['generation']}" in browser.page.value
+    live.children[0].value = "k123-s0"
+    assert set(live.result.rows.variant) == {"k123-s0"}
+    browser.grid.selected_rows = []
     assert browser.page.value == ""
 
 
 def test_two_models_query_by_query_where_they_differ_most_first(run):
-    comparison = browse.Comparison(run, MODELS)
-    differences = comparison.table.difference.abs()
+    live = browse.comparison(run)
+    comparison = live.result
+    differences = comparison.rows.difference.abs()
     assert differences.is_monotonic_decreasing
     answers = run.answers
-    first = comparison.table.iloc[0]
+    first = comparison.rows.iloc[0]
     own = answers[(answers[explore.QUERY] == first[explore.QUERY]).all(axis=1)]
-    means = own.groupby("model").full_marks.mean().round(2)
-    assert first["1: base"] == means["base"]
+    means = own.groupby("variant").full_marks.mean().round(2)
+    assert first["first"] == means["base"]
     assert comparison.page.value.count("of 3 with full marks") == 2
-    comparison.choices[1].value = "base"
-    assert set(comparison.table.difference) == {0}
+    assert live._repr_html_() == comparison._repr_html_()
+    live.children[1].value = "base"
+    assert set(live.result.rows.difference) == {0}
+    with pytest.raises(UserError, match=r"models: k9 is none of base, k123-s0"):
+        explore.Run("smoke", ["base", "k9"])
 
 
 def test_the_corpus_with_what_was_dropped_and_why(run):
     browser = browse.corpus(run)
-    browser.filters["outcome"].value = "skill missing"
-    assert len(browser.rows)
-    assert "skill missing: k = " in browser.page.value
-    assert "user: Topic: " in browser.page.value
+    faulty = browser.rows.outcome.to_list().index("skill missing")
+    browser.grid.selected_rows = [faulty]
+    assert "outcome skill missing, k " in browser.page.value
+    assert "Topic: " in browser.page.value
     assert "reply 1" in browser.page.value
 
 
 def test_a_question_of_ones_own_is_graded_and_what_is_not_there_is_a_sentence(run):
+    question = {"topic": "baking", "skills": ["metaphor", "ad hominem"]}
+    query = run.query_of(question)
+    prompts = run.ask(query, MODELS, samples=0)
+    assert "Topic: baking" in prompts
+    assert "with full marks" not in prompts
+    page = run.ask(query, ["base"], samples=2)
+    assert "base: " in page
+    assert "of 2 with full marks" in page
+    with pytest.raises(UserError, match="run 02_finetune for variant k123-s0 first"):
+        run.ask(query, MODELS, samples=1)
+    with pytest.raises(UserError, match=r"skills.csv: no skill irony"):
+        run.query_of({"topic": "baking", "skills": ["irony"]})
+
+
+def test_skills_of_ones_own_show_their_prompts_at_once(run, tmp_path):
+    file = tmp_path / "own.csv"
+    file.write_text("category,skill,definition,example\na,irony,Saying the contrary.,How nice.\n")
+    query = run.query_of({"topic": "baking", "skills": ["irony"]}, str(file))
+    assert "irony" in run.ask(query, MODELS, samples=0)
+    with pytest.raises(UserError, match="the embedded world does not know"):
+        run.ask(query, ["base"], samples=1)
+
+
+def test_the_button_asks_what_is_chosen(run):
     p = run.models["base"]
-    asker = browse.Asker(
-        run,
-        MODELS,
-        skills=load_skills(paths.ROOT / p.skills),
-        topics=load_topics(paths.ROOT / p.topics),
-        ask_now=False,
-    )
-    assert "full marks" not in asker.page.value
-    asker.samples.value = 2
-    asker.models[1].value = "base"
-    asker.ask()
-    assert "of 2 with full marks" in asker.page.value
-    asker.models[1].value = "k123-s0"
-    asker.ask()
-    assert "run 02_finetune for variant k123-s0 first" in asker.page.value
+    skills, topics = load_skills(paths.ROOT / p.skills), load_topics(paths.ROOT / p.topics)
+    asker = browse.asker(run, skills, topics)
+    asker.children[2].value = ["base"]
+    assert asker._repr_html_() == "<p>(Needs a kernel: make lab.)</p>"
+    asker.children[0].value = "dueling"
+    asker.manual_button.click()
+    assert "Topic: dueling" in asker._repr_html_()
+    assert "of 5 with full marks" in asker._repr_html_()
 
 
 def test_without_a_run_it_says_what_to_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "run", lambda profile: tmp_path)
-    empty = explore.Run.of("smoke")
-    for table in ("answers", "corpus"):
-        with pytest.raises(UserError, match="make reproduce PROFILE=smoke"):
-            getattr(empty, table)
+    monkeypatch.setattr(paths, "run", lambda profile: tmp_path / profile)
+    empty = explore.Run("smoke")
+    with pytest.raises(UserError, match="make reproduce PROFILE=smoke"):
+        _ = empty.answers
+    with pytest.raises(UserError, match=r"corpus.jsonl: not there yet; run 01_generate first"):
+        _ = empty.corpus
+    assert not any(tmp_path.iterdir())
+
+
+def test_models_that_nobody_trained_are_explored_too(tmp_path, monkeypatch):
+    """Of a profile without texts of its own."""
+    monkeypatch.setattr(paths, "run", lambda profile: tmp_path / profile)
+    run = explore.Run("evaluate")
+    assert list(run.models) == ["three", "five", "teacher"]
+    assert "of 1 with full marks" in run.ask(
+        run.query_of({"topic": "baking", "skills": ["metaphor"]}), ["teacher"], samples=1
+    )
 
 
 def test_torch_waits_until_a_model_is_asked():
