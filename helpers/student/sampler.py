@@ -6,11 +6,12 @@ one thread a core.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate, chain, repeat
 
 import torch
-import torch.nn.functional as F
+from transformers import TopPLogitsWarper
 
 from helpers.student.slots import UNIT, Answer, Slots, rounded
 from helpers.training.attention import Grid
@@ -23,54 +24,56 @@ TINY = 2**24
 
 
 def prefill(model, slots: Slots, prompts: list[tuple[int, ...]]) -> torch.Tensor:
-    """Write prompts to the slots after the live ones; the logits after each.
+    """Write prompts to the slots after the live ones; of equal ones one is computed.
 
     Returns:
-        (prompts, vocabulary).
+        The logits after each, (prompts, vocabulary).
     """
-    device = model.device
-    tokens = [token for prompt in prompts for token in prompt]
-    spare = rounded(len(tokens)) - len(tokens)  # a last row of nobody fills the tokens up
-    sizes = [*map(len, prompts), spare]
-    length = rounded(max(sizes))
-    row = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-    at = torch.cat([torch.arange(size) for size in sizes])
-    last = torch.tensor(sizes[:-1]).cumsum(0) - 1
-    keep = F.pad(last, (0, rounded(len(last)) - len(last)), value=int(last[-1]))
-    slot = torch.where(row < len(prompts), row + slots.live, len(slots.prompt))
-    at_device = at.to(device)
+    on = {"device": model.device}
+    place = {}  # of each different prompt among them
+    source = [place.setdefault(prompt, len(place)) for prompt in prompts]
+    spare = -sum(map(len, place)) % UNIT
+    rows = [*place, (0,) * spare]  # the last is nobody's and fills the tokens up
+    length = rounded(max(map(len, rows)))
+    places = [(row, at) for row, tokens in enumerate(rows) for at in range(len(tokens))]
+    row, at = torch.tensor(places, **on).T.contiguous()
+    ends = list(accumulate(map(len, place)))
+    last = [ends[row] - 1 for row in source]
+    live = len(slots.live)
     logits = model(
-        input_ids=torch.tensor([tokens + [0] * spare], device=device),
-        position_ids=at_device[None],
-        logits_to_keep=keep.to(device),
+        input_ids=torch.tensor([list(chain(*rows))], **on),
+        position_ids=at[None],
+        logits_to_keep=torch.tensor(last + last[-1:] * (-len(last) % UNIT), **on),
         use_cache=False,
         slots=slots,
-        rows=slot.to(device),
-        at=at_device,
-        grid=Grid((row * length + at).to(device), len(sizes), length),
+        rows=row + live,
+        at=at,
+        grid=Grid(row * length + at, len(rows), length),
     ).logits
+    slots.copy(slice(live, live + len(prompts)), torch.tensor(source) + live, length)
     return logits[0, : len(prompts)]
 
 
 def decode(model, slots: Slots) -> torch.Tensor:
     """Write each live slot's newest token; the logits after it, (live slots, vocabulary)."""
     on = {"device": model.device}
-    n = rounded(slots.live)
-    length = rounded(int(slots.size[: slots.live].max()) + 1)
-    at = slots.size[:n].clamp(max=length - 1)
-    seen = torch.zeros(n, length, **on)
-    seen.masked_fill_(torch.arange(length, **on) > at[:, None], float("-inf"))
+    live = len(slots.live)
+    spare = [0] * (-live % UNIT)  # slots of nobody
+    places = [answer.newest for answer in slots.live] + spare
+    at = torch.tensor(places, **on)
+    length = rounded(max(places) + 1)
+    mask = torch.zeros(len(places), length, **on)
+    mask.masked_fill_(torch.arange(length, **on) > at[:, None], float("-inf"))
     logits = model(
-        input_ids=slots.token[None, :n],
+        input_ids=torch.tensor([[answer.tokens[-1] for answer in slots.live] + spare], **on),
         position_ids=at[None],
         use_cache=False,
         slots=slots,
-        rows=torch.arange(n, **on),
+        rows=torch.arange(len(places), **on),
         at=at,
-        seen=seen,
+        mask=mask,
     ).logits
-    slots.size[: slots.live] += 1
-    return logits[0, : slots.live]
+    return logits[0, :live]
 
 
 def draw(
@@ -82,41 +85,18 @@ def draw(
     """
     if temperature == 0:
         return logits.argmax(-1)
-    share = (logits.float() / temperature).softmax(-1)
+    logits = logits.float() / temperature
     if top_p < 1:
-        ordered, token = share.sort(dim=-1, descending=True, stable=True)
-        before = ordered.cumsum(-1) - ordered
-        kept = ordered * (before < top_p)
-        share = torch.zeros_like(share).scatter_(-1, token, kept)
-    mass = share.cumsum(-1)
-    target = uniform[:, None] * mass[:, -1:]
-    token = (mass < target).sum(-1)
-    return token.clamp_(max=logits.shape[-1] - 1)
-
-
-def admit(model, slots: Slots, prompts: dict[int, tuple], seeds: Sequence[int]) -> torch.Tensor:
-    """Give each prompt, by its number, a slot after the live ones; the logits after each."""
-    row = {}  # of each different prompt: equal ones are computed once
-    source = torch.tensor([row.setdefault(prompt, len(row)) for prompt in prompts.values()])
-    logits = prefill(model, slots, list(row))
-    if len(row) < len(prompts):
-        to = slots.live + torch.arange(len(prompts))
-        slots.copy(to, slots.live + source, max(map(len, row)))
-    for number, prompt in prompts.items():
-        generator = torch.Generator().manual_seed(seeds[number])
-        slots.prompt[slots.live] = number
-        slots.size[slots.live] = len(prompt)
-        slots.count[slots.live] = 0
-        slots.uniform[slots.live] = torch.rand(slots.new.shape[1], generator=generator)
-        slots.live += 1
-    return logits[source]
+        logits = TopPLogitsWarper(top_p)(None, logits)
+    mass = logits.softmax(-1).cumsum(-1)
+    return (mass < uniform[:, None] * mass[:, -1:]).sum(-1)
 
 
 @torch.inference_mode()
 def stream(
     model,
-    prompts: Sequence[list[int]],
-    seeds: Sequence[int],
+    prompts: Mapping[int, list[int]],
+    seeds: Mapping[int, int] | Sequence[int],
     *,
     batch: int,
     new_tokens: int,
@@ -124,87 +104,72 @@ def stream(
     end: set[int],
     top_p: float = 1.0,
 ) -> Iterator[list[Answer]]:
-    """Sample every prompt, `batch` at a time: a free slot takes a waiting prompt.
+    """Sample every prompt, by its number, `batch` at a time: a free slot takes a waiting one.
 
     Yields:
         The answers completed since the last time, before their slots are filled again: never are
         more than `batch` answers begun and not yielded.
     """
-    if not prompts:
-        return
-    length = rounded(max(map(len, prompts)) + new_tokens)
-    slots = Slots(rounded(min(batch, len(prompts))), length, new_tokens, model.device)
-    ends = torch.tensor(sorted(end), device=model.device)
-    waiting = deque(range(len(prompts)))  # their numbers
+    longest = max(map(len, prompts.values()), default=0)
+    slots = Slots(rounded(min(batch, len(prompts))), rounded(longest + new_tokens))
+    waiting = deque(prompts)
     completed = []
     while waiting or slots.live:
-        free = batch - slots.live
+        free = batch - len(slots.live)
         refill = waiting and free >= max(1, batch // REFILL)
         if completed and (refill or not waiting):
             yield completed
             completed = []
         if refill:
-            begin = slots.live
-            taken = {}
-            while waiting and len(taken) < free and sum(map(len, taken.values())) <= PREFILL:
+            answers = []
+            while waiting and len(answers) < free and sum(a.prompt for a in answers) <= PREFILL:
                 number = waiting.popleft()
-                taken[number] = tuple(prompts[number])
-            logits = admit(model, slots, taken, seeds)
+                generator = torch.Generator().manual_seed(seeds[number])
+                uniform = torch.rand(new_tokens, generator=generator).tolist()
+                answers.append(Answer(number, len(prompts[number]), iter(uniform)))
+            logits = prefill(model, slots, [tuple(prompts[a.number]) for a in answers])
+            slots.live += answers
         else:
-            begin = 0
+            answers = slots.live
             logits = decode(model, slots)
-        here = slice(begin, slots.live)
-        count = slots.count[here]
-        uniform = slots.uniform[here].gather(1, count[:, None])[:, 0]
-        token = draw(logits, uniform, temperature=temperature, top_p=top_p)
-        slots.token[here] = token
-        slots.new[here].scatter_(1, count[:, None], token[:, None])
-        ended = torch.isin(token, ends)
-        count += ~ended
-        done = ended | (count == new_tokens)
-        completed += slots.release((done.nonzero()[:, 0] + begin).tolist())
+        uniform = torch.tensor([next(a.uniform) for a in answers], device=model.device)
+        tokens = draw(logits, uniform, temperature=temperature, top_p=top_p)
+        for answer, token in zip(answers, tokens.tolist(), strict=True):
+            if token not in end:
+                answer.tokens.append(token)
+            answer.is_complete = token in end or len(answer.tokens) == new_tokens
+        completed += slots.release()
     yield completed
 
 
 def in_threads(
-    model, prompts: Sequence[list[int]], seeds: Sequence[int], *, batch: int, **settings
+    model,
+    prompts: Mapping[int, list[int]],
+    seeds: Mapping[int, int] | Sequence[int],
+    *,
+    batch: int,
+    **settings,
 ) -> Iterator[list[Answer]]:
-    """`stream` with a share of prompts and slots for each thread, where that is faster.
+    """`stream` by several threads, where that is faster, each with a share of prompts and slots.
 
-    Equal prompts stay together. A thread goes on once its answers were taken, so the promise on
+    Equal prompts stay together. A thread goes on once all answers were taken, so the promise on
     `batch` holds for all of them together.
     """
-    small = model.device.type == "cpu" and model.num_parameters() < TINY
-    cores = torch.get_num_threads() if small else 1
-    threads = min(cores, batch)
-    if threads == 1 or len(prompts) < cores * UNIT:
+    is_small = model.device.type == "cpu" and model.num_parameters() < TINY
+    threads = min(torch.get_num_threads(), batch) if is_small else 1
+    if threads == 1 or len(prompts) < threads * UNIT:
         yield from stream(model, prompts, seeds, batch=batch, **settings)
         return
-    shares = [[] for _ in range(threads)]
-    different = {}
-    for i, prompt in enumerate(prompts):
-        which = different.setdefault(tuple(prompt), len(different))
-        shares[which % threads].append(i)
-    streams = [
-        stream(
-            model,
-            [prompts[i] for i in share],
-            [seeds[i] for i in share],
-            batch=batch // threads,
-            **settings,
-        )
-        for share in shares
-    ]
+    shares = [{} for _ in range(threads)]
+    place = {}  # of each different prompt among them
+    for number, prompt in prompts.items():
+        which = place.setdefault(tuple(prompt), len(place))
+        shares[which % threads][number] = prompt
+    streams = [stream(model, s, seeds, batch=batch // threads, **settings) for s in shares]
     # Each thread uses one core.
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        going = {pool.submit(next, streams[t], None): t for t in range(threads)}
-        while going:
-            ready, _ = wait(going, return_when=FIRST_COMPLETED)
-            for future in ready:
-                t = going.pop(future)
-                if completed := future.result():
-                    yield [(shares[t][i], tokens) for i, tokens in completed]
-                    going[pool.submit(next, streams[t], None)] = t
+        while completed := list(chain(*pool.map(next, streams, repeat([])))):
+            yield completed
 
 
 def sample(
@@ -212,6 +177,6 @@ def sample(
 ) -> list[list[int]]:
     """The new tokens of each prompt, the end token left out; settings as `stream` takes them."""
     answers = {}
-    for completed in in_threads(model, prompts, seeds, batch=batch, **settings):
-        answers.update(completed)
+    for completed in in_threads(model, dict(enumerate(prompts)), seeds, batch=batch, **settings):
+        answers |= {answer.number: answer.tokens for answer in completed}
     return [answers[i] for i in range(len(prompts))]
