@@ -12,12 +12,13 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from helpers.chat.ledger import Ledger, key
+from helpers.chat.ledger import Call, Ledger, key
 from helpers.chat.replies import Reply, Request, parse
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.progress import Progress
 from helpers.student.sampler import in_threads
+from helpers.student.slots import Answer
 from helpers.training.data import load_tokenizer
 from helpers.training.hub import revision
 from helpers.training.memory import ATTENTION
@@ -89,30 +90,29 @@ class Student:
             UserError: no chat template, or a prompt that leaves no room for the answer in the
                 model's context; nothing was sampled.
         """
-        bodies = [{"messages": request.messages, **self.settings} for request in requests]
-        keys = [
-            key(self.identity, body, request.replicate)
-            for body, request in zip(bodies, requests, strict=True)
-        ]
-        replies = [self.ledger.reply(name) for name in keys]
-        prompts = {
-            i: prompt_ids(self.tokenizer, request.messages)
-            for i, request in enumerate(requests)
-            if replies[i] is None
-        }
-        check_room(prompts.values(), self.settings["max_tokens"], self.context, self.name)
+        calls = []
+        for request in requests:
+            body = {"messages": request.messages, **self.settings}
+            name = key(self.identity, body, request.replicate)
+            calls.append(Call(name, request.replicate, body))
+        replies = [self.ledger.reply(call.key) for call in calls]
+        answers = []
+        for i, call in enumerate(calls):
+            if replies[i] is None:
+                prompt = prompt_ids(self.tokenizer, call.body["messages"])
+                answers.append(Answer(i, tuple(prompt), seed_of(call.key)))
+        prompts = [answer.prompt for answer in answers]
+        check_room(prompts, self.settings["max_tokens"], self.context, self.name)
         # Equal prompts stand side by side; longer answers go with longer prompts.
-        prompts = dict(sorted(prompts.items(), key=lambda item: len(item[1])))
-        seeds = {i: seed_of(keys[i]) for i in prompts}
-        answers = in_threads(self.model, prompts, seeds, end=self.end, **self.sampling)
+        answers.sort(key=lambda answer: len(answer.prompt))
         with Progress("answers sampled", len(requests)) as progress:
-            progress.advance(len(requests) - len(prompts))
-            for completed in answers:
+            progress.advance(len(requests) - len(answers))
+            for completed in in_threads(self.model, answers, end=self.end, **self.sampling):
                 rows = []
                 for answer in completed:
-                    i = answer.number
-                    replies[i] = self._as_reply(answer.tokens)
-                    rows.append((keys[i], bodies[i], requests[i].replicate, replies[i]))
+                    call = calls[answer.number]
+                    replies[answer.number] = self._as_reply(answer.tokens)
+                    rows.append((call.key, call.body, call.replicate, replies[answer.number]))
                 self.ledger.store(rows, endpoint=self.identity, model=self.name, role="student")
                 progress.advance(len(rows))
         return [parse(raw)[0] for raw in replies]
@@ -137,25 +137,20 @@ def load(path: str, name: str, dtype: str, device: str):
             state than keys and values, as Mamba's do, or no such device.
     """
     known = {"revision": revision(path), "attn_implementation": "cached"}
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), **known)
         config = model.config.get_text_config()
         positions = getattr(config, "max_position_embeddings", None)
         if not positions or set(getattr(config, "layer_types", None) or ()) - ATTENTION:
             raise ValueError("not all its layers are attention over numbered positions")
-    except (KeyError, ValueError) as error:
+        model.to(device).eval()
+    except (KeyError, ValueError, RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0][:200]
         raise UserError(
-            f"{name} cannot be sampled here ({reason}); give 03_grade a `serve` command"
-        ) from None
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        model.to(device).eval()
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"sample_device = {device}: cannot be used ({reason}); use auto, cpu, cuda or cuda:1"
+            f"{name} cannot be sampled here on sample_device = {device} ({reason}); give 03_grade a"
+            " `serve` command, or a device: auto, cpu, cuda or cuda:1"
         ) from None
     return model, min(positions, getattr(config, "sliding_window", None) or positions)
 

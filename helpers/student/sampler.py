@@ -6,11 +6,12 @@ one thread a core.
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate, chain, repeat
+from itertools import chain, repeat
 
 import torch
+import torch.nn.functional as F
 from transformers import TopPLogitsWarper
 
 from helpers.student.slots import UNIT, Answer, Slots, rounded
@@ -23,6 +24,14 @@ REFILL = 8  # slots are filled again once one in this many is free
 TINY = 2**24
 
 
+def forward(model, slots: Slots, tokens: list[int], rows, at, **more) -> torch.Tensor:
+    """Write each token to its slot and place; the logits after them, (tokens, vocabulary)."""
+    tokens = torch.tensor([tokens], device=model.device)
+    written = {"slots": slots, "rows": rows, "at": at}
+    answer = model(tokens, position_ids=at[None], use_cache=False, **written, **more)
+    return answer.logits[0]
+
+
 def prefill(model, slots: Slots, prompts: list[tuple[int, ...]]) -> torch.Tensor:
     """Write prompts to the slots after the live ones; of equal ones one is computed.
 
@@ -30,50 +39,37 @@ def prefill(model, slots: Slots, prompts: list[tuple[int, ...]]) -> torch.Tensor
         The logits after each, (prompts, vocabulary).
     """
     on = {"device": model.device}
-    place = {}  # of each different prompt among them
-    source = [place.setdefault(prompt, len(place)) for prompt in prompts]
-    spare = -sum(map(len, place)) % UNIT
-    rows = [*place, (0,) * spare]  # the last is nobody's and fills the tokens up
-    length = rounded(max(map(len, rows)))
-    places = [(row, at) for row, tokens in enumerate(rows) for at in range(len(tokens))]
-    row, at = torch.tensor(places, **on).T.contiguous()
-    ends = list(accumulate(map(len, place)))
-    last = [ends[row] - 1 for row in source]
     live = len(slots.live)
-    logits = model(
-        input_ids=torch.tensor([list(chain(*rows))], **on),
-        position_ids=at[None],
-        logits_to_keep=torch.tensor(last + last[-1:] * (-len(last) % UNIT), **on),
-        use_cache=False,
-        slots=slots,
-        rows=row + live,
-        at=at,
-        grid=Grid(row * length + at, len(rows), length),
-    ).logits
-    slots.copy(slice(live, live + len(prompts)), torch.tensor(source) + live, length)
-    return logits[0, : len(prompts)]
+    rows = {}  # of each different prompt
+    row = torch.tensor([rows.setdefault(prompt, len(rows)) for prompt in prompts])
+    length = rounded(max(map(len, rows)))
+    # Padded on the right: what stands there is written over before it is seen.
+    tokens = [token for prompt in rows for token in prompt + (0,) * (length - len(prompt))]
+    place = torch.arange(len(tokens), **on)
+    last = row * length + torch.tensor([len(prompt) - 1 for prompt in prompts])
+    logits = forward(
+        model,
+        slots,
+        tokens,
+        place // length + live,
+        place % length,
+        logits_to_keep=F.pad(last, (0, -len(last) % UNIT)).to(**on),
+        grid=Grid(place, len(rows), length),
+    )
+    slots.copy(slice(live, live + len(prompts)), live + row, length)
+    return logits[: len(prompts)]
 
 
 def decode(model, slots: Slots) -> torch.Tensor:
     """Write each live slot's newest token; the logits after it, (live slots, vocabulary)."""
     on = {"device": model.device}
-    live = len(slots.live)
-    spare = [0] * (-live % UNIT)  # slots of nobody
-    places = [answer.newest for answer in slots.live] + spare
-    at = torch.tensor(places, **on)
-    length = rounded(max(places) + 1)
-    mask = torch.zeros(len(places), length, **on)
-    mask.masked_fill_(torch.arange(length, **on) > at[:, None], float("-inf"))
-    logits = model(
-        input_ids=torch.tensor([[answer.tokens[-1] for answer in slots.live] + spare], **on),
-        position_ids=at[None],
-        use_cache=False,
-        slots=slots,
-        rows=torch.arange(len(places), **on),
-        at=at,
-        mask=mask,
-    ).logits
-    return logits[0, :live]
+    spare = [0] * (-len(slots.live) % UNIT)  # of nobody
+    tokens = [answer.tokens[-1] for answer in slots.live] + spare
+    at = torch.tensor([answer.newest for answer in slots.live] + spare, **on)
+    length = rounded(max(answer.newest for answer in slots.live) + 1)
+    mask = torch.where(torch.arange(length, **on) > at[:, None], float("-inf"), 0.0)
+    logits = forward(model, slots, tokens, torch.arange(len(tokens), **on), at, mask=mask)
+    return logits[: len(slots.live)]
 
 
 def draw(
@@ -95,8 +91,7 @@ def draw(
 @torch.inference_mode()
 def stream(
     model,
-    prompts: Mapping[int, list[int]],
-    seeds: Mapping[int, int] | Sequence[int],
+    answers: Sequence[Answer],
     *,
     batch: int,
     new_tokens: int,
@@ -104,15 +99,15 @@ def stream(
     end: set[int],
     top_p: float = 1.0,
 ) -> Iterator[list[Answer]]:
-    """Sample every prompt, by its number, `batch` at a time: a free slot takes a waiting one.
+    """Sample every answer, `batch` at a time: a free slot takes a waiting one.
 
     Yields:
         The answers completed since the last time, before their slots are filled again: never are
         more than `batch` answers begun and not yielded.
     """
-    longest = max(map(len, prompts.values()), default=0)
-    slots = Slots(rounded(min(batch, len(prompts))), rounded(longest + new_tokens))
-    waiting = deque(prompts)
+    longest = max((len(answer.prompt) for answer in answers), default=0)
+    slots = Slots(rounded(min(batch, len(answers))), rounded(longest + new_tokens))
+    waiting = deque(answers)
     completed = []
     while waiting or slots.live:
         free = batch - len(slots.live)
@@ -121,20 +116,23 @@ def stream(
             yield completed
             completed = []
         if refill:
-            answers = []
-            while waiting and len(answers) < free and sum(a.prompt for a in answers) <= PREFILL:
-                number = waiting.popleft()
-                generator = torch.Generator().manual_seed(seeds[number])
-                uniform = torch.rand(new_tokens, generator=generator).tolist()
-                answers.append(Answer(number, len(prompts[number]), iter(uniform)))
-            logits = prefill(model, slots, [tuple(prompts[a.number]) for a in answers])
-            slots.live += answers
+            under_way = []
+            prompts = []
+            while waiting and len(prompts) < free and sum(map(len, prompts)) <= PREFILL:
+                under_way.append(waiting.popleft())
+                prompts.append(under_way[-1].prompt)
+            logits = prefill(model, slots, prompts)
+            for answer in under_way:
+                generator = torch.Generator().manual_seed(answer.seed)
+                answer.uniform = iter(torch.rand(new_tokens, generator=generator).tolist())
+            slots.live += under_way
         else:
-            answers = slots.live
+            under_way = slots.live
             logits = decode(model, slots)
-        uniform = torch.tensor([next(a.uniform) for a in answers], device=model.device)
+        uniform = [next(answer.uniform) for answer in under_way]
+        uniform = torch.tensor(uniform, device=model.device)
         tokens = draw(logits, uniform, temperature=temperature, top_p=top_p)
-        for answer, token in zip(answers, tokens.tolist(), strict=True):
+        for answer, token in zip(under_way, tokens.tolist(), strict=True):
             if token not in end:
                 answer.tokens.append(token)
             answer.is_complete = token in end or len(answer.tokens) == new_tokens
@@ -143,29 +141,22 @@ def stream(
 
 
 def in_threads(
-    model,
-    prompts: Mapping[int, list[int]],
-    seeds: Mapping[int, int] | Sequence[int],
-    *,
-    batch: int,
-    **settings,
+    model, answers: Sequence[Answer], *, batch: int, **settings
 ) -> Iterator[list[Answer]]:
-    """`stream` by several threads, where that is faster, each with a share of prompts and slots.
+    """`stream` by several threads, where that is faster, each with a share of answers and slots.
 
     Equal prompts stay together. A thread goes on once all answers were taken, so the promise on
     `batch` holds for all of them together.
     """
     is_small = model.device.type == "cpu" and model.num_parameters() < TINY
     threads = min(torch.get_num_threads(), batch) if is_small else 1
-    if threads == 1 or len(prompts) < threads * UNIT:
-        yield from stream(model, prompts, seeds, batch=batch, **settings)
+    if threads == 1:
+        yield from stream(model, answers, batch=batch, **settings)
         return
-    shares = [{} for _ in range(threads)]
-    place = {}  # of each different prompt among them
-    for number, prompt in prompts.items():
-        which = place.setdefault(tuple(prompt), len(place))
-        shares[which % threads][number] = prompt
-    streams = [stream(model, s, seeds, batch=batch // threads, **settings) for s in shares]
+    shares = [[] for _ in range(threads)]
+    for answer in answers:
+        shares[hash(answer.prompt) % threads].append(answer)
+    streams = [stream(model, share, batch=batch // threads, **settings) for share in shares]
     # Each thread uses one core.
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         while completed := list(chain(*pool.map(next, streams, repeat([])))):
@@ -176,7 +167,7 @@ def sample(
     model, prompts: Sequence[list[int]], seeds: Sequence[int], *, batch: int = 256, **settings
 ) -> list[list[int]]:
     """The new tokens of each prompt, the end token left out; settings as `stream` takes them."""
-    answers = {}
-    for completed in in_threads(model, dict(enumerate(prompts)), seeds, batch=batch, **settings):
-        answers |= {answer.number: answer.tokens for answer in completed}
-    return [answers[i] for i in range(len(prompts))]
+    asked = zip(prompts, seeds, strict=True)
+    answers = [Answer(i, tuple(prompt), seed) for i, (prompt, seed) in enumerate(asked)]
+    list(in_threads(model, answers, batch=batch, **settings))
+    return [answer.tokens for answer in answers]

@@ -22,18 +22,19 @@ def rounded(n: int) -> int:
 
 @dataclass
 class Answer:
-    """An answer under way, or complete."""
+    """What is asked, and the answer as far as it goes."""
 
-    number: int  # of its prompt
-    prompt: int  # tokens of it
-    uniform: Iterator[float]  # one for each token that it may have
+    number: int  # its caller's
+    prompt: tuple[int, ...]
+    seed: int
+    uniform: Iterator[float] | None = None  # one for each token, once it has a slot
     tokens: list[int] = field(default_factory=list)  # without the end token
     is_complete: bool = False
 
     @property
     def newest(self) -> int:
         """The place of its newest token, the prompt's tokens before it."""
-        return self.prompt + len(self.tokens) - 1
+        return len(self.prompt) + len(self.tokens) - 1
 
 
 class Slots:
