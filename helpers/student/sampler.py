@@ -42,22 +42,21 @@ def prefill(model, slots: Slots, prompts: list[tuple[int, ...]]) -> torch.Tensor
     live = len(slots.live)
     rows = {}  # of each different prompt
     row = torch.tensor([rows.setdefault(prompt, len(rows)) for prompt in prompts])
-    length = rounded(max(map(len, rows)))
-    # Padded on the right: what stands there is written over before it is seen.
-    tokens = [token for prompt in rows for token in prompt + (0,) * (length - len(prompt))]
-    place = torch.arange(len(tokens), **on)
-    last = row * length + torch.tensor([len(prompt) - 1 for prompt in prompts])
-    logits = forward(
-        model,
-        slots,
-        tokens,
-        place // length + live,
-        place % length,
-        logits_to_keep=F.pad(last, (0, -len(last) % UNIT)).to(**on),
-        grid=Grid(place, len(rows), length),
-    )
-    slots.copy(slice(live, live + len(prompts)), live + row, length)
-    return logits[: len(prompts)]
+    spare = (0,) * (-sum(map(len, rows)) % UNIT)  # a last row of nobody fills the tokens up
+    tokens = []
+    places = []  # row and place in it of each token
+    last = []  # token of each row
+    for number, prompt in enumerate([*rows, spare]):
+        tokens += prompt
+        places += [(number, at) for at in range(len(prompt))]
+        last.append(len(tokens) - 1)
+    to, at = torch.tensor(places, **on).T.contiguous()
+    length = rounded(max(map(len, [*rows, spare])))
+    keep = F.pad(torch.tensor(last)[row], (0, -len(row) % UNIT)).to(**on)
+    grid = Grid(to * length + at, len(last), length)
+    logits = forward(model, slots, tokens, to + live, at, logits_to_keep=keep, grid=grid)
+    slots.copy(slice(live, live + len(row)), live + row, length)
+    return logits[: len(row)]
 
 
 def decode(model, slots: Slots) -> torch.Tensor:
@@ -161,13 +160,3 @@ def in_threads(
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         while completed := list(chain(*pool.map(next, streams, repeat([])))):
             yield completed
-
-
-def sample(
-    model, prompts: Sequence[list[int]], seeds: Sequence[int], *, batch: int = 256, **settings
-) -> list[list[int]]:
-    """The new tokens of each prompt, the end token left out; settings as `stream` takes them."""
-    asked = zip(prompts, seeds, strict=True)
-    answers = [Answer(i, tuple(prompt), seed) for i, (prompt, seed) in enumerate(asked)]
-    list(in_threads(model, answers, batch=batch, **settings))
-    return [answer.tokens for answer in answers]
