@@ -26,7 +26,6 @@ from helpers.student.keeper import Kept
 
 EVERY = 0.5  # seconds between looks whether a server is up
 PROBE_TOKENS = 16  # of an answer that only shows whether the server is up
-REFUSED = (400, 401, 403, 404, 422)  # HTTP statuses that waiting does not mend
 # Of `server`: these the stage's own parameters and the student set.
 SET_ELSEWHERE = ("temperature", "top_p", "max_tokens", "seed", "weights", "takes_n")
 
@@ -34,8 +33,7 @@ SET_ELSEWHERE = ("temperature", "top_p", "max_tokens", "seed", "weights", "takes
 class Server(Endpoint):
     """How a student is served: `Endpoint`, without what is known only when it is asked."""
 
-    # Of a server that runs already; empty where `serve` starts one. The world has no students.
-    base_url: str = Field(default="", pattern=r"^(https?://|$)")
+    base_url: str = ""  # of a server that runs already; empty where `serve` starts one
     # What requests call it: {name} is the variant, {model} the checkpoint's path.
     model: str = Field(default="{name}", pattern=r"^[^\x00-\x1f\x7f]{1,4096}$")
     # Not the teacher's; a server of your own needs none.
@@ -47,7 +45,11 @@ class Server(Endpoint):
     @classmethod
     def _free_at_home(cls, values):
         """This machine's servers cost nothing unless `free` says so; another may be a paid API."""
-        address = values.get("base_url")
+        if not isinstance(values, dict):
+            return values
+        address = str(values.get("base_url") or "")
+        if address.startswith("world:"):
+            raise ValueError("the embedded world has no students")
         return {"free": not address or not host(address).needs_key, **values}
 
 
@@ -85,10 +87,10 @@ def filled(what: str, text: str, **values: str) -> str:
     """
     try:
         return text.format(**values)
-    except (ValueError, KeyError, IndexError, AttributeError) as error:
+    except (ValueError, LookupError, AttributeError) as error:
+        fields = " and ".join(f"{{{name}}}" for name in values)
         raise UserError(
-            f"{what} = {text!r}: {error} cannot be filled;"
-            f" the fields are {', '.join(sorted(values))}, braces twice"
+            f"{what} = {text!r}: the fields are {fields}, a brace of its own stands twice ({error})"
         ) from None
 
 
@@ -225,7 +227,7 @@ class Served:
                 answer(api, body)
                 return
             except openai.APIStatusError as error:
-                if error.status_code in REFUSED:
+                if error.status_code < 500:  # one that waiting does not mend
                     words = redacted(str(error.body or error.message), self.endpoint)
                     raise self.failure(f"refuses what it is asked: {words}") from None
             except openai.APIConnectionError:
