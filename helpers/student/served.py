@@ -90,7 +90,7 @@ def filled(what: str, text: str, **values: str) -> str:
     except (ValueError, LookupError, AttributeError) as error:
         fields = " and ".join(f"{{{name}}}" for name in values)
         raise UserError(
-            f"{what} = {text!r}: the fields are {fields}, a brace of its own stands twice ({error})"
+            f"{what} = {text!r}: the fields are {fields}, braces twice; {error} cannot be filled"
         ) from None
 
 

@@ -424,9 +424,9 @@ def test_a_base_through_vllm_scores_as_in_this_process(tmp_path, monkeypatch):
         ("vllm serve --port {port}", r"\{model\} missing"),
         (
             "vllm serve {model} --port {prot}",
-            r"the fields are \{model\} and \{name\} and \{port\} and \{dtype\}, .* \('prot'\)",
+            r"the fields are \{model\} and \{name\} and \{port\} and \{dtype\}, .*'prot' cannot",
         ),
-        ("vllm serve {model} --port {port} --override '{\"a\": 1}'", "stands twice"),
+        ("vllm serve {model} --port {port} --override '{\"a\": 1}'", "cannot be filled"),
         ("vllm serve {model} --port {port} 'x", "No closing quotation"),
     ],
 )
