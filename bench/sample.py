@@ -38,8 +38,8 @@ from transformers.utils import logging
 from helpers import evaluate, paths
 from helpers.profile.load import load_profile
 from helpers.student.local import prompt_ids
-from helpers.student.sampler import sample
-from helpers.student.slots import rounded
+from helpers.student.sampler import in_threads
+from helpers.student.slots import Answer, rounded
 from helpers.task.prompts import generation_turns
 
 BATCHES = (32, 64, 128, 256, 512)  # that `generate` is tried at
@@ -142,7 +142,10 @@ def vllm_rates(path: str, prompts: list[list[int]], settings: dict, batch: int, 
 
 
 def ours(model, prompts: list[list[int]], batch: int, **settings) -> int:
-    return sum(map(len, sample(model, prompts, range(len(prompts)), batch=batch, **settings)))
+    answers = [Answer(i, tuple(prompt), seed=i) for i, prompt in enumerate(prompts)]
+    for _ in in_threads(model, answers, batch=batch, **settings):
+        pass
+    return sum(len(answer.tokens) for answer in answers)
 
 
 def medians(rates: list[tuple[float, float]]) -> dict:

@@ -6,24 +6,23 @@ replicate: its sample does not depend on the batch it came in, on order, or on a
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from helpers.chat.ledger import Ledger, key
+from helpers.chat.ledger import Call, Ledger, key
 from helpers.chat.replies import Reply, Request, parse
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.progress import Progress
 from helpers.student.sampler import in_threads
+from helpers.student.slots import Answer
 from helpers.training.data import load_tokenizer
 from helpers.training.hub import revision
 from helpers.training.memory import ATTENTION
 from helpers.training.recipe import fingerprint
-
-SERVE_IT = "give 03_grade a `serve` command"
 
 
 class Student:
@@ -68,8 +67,7 @@ class Student:
         self.identity = f"local:{fingerprint(path)}"
         disable_progress_bar()  # of loading: a widget that would stay in the notebook
         self.tokenizer = load_tokenizer(path)
-        self.context = context_of(path, self.name)
-        self.model = load(path, self.name, dtype, device)
+        self.model, self.context = load(path, self.name, dtype, device)
         ends = self.model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
         self.end = {self.tokenizer.eos_token_id, *ends} - {None}
@@ -92,33 +90,29 @@ class Student:
             UserError: no chat template, or a prompt that leaves no room for the answer in the
                 model's context; nothing was sampled.
         """
-        replies = []  # as stored, None where one is missing
-        missing = []  # (prompt, place among the requests, key, body)
-        for i, request in enumerate(requests):
+        calls = []
+        for request in requests:
             body = {"messages": request.messages, **self.settings}
             name = key(self.identity, body, request.replicate)
-            replies.append(self.ledger.reply(name))
+            calls.append(Call(name, request.replicate, body))
+        replies = [self.ledger.reply(call.key) for call in calls]
+        answers = []
+        for i, call in enumerate(calls):
             if replies[i] is None:
-                missing.append((prompt_ids(self.tokenizer, request.messages), i, name, body))
-        # Equal prompts stand side by side; longer answers go with longer prompts.
-        missing.sort(key=lambda row: (len(row[0]), row[1]))
-        prompts = [prompt for prompt, *_ in missing]
+                prompt = prompt_ids(self.tokenizer, call.body["messages"])
+                answers.append(Answer(i, tuple(prompt), seed_of(call.key)))
+        prompts = [answer.prompt for answer in answers]
         check_room(prompts, self.settings["max_tokens"], self.context, self.name)
-        answers = in_threads(
-            self.model,
-            prompts,
-            [seed_of(name) for _, _, name, _ in missing],
-            end=self.end,
-            **self.sampling,
-        )
+        # Equal prompts stand side by side; longer answers go with longer prompts.
+        answers.sort(key=lambda answer: len(answer.prompt))
         with Progress("answers sampled", len(requests)) as progress:
-            progress.advance(len(requests) - len(missing))
-            for completed in answers:
+            progress.advance(len(requests) - len(answers))
+            for completed in in_threads(self.model, answers, end=self.end, **self.sampling):
                 rows = []
-                for j, tokens in completed:
-                    _, i, name, body = missing[j]
-                    replies[i] = self._as_reply(tokens)
-                    rows.append((name, body, requests[i].replicate, replies[i]))
+                for answer in completed:
+                    call = calls[answer.number]
+                    replies[answer.number] = self._as_reply(answer.tokens)
+                    rows.append((call.key, call.body, call.replicate, replies[answer.number]))
                 self.ledger.store(rows, endpoint=self.identity, model=self.name, role="student")
                 progress.advance(len(rows))
         return [parse(raw)[0] for raw in replies]
@@ -136,30 +130,29 @@ def seed_of(request_key: str) -> int:
 
 
 def load(path: str, name: str, dtype: str, device: str):
-    """The model with the sampler's attention, on its device.
+    """The model with the sampler's attention, on its device, and how many tokens it attends to.
 
     Raises:
-        UserError: an architecture whose attention cannot be replaced, or no such device.
+        UserError: an architecture whose attention cannot be replaced, layers that keep another
+            state than keys and values, as Mamba's do, or no such device.
     """
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path,
-            revision=revision(path),
-            dtype=getattr(torch, dtype),
-            attn_implementation="cached",
-        )
-    except (KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise UserError(f"{name} cannot be sampled here ({reason}); {SERVE_IT}") from None
+    known = {"revision": revision(path), "attn_implementation": "cached"}
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return model.to(device).eval()
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), **known)
+        config = model.config.get_text_config()
+        positions = getattr(config, "max_position_embeddings", None)
+        if not positions or set(getattr(config, "layer_types", None) or ()) - ATTENTION:
+            raise ValueError("not all its layers are attention over numbered positions")
+        model.to(device).eval()
+    except (KeyError, ValueError, RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:200]
         raise UserError(
-            f"sample_device = {device}: cannot be used ({reason}); use auto, cpu, cuda or cuda:1"
+            f"{name} cannot be sampled here on sample_device = {device} ({reason}); give 03_grade a"
+            " `serve` command, or a device: auto, cpu, cuda or cuda:1"
         ) from None
+    return model, min(positions, getattr(config, "sliding_window", None) or positions)
 
 
 def prompt_ids(tokenizer, messages: list[dict]) -> list[int]:
@@ -169,31 +162,14 @@ def prompt_ids(tokenizer, messages: list[dict]) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def context_of(path: str, name: str) -> int:
-    """How many tokens the model can attend to when it is sampled here.
-
-    Raises:
-        UserError: layers that keep another state than keys and values, as Mamba's do.
-    """
-    config = AutoConfig.from_pretrained(path, revision=revision(path)).get_text_config()
-    positions = getattr(config, "max_position_embeddings", None)
-    kinds = set(getattr(config, "layer_types", None) or ATTENTION)
-    if not positions or not kinds <= ATTENTION:
-        raise UserError(
-            f"{name} is a {config.model_type}, without attention over numbered positions in all"
-            f" its layers, which is not sampled here; {SERVE_IT}"
-        )
-    return min(positions, getattr(config, "sliding_window", None) or positions)
-
-
-def check_room(prompts: Sequence[list[int]], new_tokens: int, context: int, name: str) -> None:
+def check_room(prompts: Iterable[list[int]], new_tokens: int, context: int, name: str) -> None:
     """Refuse prompts that leave no room for an answer.
 
     Raises:
         UserError: the longest prompt and `new_tokens` are more than the context, all in tokens.
     """
     longest = max(map(len, prompts), default=0)
-    if prompts and longest + new_tokens > context:
+    if longest + new_tokens > context:
         raise UserError(
             f"{name}: a prompt of {longest} tokens and new_tokens = {new_tokens} are more than its"
             f" context of {context}; shorten the prompts or new_tokens, or take another student"

@@ -7,10 +7,12 @@ one thread a core.
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, repeat
 
 import torch
 import torch.nn.functional as F
+from transformers import TopPLogitsWarper
 
 from helpers.student.slots import UNIT, Answer, Slots, rounded
 from helpers.training.attention import Grid
@@ -22,55 +24,51 @@ REFILL = 8  # slots are filled again once one in this many is free
 TINY = 2**24
 
 
+def forward(model, slots: Slots, tokens: list[int], rows, at, **more) -> torch.Tensor:
+    """Write each token to its slot and place; the logits after them, (tokens, vocabulary)."""
+    tokens = torch.tensor([tokens], device=model.device)
+    written = {"slots": slots, "rows": rows, "at": at}
+    answer = model(tokens, position_ids=at[None], use_cache=False, **written, **more)
+    return answer.logits[0]
+
+
 def prefill(model, slots: Slots, prompts: list[tuple[int, ...]]) -> torch.Tensor:
-    """Write prompts to the slots after the live ones; the logits after each.
+    """Write prompts to the slots after the live ones; of equal ones one is computed.
 
     Returns:
-        (prompts, vocabulary).
+        The logits after each, (prompts, vocabulary).
     """
-    device = model.device
-    tokens = [token for prompt in prompts for token in prompt]
-    spare = rounded(len(tokens)) - len(tokens)  # a last row of nobody fills the tokens up
-    sizes = [*map(len, prompts), spare]
-    length = rounded(max(sizes))
-    row = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-    at = torch.cat([torch.arange(size) for size in sizes])
-    last = torch.tensor(sizes[:-1]).cumsum(0) - 1
-    keep = F.pad(last, (0, rounded(len(last)) - len(last)), value=int(last[-1]))
-    slot = torch.where(row < len(prompts), row + slots.live, len(slots.prompt))
-    at_device = at.to(device)
-    logits = model(
-        input_ids=torch.tensor([tokens + [0] * spare], device=device),
-        position_ids=at_device[None],
-        logits_to_keep=keep.to(device),
-        use_cache=False,
-        slots=slots,
-        rows=slot.to(device),
-        at=at_device,
-        grid=Grid((row * length + at).to(device), len(sizes), length),
-    ).logits
-    return logits[0, : len(prompts)]
+    on = {"device": model.device}
+    live = len(slots.live)
+    rows = {}  # of each different prompt
+    row = torch.tensor([rows.setdefault(prompt, len(rows)) for prompt in prompts])
+    spare = (0,) * (-sum(map(len, rows)) % UNIT)  # a last row of nobody fills the tokens up
+    tokens = []
+    places = []  # row and place in it of each token
+    last = []  # token of each row
+    for number, prompt in enumerate([*rows, spare]):
+        tokens += prompt
+        places += [(number, at) for at in range(len(prompt))]
+        last.append(len(tokens) - 1)
+    to, at = torch.tensor(places, **on).T.contiguous()
+    length = rounded(max(map(len, [*rows, spare])))
+    keep = F.pad(torch.tensor(last)[row], (0, -len(row) % UNIT)).to(**on)
+    grid = Grid(to * length + at, len(last), length)
+    logits = forward(model, slots, tokens, to + live, at, logits_to_keep=keep, grid=grid)
+    slots.copy(slice(live, live + len(row)), live + row, length)
+    return logits[: len(row)]
 
 
 def decode(model, slots: Slots) -> torch.Tensor:
     """Write each live slot's newest token; the logits after it, (live slots, vocabulary)."""
     on = {"device": model.device}
-    n = rounded(slots.live)
-    length = rounded(int(slots.size[: slots.live].max()) + 1)
-    at = slots.size[:n].clamp(max=length - 1)
-    seen = torch.zeros(n, length, **on)
-    seen.masked_fill_(torch.arange(length, **on) > at[:, None], float("-inf"))
-    logits = model(
-        input_ids=slots.token[None, :n],
-        position_ids=at[None],
-        use_cache=False,
-        slots=slots,
-        rows=torch.arange(n, **on),
-        at=at,
-        seen=seen,
-    ).logits
-    slots.size[: slots.live] += 1
-    return logits[0, : slots.live]
+    spare = [0] * (-len(slots.live) % UNIT)  # of nobody
+    tokens = [answer.tokens[-1] for answer in slots.live] + spare
+    at = torch.tensor([answer.newest for answer in slots.live] + spare, **on)
+    length = rounded(max(answer.newest for answer in slots.live) + 1)
+    mask = torch.where(torch.arange(length, **on) > at[:, None], float("-inf"), 0.0)
+    logits = forward(model, slots, tokens, torch.arange(len(tokens), **on), at, mask=mask)
+    return logits[: len(slots.live)]
 
 
 def draw(
@@ -82,41 +80,17 @@ def draw(
     """
     if temperature == 0:
         return logits.argmax(-1)
-    share = (logits.float() / temperature).softmax(-1)
+    logits = logits.float() / temperature
     if top_p < 1:
-        ordered, token = share.sort(dim=-1, descending=True, stable=True)
-        before = ordered.cumsum(-1) - ordered
-        kept = ordered * (before < top_p)
-        share = torch.zeros_like(share).scatter_(-1, token, kept)
-    mass = share.cumsum(-1)
-    target = uniform[:, None] * mass[:, -1:]
-    token = (mass < target).sum(-1)
-    return token.clamp_(max=logits.shape[-1] - 1)
-
-
-def admit(model, slots: Slots, prompts: dict[int, tuple], seeds: Sequence[int]) -> torch.Tensor:
-    """Give each prompt, by its number, a slot after the live ones; the logits after each."""
-    row = {}  # of each different prompt: equal ones are computed once
-    source = torch.tensor([row.setdefault(prompt, len(row)) for prompt in prompts.values()])
-    logits = prefill(model, slots, list(row))
-    if len(row) < len(prompts):
-        to = slots.live + torch.arange(len(prompts))
-        slots.copy(to, slots.live + source, max(map(len, row)))
-    for number, prompt in prompts.items():
-        generator = torch.Generator().manual_seed(seeds[number])
-        slots.prompt[slots.live] = number
-        slots.size[slots.live] = len(prompt)
-        slots.count[slots.live] = 0
-        slots.uniform[slots.live] = torch.rand(slots.new.shape[1], generator=generator)
-        slots.live += 1
-    return logits[source]
+        logits = TopPLogitsWarper(top_p)(None, logits)
+    mass = logits.softmax(-1).cumsum(-1)
+    return (mass < uniform[:, None] * mass[:, -1:]).sum(-1)
 
 
 @torch.inference_mode()
 def stream(
     model,
-    prompts: Sequence[list[int]],
-    seeds: Sequence[int],
+    answers: Sequence[Answer],
     *,
     batch: int,
     new_tokens: int,
@@ -124,94 +98,65 @@ def stream(
     end: set[int],
     top_p: float = 1.0,
 ) -> Iterator[list[Answer]]:
-    """Sample every prompt, `batch` at a time: a free slot takes a waiting prompt.
+    """Sample every answer, `batch` at a time: a free slot takes a waiting one.
 
     Yields:
         The answers completed since the last time, before their slots are filled again: never are
         more than `batch` answers begun and not yielded.
     """
-    if not prompts:
-        return
-    length = rounded(max(map(len, prompts)) + new_tokens)
-    slots = Slots(rounded(min(batch, len(prompts))), length, new_tokens, model.device)
-    ends = torch.tensor(sorted(end), device=model.device)
-    waiting = deque(range(len(prompts)))  # their numbers
+    longest = max((len(answer.prompt) for answer in answers), default=0)
+    slots = Slots(rounded(min(batch, len(answers))), rounded(longest + new_tokens))
+    waiting = deque(answers)
     completed = []
     while waiting or slots.live:
-        free = batch - slots.live
+        free = batch - len(slots.live)
         refill = waiting and free >= max(1, batch // REFILL)
         if completed and (refill or not waiting):
             yield completed
             completed = []
         if refill:
-            begin = slots.live
-            taken = {}
-            while waiting and len(taken) < free and sum(map(len, taken.values())) <= PREFILL:
-                number = waiting.popleft()
-                taken[number] = tuple(prompts[number])
-            logits = admit(model, slots, taken, seeds)
+            under_way = []
+            prompts = []
+            while waiting and len(prompts) < free and sum(map(len, prompts)) <= PREFILL:
+                under_way.append(waiting.popleft())
+                prompts.append(under_way[-1].prompt)
+            logits = prefill(model, slots, prompts)
+            for answer in under_way:
+                generator = torch.Generator().manual_seed(answer.seed)
+                answer.uniform = iter(torch.rand(new_tokens, generator=generator).tolist())
+            slots.live += under_way
         else:
-            begin = 0
+            under_way = slots.live
             logits = decode(model, slots)
-        here = slice(begin, slots.live)
-        count = slots.count[here]
-        uniform = slots.uniform[here].gather(1, count[:, None])[:, 0]
-        token = draw(logits, uniform, temperature=temperature, top_p=top_p)
-        slots.token[here] = token
-        slots.new[here].scatter_(1, count[:, None], token[:, None])
-        ended = torch.isin(token, ends)
-        count += ~ended
-        done = ended | (count == new_tokens)
-        completed += slots.release((done.nonzero()[:, 0] + begin).tolist())
+        uniform = [next(answer.uniform) for answer in under_way]
+        uniform = torch.tensor(uniform, device=model.device)
+        tokens = draw(logits, uniform, temperature=temperature, top_p=top_p)
+        for answer, token in zip(under_way, tokens.tolist(), strict=True):
+            if token not in end:
+                answer.tokens.append(token)
+            answer.is_complete = token in end or len(answer.tokens) == new_tokens
+        completed += slots.release()
     yield completed
 
 
 def in_threads(
-    model, prompts: Sequence[list[int]], seeds: Sequence[int], *, batch: int, **settings
+    model, answers: Sequence[Answer], *, batch: int, **settings
 ) -> Iterator[list[Answer]]:
-    """`stream` with a share of prompts and slots for each thread, where that is faster.
+    """`stream` by several threads, where that is faster, each with a share of answers and slots.
 
-    Equal prompts stay together. A thread goes on once its answers were taken, so the promise on
+    Equal prompts stay together. A thread goes on once all answers were taken, so the promise on
     `batch` holds for all of them together.
     """
-    small = model.device.type == "cpu" and model.num_parameters() < TINY
-    cores = torch.get_num_threads() if small else 1
-    threads = min(cores, batch)
-    if threads == 1 or len(prompts) < cores * UNIT:
-        yield from stream(model, prompts, seeds, batch=batch, **settings)
+    is_small = model.device.type == "cpu" and model.num_parameters() < TINY
+    threads = min(torch.get_num_threads(), batch) if is_small else 1
+    if threads == 1:
+        yield from stream(model, answers, batch=batch, **settings)
         return
     shares = [[] for _ in range(threads)]
-    different = {}
-    for i, prompt in enumerate(prompts):
-        which = different.setdefault(tuple(prompt), len(different))
-        shares[which % threads].append(i)
-    streams = [
-        stream(
-            model,
-            [prompts[i] for i in share],
-            [seeds[i] for i in share],
-            batch=batch // threads,
-            **settings,
-        )
-        for share in shares
-    ]
+    for answer in answers:
+        shares[hash(answer.prompt) % threads].append(answer)
+    streams = [stream(model, share, batch=batch // threads, **settings) for share in shares]
     # Each thread uses one core.
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        going = {pool.submit(next, streams[t], None): t for t in range(threads)}
-        while going:
-            ready, _ = wait(going, return_when=FIRST_COMPLETED)
-            for future in ready:
-                t = going.pop(future)
-                if completed := future.result():
-                    yield [(shares[t][i], tokens) for i, tokens in completed]
-                    going[pool.submit(next, streams[t], None)] = t
-
-
-def sample(
-    model, prompts: Sequence[list[int]], seeds: Sequence[int], *, batch: int = 256, **settings
-) -> list[list[int]]:
-    """The new tokens of each prompt, the end token left out; settings as `stream` takes them."""
-    answers = {}
-    for completed in in_threads(model, prompts, seeds, batch=batch, **settings):
-        answers.update(completed)
-    return [answers[i] for i in range(len(prompts))]
+        while completed := list(chain(*pool.map(next, streams, repeat([])))):
+            yield completed

@@ -26,7 +26,6 @@ from helpers.student.keeper import Kept
 
 EVERY = 0.5  # seconds between looks whether a server is up
 PROBE_TOKENS = 16  # of an answer that only shows whether the server is up
-FIELDS = {"model", "name", "port", "dtype"}  # of a `serve` command
 # Of `server`: these the stage's own parameters and the student set.
 SET_ELSEWHERE = ("temperature", "top_p", "max_tokens", "seed", "weights", "takes_n")
 
@@ -49,6 +48,8 @@ class Server(Endpoint):
         if not isinstance(values, dict):
             return values
         address = str(values.get("base_url") or "")
+        if address.startswith("world:"):
+            raise ValueError("the embedded world has no students")
         return {"free": not address or not host(address).needs_key, **values}
 
 
@@ -64,23 +65,13 @@ def check(serve: str, server: Server, temperature: float | None) -> None:
                 f"server.{name} is set by the stage (temperature, top_p, new_tokens, seed,"
                 " student); take it out of server"
             )
-    try:
-        server.model.format(model="", name="")
-    except (ValueError, KeyError, IndexError, AttributeError):
-        raise UserError(
-            f"server.model = {server.model!r}: the fields are {{model}} and {{name}}"
-        ) from None
+    filled("server.model", server.model, model="", name="")
     if serve and server.base_url:
         raise UserError(
             "serve starts a server, and server.base_url names one that runs; keep one of them"
         )
     if serve:
-        arguments(serve, dict.fromkeys(FIELDS, "x"))
-    if server.base_url.startswith("world:"):
-        raise UserError(
-            f"server.base_url = {server.base_url!r} is not http(s)://...;"
-            " the embedded world has no students"
-        )
+        arguments(serve, {"model": "x", "name": "x", "port": "x", "dtype": "x"})
     if temperature is None and not serve and not server.base_url:
         raise UserError(
             "temperature = null is for a server whose model takes none;"
@@ -88,26 +79,35 @@ def check(serve: str, server: Server, temperature: float | None) -> None:
         )
 
 
+def filled(what: str, text: str, **values: str) -> str:
+    """A text with its fields, {model} or another, filled in; a literal brace is written twice.
+
+    Raises:
+        UserError: a field that is not known.
+    """
+    try:
+        return text.format(**values)
+    except (ValueError, LookupError, AttributeError) as error:
+        fields = " and ".join(f"{{{name}}}" for name in values)
+        raise UserError(
+            f"{what} = {text!r}: the fields are {fields}, braces twice; {error} cannot be filled"
+        ) from None
+
+
 def arguments(command: str, values: dict[str, str]) -> list[str]:
     """The command's words with {model}, {name}, {port} and {dtype} filled in.
 
-    A literal brace is written twice.
-
     Raises:
-        UserError: no {model} or no {port}, or a field that is not known.
+        UserError: no {model} or no {port}, a field that is not known, or a quote left open.
     """
     try:
-        words = [word.format(**values) for word in shlex.split(command)]
-    except (ValueError, KeyError, IndexError, AttributeError) as error:
-        raise UserError(
-            f"serve = {command!r}: {error} cannot be filled;"
-            f" the fields are {', '.join(sorted(FIELDS))}, braces twice"
-        ) from None
-    if missing := [f"{{{name}}}" for name in ("model", "port") if f"{{{name}}}" not in command]:
-        raise UserError(
-            f"serve = {command!r}: {' and '.join(missing)} missing;"
-            " the command must say what it serves, and where"
-        )
+        words = shlex.split(command)
+    except ValueError as error:
+        raise UserError(f"serve = {command!r}: {error}") from None
+    words = [filled("serve", word, **values) for word in words]
+    for field in ("{model}", "{port}"):
+        if field not in command:
+            raise UserError(f"serve = {command!r}: {field} missing; it must say what, and where")
     return words
 
 
@@ -152,17 +152,12 @@ class Served:
             is_ours = self.endpoint.free and not host(self.endpoint.base_url).free
             if not self.is_checked and (self.command or is_ours):
                 self.start(missing[0])
+        settings = {"role": "student", "read": as_it_is, "what": "answers sampled"}
         try:
-            outcomes = client.ask(
-                requests,
-                self.endpoint,
-                self.ledger,
-                role="student",
-                read=as_it_is,
-                what="answers sampled",
-            )
-        except UserError as error:
-            raise self.ended("ended while it was asked") or error from None
+            outcomes = client.ask(requests, self.endpoint, self.ledger, **settings)
+        except UserError:
+            self.check_alive("ended while it was asked")
+            raise
         return [outcome.first for outcome in outcomes]
 
     def check_room(self, requests: Sequence[Request]) -> None:
@@ -184,97 +179,81 @@ class Served:
         context = getattr(config, "max_position_embeddings", None) or math.inf
         check_room(prompts, self.endpoint.max_tokens, context, self.path)
 
-    def name(self) -> str:
-        if self.command:
-            return f"the server of {self.endpoint.model} ({' '.join(self.command)[:200]})"
-        return self.endpoint.base_url
+    def failure(self, what: str) -> UserError:
+        words = f"; {self.server.last_words()}" if self.server else ""
+        where = f"the server of {self.endpoint.model} at {self.endpoint.base_url}"
+        return UserError(f"{where} {what}{words}")
 
-    def ended(self, what: str) -> UserError | None:
-        """What to say where the server that was started here has ended."""
-        if self.server is None or self.server.exit_code() is None:
-            return None
-        code = self.server.exit_code()
-        return UserError(f"{self.name()} {what} (exit {code}); {self.server.last_words()}")
+    def check_alive(self, what: str) -> None:
+        """Raises a UserError where the server that was started here has ended."""
+        code = self.server.process.poll() if self.server else None
+        if code is not None:
+            raise self.failure(f"{what} (exit {code})") from None
 
     def start(self, request: Request) -> None:
-        """Start the command, if there is one, and wait until the model answers `request`."""
-        deadline = time.monotonic()
+        """Start the command, if there is one, and wait until the model answers `request`.
+
+        It is asked as the run will ask it, but for a few tokens.
+        """
         if self.command:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                port = str(free.getsockname()[1])
             address = {"base_url": f"http://127.0.0.1:{port}/v1"}
             self.endpoint = self.endpoint.model_copy(update=address)
-            words = [word.replace("{port}", str(port)) for word in self.command]
-            self.server = Kept(words, self.output)
-            deadline += self.start_seconds
-        while not self.is_up(request):
-            if error := self.ended("did not come up"):
-                raise error
-            if time.monotonic() > deadline:
-                why = "no server answers there"
-                if self.server:
-                    seconds = f"{self.start_seconds:.0f} s"
-                    why = f"did not answer within {seconds}; {self.server.last_words()}"
-                raise UserError(f"{self.name()}: {why}")
-            time.sleep(EVERY)
-        self.is_checked = True
-
-    def is_up(self, request: Request) -> bool:
-        """Does the server answer this request as our model?
-
-        Asked as the run will ask it, but for a few tokens; then, where the run samples, as hot as
-        can be: equal answers to different seeds come from a server that does not sample. A server
-        that takes no such temperature is not asked that.
-
-        Raises:
-            UserError: it answers, and serves something else or does not sample.
-        """
-        endpoint = self.endpoint
-        body = request_body(request, endpoint, request.replicate, 1)
-        body[endpoint.max_tokens_field] = min(PROBE_TOKENS, endpoint.max_tokens)
+            self.server = Kept([w.replace("{port}", port) for w in self.command], self.output)
+        few = {"max_tokens": min(PROBE_TOKENS, self.endpoint.max_tokens)}
+        endpoint = self.endpoint.model_copy(update=few)
         with openai.OpenAI(
             base_url=endpoint.base_url,
             api_key=secret_of(endpoint) or "none",
             max_retries=0,
             timeout=min(60.0, endpoint.timeout),
         ) as api:
+            self.wait(api, request_body(request, endpoint, request.replicate, 1))
+            if endpoint.temperature:
+                hot = endpoint.model_copy(update={"temperature": 2.0, "top_p": 1.0})
+                self.check_sampling(api, [request_body(request, hot, i, 1) for i in range(3)])
+        self.is_checked = True
+
+    def wait(self, api: openai.OpenAI, body: dict) -> None:
+        """Until it answers.
+
+        Raises:
+            UserError: it refuses, has ended, or takes too long; or there is none.
+        """
+        deadline = time.monotonic() + self.start_seconds
+        while True:
             try:
                 answer(api, body)
+                return
             except openai.APIStatusError as error:
-                if error.status_code in (400, 401, 403, 404, 422):
-                    raise self.refusal(error) from None
-                return False  # still loading
+                if error.status_code < 500:  # one that waiting does not mend
+                    words = redacted(str(error.body or error.message), self.endpoint)
+                    raise self.failure(f"refuses what it is asked: {words}") from None
             except openai.APIConnectionError:
-                return False
-            if not endpoint.temperature:
-                return True
-            body |= {"temperature": 2.0, "top_p": 1.0}
-            answers = set()
-            for seed in range(3):
-                if endpoint.takes_seed:
-                    body["seed"] = seed
-                try:
-                    answers.add(answer(api, body))
-                except openai.APIStatusError:
-                    return True
-        if len(answers) == 1:
-            raise UserError(
-                f"{self.name()}: it gives the same words to every seed at temperature 2, so it does"
-                " not sample as it is asked; `transformers serve` needs do_sample: true in the"
-                " model's generation_config.json"
-            )
-        return True
+                pass  # it is loading
+            self.check_alive("did not come up")
+            if not self.server:
+                raise self.failure("does not answer")
+            if time.monotonic() > deadline:
+                raise self.failure(f"did not answer within {self.start_seconds:.0f} s")
+            time.sleep(EVERY)
 
-    def refusal(self, error: openai.APIStatusError) -> UserError:
-        """What to say where the server will not answer as our model; its words say why."""
-        code, endpoint = error.status_code, self.endpoint
-        if code in (401, 403):
-            return UserError(
-                f"{self.name()}: the key in {endpoint.key_env} was refused (HTTP {code})"
+    def check_sampling(self, api: openai.OpenAI, bodies: Sequence[dict]) -> None:
+        """Are there different answers to different seeds, as hot as can be?
+
+        A server that takes no such temperature is not asked that.
+        """
+        try:
+            answers = {answer(api, body) for body in bodies}
+        except openai.APIError:
+            return
+        if len(answers) == 1:
+            raise self.failure(
+                "gives the same words to every seed at temperature 2, so it does not sample as it"
+                " is asked; `transformers serve` needs do_sample: true in the model's"
+                " generation_config.json"
             )
-        words = redacted(str(error.body or error.message), endpoint)[:300]
-        return UserError(f"{self.name()} refuses what {endpoint.model} is asked: {words}")
 
 
 def as_it_is(request: Request, reply: Reply) -> Reply:

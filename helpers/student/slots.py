@@ -1,5 +1,8 @@
 """The answers under way: their keys and values, and the attention that writes and reads these."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
 import torch
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
@@ -12,60 +15,66 @@ from helpers.training.attention import on_grid
 # lengths that are no multiple of 4, or of 16).
 UNIT = 32
 
-# A prompt's number, and its new tokens without the end token.
-Answer = tuple[int, list[int]]
-
 
 def rounded(n: int) -> int:
-    return -(-n // UNIT) * UNIT
+    return n + -n % UNIT
+
+
+@dataclass
+class Answer:
+    """What is asked, and the answer as far as it goes."""
+
+    number: int  # its caller's
+    prompt: tuple[int, ...]
+    seed: int
+    uniform: Iterator[float] | None = None  # one for each token, once it has a slot
+    tokens: list[int] = field(default_factory=list)  # without the end token
+    is_complete: bool = False
+
+    @property
+    def newest(self) -> int:
+        """The place of its newest token, the prompt's tokens before it."""
+        return len(self.prompt) + len(self.tokens) - 1
 
 
 class Slots:
-    """The answers under way, one a slot, the live ones first.
+    """The answers under way and their keys and values, the answer live[i] in slot i.
 
-    `length` is the most tokens that a slot may hold, the prompt's and `new_tokens`.
+    `length` is the most tokens that a slot may hold, the prompt's and the new ones.
     """
 
-    def __init__(self, slots: int, length: int, new_tokens: int, device):
-        on = {"device": device}
-        self.shape = (slots + 1, length)  # the last slot takes what is computed for nobody
-        self.kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # keys and values, by layer
-        self.prompt = torch.zeros(slots, dtype=torch.long, **on)  # its number
-        self.size = torch.zeros_like(self.prompt)  # tokens in all
-        self.count = torch.zeros_like(self.prompt)  # new tokens
-        self.token = torch.zeros_like(self.prompt)  # the newest
-        self.new = torch.zeros(slots, new_tokens, dtype=torch.long, **on)
-        self.uniform = torch.zeros(slots, new_tokens, **on)
-        self.live = 0
+    def __init__(self, slots: int, length: int):
+        self.shape = (slots + 1, length)  # one more, for what only fills up
+        self.kept: dict[int, torch.Tensor] = {}  # by layer
+        self.live: list[Answer] = []
 
-    def of_layer(self, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """A layer's keys and values, each (slots + 1, heads, length, head size).
+    def of_layer(self, layer: int, like: torch.Tensor) -> torch.Tensor:
+        """A layer's keys and values, (2, slots + 1, heads, length, head size).
 
         Heads, head size and kind are those of `like`, (1, heads, T, head size).
         """
         if layer not in self.kept:
             slots, length = self.shape
-            shape = (slots, like.shape[1], length, like.shape[3])
-            self.kept[layer] = like.new_zeros(shape), like.new_zeros(shape)
+            _, heads, _, size = like.shape
+            self.kept[layer] = like.new_zeros(2, slots, heads, length, size)
         return self.kept[layer]
 
-    def copy(self, to: torch.Tensor | int, source: torch.Tensor | int, length: int) -> None:
-        """Copy keys and values of slots to slots, the first `length` tokens."""
-        for layer in self.kept.values():
-            for tensor in layer:
-                tensor[to, :, :length] = tensor[source, :, :length]
+    def copy(self, to: int | slice, source: int | torch.Tensor, length: int) -> None:
+        """Copy the keys and values of slots to slots, those of the first `length` tokens."""
+        for kept in self.kept.values():
+            kept[:, to, :, :length] = kept[:, source, :, :length]
 
-    def release(self, done: list[int]) -> list[Answer]:
-        """Give up the slots `done`; the last live slot moves into the place of each."""
-        answers = []
-        for slot in sorted(done, reverse=True):
-            new = self.new[slot, : self.count[slot]].tolist()
-            answers.append((int(self.prompt[slot]), new))
-            self.live -= 1
-            for tensor in (self.prompt, self.size, self.count, self.token, self.new, self.uniform):
-                tensor[slot] = tensor[self.live]
-            self.copy(slot, self.live, int(self.size[slot]))
-        return answers
+    def release(self) -> list[Answer]:
+        """Give up the slots of complete answers; the last live one moves into each one's place."""
+        complete = []
+        for slot in reversed(range(len(self.live))):
+            if self.live[slot].is_complete:
+                complete.append(self.live[slot])
+                last = self.live.pop()
+                if slot < len(self.live):
+                    self.live[slot] = last
+                    self.copy(slot, len(self.live), last.newest)
+        return complete
 
 
 def cached_attention(
@@ -80,17 +89,16 @@ def cached_attention(
     slots=None,
     rows=None,
     at=None,
-    seen=None,
+    mask=None,
     grid=None,
     **_,
 ):
     """Attention of flattened tokens, (1, heads, T, D), over keys and values in the slots.
 
-    Prompts come all at once, on a `grid`; later each slot has one token and sees `seen`, an
-    additive mask (slots, length).
+    Each token goes to its slot (`rows`) and place (`at`). Prompts come all at once, on a `grid`;
+    later each slot has one token, and what it sees is in `mask`, additive, (slots, length).
     """
-    of_its_own = softcap is not None or s_aux is not None
-    if of_its_own or k.shape != v.shape:
+    if softcap is not None or s_aux is not None or k.shape != v.shape:
         raise UserError(
             "this student's attention has soft-capping, sinks or keys unlike its values, which"
             " sampling here has not; give 03_grade a `serve` command"
@@ -100,13 +108,13 @@ def cached_attention(
     values[rows, :, at] = v[0].transpose(0, 1)
     if grid is not None:
         return on_grid(q[0], k[0], v[0], grid, scaling)[None], None
-    n, length = seen.shape
+    n, length = mask.shape
     keys = keys[:n, :, :length]
     values = values[:n, :, :length]
     # (slots, heads of keys, queries of each, head size)
     q = q[0].transpose(0, 1).unflatten(1, (keys.shape[1], -1))
     scores = torch.matmul(q, keys.transpose(2, 3)).float() * scaling
-    share = (scores + seen[:, None, None]).softmax(-1)
+    share = (scores + mask[:, None, None]).softmax(-1)
     mixed = torch.matmul(share.to(values.dtype), values)
     return mixed.flatten(1, 2)[None], None
 

@@ -6,6 +6,8 @@ from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Reply, Request
 from helpers.paths import ROOT
 from helpers.student.local import Student
+from helpers.student.sampler import in_threads
+from helpers.student.slots import Answer
 
 BASE = str(ROOT / "helpers/world/weights/three")
 SKILLS = ("metaphor", "simile", "folk physics", "modus ponens", "red herring")
@@ -30,6 +32,13 @@ def different(n: int) -> list[Request]:
 def student(path: str, folder: Path, name: str = "l", **settings) -> Student:
     defaults = {"new_tokens": 24, "temperature": 0.7, "batch": 7, "seed": 0}
     return Student(path, Ledger(folder / f"{name}.sqlite"), **(defaults | settings))
+
+
+def sample(model, prompts: list[list[int]], **settings) -> list[list[int]]:
+    """The new tokens of each prompt, its place the seed."""
+    answers = [Answer(i, tuple(prompt), seed=i) for i, prompt in enumerate(prompts)]
+    list(in_threads(model, answers, **settings))
+    return [answer.tokens for answer in answers]
 
 
 def texts(replies: list[Reply]) -> list[str]:

@@ -95,7 +95,7 @@ def test_what_cannot_be_sampled_is_a_sentence(tmp_path):
     said = r"a prompt of 50\d tokens and new_tokens = 24 are more than its context of 512; shorten"
     with pytest.raises(UserError, match=said):
         ours.ask([*requests(3), request("sewing " * 500)])
-    with pytest.raises(UserError, match="sample_device = cuda:9: cannot be used"):
+    with pytest.raises(UserError, match="cannot be sampled here on sample_device = cuda:9"):
         student(BASE, tmp_path, device="cuda:9")
     bare = shutil.copytree(toy(tmp_path / "toy", "llama"), tmp_path / "bare")
     (bare / "chat_template.jinja").unlink()
@@ -111,8 +111,11 @@ SMALL = {**SIZE, "num_attention_heads": 4}
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        (MambaConfig(**SIZE), "mamba.* which (is|are) not sampled here"),
-        (BloomConfig(vocab_size=300, hidden_size=32, n_layer=2, n_head=4), "is a bloom, without"),
+        (MambaConfig(**SIZE), "cannot be sampled here"),
+        (
+            BloomConfig(vocab_size=300, hidden_size=32, n_layer=2, n_head=4),
+            "cannot be sampled here",
+        ),
         (FalconConfig(**SMALL), "cannot be sampled here"),
         (
             Gemma2Config(**SMALL, num_key_value_heads=2, head_dim=8, max_position_embeddings=512),

@@ -8,8 +8,7 @@ from transformers import AutoModelForCausalLM, TopPLogitsWarper
 
 from helpers.student import sampler
 from helpers.student.local import prompt_ids
-from helpers.student.sampler import sample
-from tests.student.students import BASE, different, requests, stored, student, texts
+from tests.student.students import BASE, different, requests, sample, stored, student, texts
 from tests.toys import toy
 
 
@@ -64,9 +63,8 @@ def test_greedy_equals_stock_generate(family, tmp_path):
     ours = student(path, tmp_path, temperature=0.0)
     stock = stock_model(path)
     prompts = [prompt_ids(ours.tokenizer, r.messages) for r in requests(10)]
-    answers = sample(
-        ours.model, prompts, range(10), batch=4, new_tokens=24, temperature=0.0, end=ours.end
-    )
+    settings = {"batch": 4, "new_tokens": 24, "temperature": 0.0, "end": ours.end}
+    answers = sample(ours.model, prompts, **settings)
     for prompt, answer in zip(prompts, answers, strict=True):
         ids = torch.tensor([prompt])
         mask = torch.ones_like(ids)
@@ -90,8 +88,8 @@ def test_sampling_follows_the_models_distribution(tmp_path, top_p):
     if top_p < 1:
         logits = TopPLogitsWarper(top_p)(None, logits)
     expected = logits.softmax(-1)[0]
-    settings = {"new_tokens": 1, "temperature": 0.7, "top_p": top_p, "end": set()}
-    answers = sample(ours.model, [prompt] * 4000, range(4000), **settings)
+    settings = {"batch": 256, "new_tokens": 1, "temperature": 0.7, "top_p": top_p, "end": set()}
+    answers = sample(ours.model, [prompt] * 4000, **settings)
     first = torch.tensor([answer[0] for answer in answers])
     counts = torch.bincount(first, minlength=len(expected)) / 4000
     assert (counts - expected).abs().sum() / 2 < 0.05
