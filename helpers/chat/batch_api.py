@@ -135,8 +135,7 @@ def store(run, held: Batch, state: str, lines: dict[str, dict], *, is_billed: bo
             status, body = response.get("status_code"), response.get("body")
             if status == 200:
                 raw = json.dumps(body, ensure_ascii=False).encode(errors="replace")
-                ledger.replied(attempt, raw, request_id=str(response.get("request_id")))
-                ledger.settled(attempt, run.read(raw, price))
+                run.store(attempt, raw, str(response.get("request_id")), price)
                 continue
             refusals.append(refused(run, status, part(part(response, "body"), "error")))
             why = f"batch: HTTP {status}" if status else f"batch {state}: no reply"

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 
 import openai
 from anyio.from_thread import start_blocking_portal
@@ -22,8 +23,8 @@ from filelock import AsyncFileLock
 
 from helpers.chat import batch_api, money
 from helpers.chat.endpoint import Endpoint, client, host, redacted, without_key
-from helpers.chat.ledger import Call, Ledger, Reading
-from helpers.chat.limits import FAILURES, NoAnswer, gap, is_billed, name_of, persist
+from helpers.chat.ledger import Call, Ledger
+from helpers.chat.limits import FAILURES, NoAnswer, is_billed, name_of, persist
 from helpers.chat.replies import (
     Outcome,
     Read,
@@ -116,21 +117,26 @@ class Run:
 
     async def wait_for_turn(self, body: dict) -> None:
         """Keep to the rate limits, in the order of asking."""
-        if wait := gap(body, self.endpoint):
-            async with self.locks["turn"]:
-                while (early := self.due - time.time()) > 0:
-                    await self.pause(early)
-                self.due = max(self.due, time.time() - AT_ONCE) + wait
+        requests, tokens = self.endpoint.requests_per_minute, self.endpoint.tokens_per_minute
+        if not requests and not tokens:
+            return
+        share = max(1 / (requests or inf), money.likely_tokens(body) / (tokens or inf))
+        async with self.locks["turn"]:
+            while (early := self.due - time.time()) > 0:
+                await self.pause(early)
+            self.due = max(self.due, time.time() - AT_ONCE) + 60 * share
 
-    def read(self, raw: bytes, price: money.Price | None) -> Reading:
-        """What the ledger notes of a reply; counts its cost."""
+    def store(self, attempt: int, raw: bytes, request_id: str, price: money.Price | None) -> bool:
+        """Store a reply as it came, then what is read of it; is it an answer?"""
+        self.ledger.replied(attempt, raw, request_id=request_id)
         content = contents(raw)
         usage = usage_of(content)
         dollars = money.paid(usage, price)
         self.spent += dollars or 0
         self.note(", price unknown" if price is None else "")
-        tokens = (usage.prompt, usage.completion) if usage else (None, None)
-        return Reading("replied" if choices(content) else "no answer", *tokens, dollars)
+        state = "replied" if choices(content) else "no answer"
+        self.ledger.settled(attempt, state, *(usage or ())[:2], dollars=dollars)
+        return state == "replied"
 
     def note(self, more: str = "") -> None:
         """What the progress line ends with: the cost so far, unless all is free, and more."""
@@ -179,7 +185,6 @@ async def send(run: Run, call: Call) -> None:
     Raises:
         Exception: one of `limits.FAILURES`, why it brought no answer.
     """
-    ledger = run.ledger
     attempt = await begin(run, call)
     if attempt is None:
         return
@@ -191,16 +196,13 @@ async def send(run: Run, call: Call) -> None:
             said = contents(response.content)
             raise openai.APIStatusError("", response=response, body=said.get("error", said))
     except FAILURES as error:
-        ledger.failed(attempt, name_of(error), is_billed=is_billed(error))
+        run.ledger.failed(attempt, name_of(error), is_billed=is_billed(error))
         raise
     finally:
         run.in_flight -= 1
     raw = without_key(response.content, run.endpoint)
     request_id = redacted(response.headers.get("x-request-id", ""), run.endpoint)
-    ledger.replied(attempt, raw, request_id=request_id)
-    reading = run.read(raw, run.price)
-    ledger.settled(attempt, reading)
-    if reading.state != "replied":
+    if not run.store(attempt, raw, request_id, run.price):
         raise NoAnswer(redacted(raw[:300].decode(errors="replace"), run.endpoint) or "nothing")
 
 

@@ -19,13 +19,13 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import sqlite3
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 
@@ -36,42 +36,11 @@ FORMAT = (0x534B4D58, 3)  # what ledger.sql writes into the file's header
 PAGE = 4096  # bytes, SQLite's own choice
 WAIT = 3600.0  # seconds: a reply that has come is paid for, so its write waits for others'
 RUN = "STAGE_RUN"  # environment variable, set by `helpers.run.stage`: whose attempts these are
-SCHEMA = Path(__file__).with_suffix(".sql")
 # A flipped byte in a text or a name is no text any more, for SQLite or for Python.
 DAMAGED = (sqlite3.Error, UnicodeDecodeError)
 
-# One statement: no other process can ask or spend between the look and the row.
-BEGIN = """
-insert into attempt (key, endpoint, model, role, replicate, body, started, run, batch, dollars,
-  state)
-select ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 'sent'
-where not exists (select 1 from attempt where key = ?1
-  and (state = 'replied' or (state = 'sent' and batch is not null)))
-and (?11 is null or (select round(dollars, 9) from spent) + coalesce(?10, 0) <= ?11)
-returning id
-"""
-# Without token counts the most that a request can take, as `helpers.chat.money.most_tokens` says.
-PRICE = """
-update attempt set dollars = (
-  ?2 * coalesce(prompt_tokens, length(cast(body as blob)))
-  + ?3 * coalesce(completion_tokens, coalesce(json_extract(body, '$.n'), 1) * coalesce(
-    json_extract(body, '$.max_completion_tokens'), json_extract(body, '$.max_tokens'), 0))) / 1e6
-where model = ?1 and dollars is null
-"""
-SUMMARY = """
-select role, model,
-  case when state = 'sent' and batch is not null then 'in a batch' else state end state,
-  count(distinct key) requests, count(*) attempts,
-  sum(prompt_tokens) prompt_tokens, sum(completion_tokens) completion_tokens,
-  case when count(dollars) = count(*) then sum(dollars) end dollars
-from attempt where ?1 is null or run = ?1
-group by 1, 2, 3 order by 1, 2, 3
-"""
-REPLIES = """
-select role, model, endpoint, replicate, body messages, raw texts, prompt_tokens,
-  completion_tokens, dollars, ended
-from attempt where state = 'replied' order by ended, id
-"""
+TABLES, *NAMED = re.split(r"-- name: (\w+).*\n", Path(__file__).with_suffix(".sql").read_text())
+QUERIES = dict(zip(NAMED[::2], NAMED[1::2], strict=True))
 
 
 def key(endpoint: str, body: dict, replicate: int) -> str:
@@ -87,18 +56,6 @@ class Call:
     key: str
     replicate: int
     body: dict
-
-
-class Reading(NamedTuple):
-    """What was read of a stored reply: is it an answer, its tokens, and what it cost.
-
-    Tokens are None where the reply does not say, dollars where they cannot be known.
-    """
-
-    state: str  # replied, or no answer
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    dollars: float | None = None
 
 
 @dataclass(frozen=True)
@@ -143,9 +100,9 @@ class Ledger:
             self.db = sqlite3.connect(
                 path, timeout=WAIT, isolation_level=None, check_same_thread=False
             )
+            self.db.execute("pragma synchronous = normal")
         except (*DAMAGED, OSError) as error:
             raise self._unusable(error) from None
-        self._do("pragma synchronous = normal")
 
     def _unusable(self, why: Exception) -> UserError:
         words = " ".join(str(why).split())  # SQLite quotes the tables' definitions
@@ -154,17 +111,17 @@ class Ledger:
             " what it holds is safe, run again to go on"
         )
 
-    def _do(self, statement: str, *values) -> list[tuple]:
-        """The rows that a statement gives."""
+    def _do(self, query: str, *values) -> list[tuple]:
+        """The rows that one of `QUERIES` gives."""
         try:
-            return self.db.execute(statement, values).fetchall()
+            return self.db.execute(QUERIES[query], values).fetchall()
         except DAMAGED as error:
             raise self._unusable(error) from None
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing; what is read inside is not changed by others before it is committed."""
-        self._do("begin immediate")
+        self._do("open_transaction")
         try:
             yield
             self._do("commit")
@@ -197,35 +154,36 @@ class Ledger:
             already and has a reply, or is in a batch.
         """
         question = (key, endpoint, model, role, replicate, json.dumps(body, ensure_ascii=False))
-        rows = self._do(BEGIN, *question, time.time(), self.run, batch, dollars, self.budget)
+        more = (time.time(), self.run, batch, dollars, self.budget)
+        rows = self._do("begin", *question, *more)
         return rows[0][0] if rows else None
 
-    def replied(self, attempt: int, raw: bytes, *, request_id: str | None = None) -> None:
+    def replied(self, attempt: int, raw: bytes, *, request_id: str = "") -> None:
         """Store a reply as it came, before anybody reads it; what was reserved stays reserved."""
-        note = (
-            "update attempt set state = 'replied', ended = ?, raw = ?, request_id = ? where id = ?"
-        )
-        self._do(note, time.time(), raw, request_id, attempt)
+        self._do("replied", attempt, time.time(), raw, request_id)
 
-    def settled(self, attempt: int, reading: Reading) -> None:
-        """Note what was read of a stored reply; without dollars, what was reserved stays so."""
-        self._do(
-            "update attempt set state = ?, prompt_tokens = ?, completion_tokens = ?,"
-            " dollars = coalesce(?, dollars) where id = ?",
-            *reading,
-            attempt,
-        )
+    def settled(
+        self,
+        attempt: int,
+        state: str,
+        prompt_tokens: int | None = None,
+        completion_tokens: int | None = None,
+        *,
+        dollars: float | None = None,
+    ) -> None:
+        """Note what was read of a stored reply; without dollars, what was reserved stays so.
+
+        Args:
+            state: replied, or no answer.
+        """
+        self._do("settled", attempt, state, prompt_tokens, completion_tokens, dollars)
 
     def failed(self, attempt: int, why: str, *, is_billed: bool = True) -> None:
         """Note why an attempt brought no reply.
 
         Unless it is known to be unbilled, what was reserved for it stays reserved.
         """
-        self._do(
-            "update attempt set state = ?, ended = ?, dollars = case when ? then dollars else 0 end"
-            " where id = ? and state = 'sent'",
-            *(why, time.time(), is_billed, attempt),
-        )
+        self._do("failed", attempt, why, time.time(), is_billed)
 
     def store(self, rows: Iterable[tuple[str, dict, int, bytes]], **who: str) -> None:
         """Store (key, body, replicate, raw reply) that were made here, at no cost, all or none.
@@ -241,44 +199,32 @@ class Ledger:
 
     def reply(self, key: str) -> bytes | None:
         """The reply to a request that was stored first, or None."""
-        query = (
-            "select raw from attempt where key = ? and state = 'replied' order by ended, id limit 1"
-        )
-        rows = self._do(query, key)
+        rows = self._do("reply", key)
         return rows[0][0] if rows else None
 
     # ---- batches ----
 
     def begin_batch(self, name: str, endpoint: str, model: str) -> int:
         """Note that a batch is about to be sent; returns its number."""
-        begin = "insert into batch (name, endpoint, model, created, state) values (?, ?, ?, ?, ?)"
-        rows = self._do(f"{begin} returning id", name, endpoint, model, time.time(), "open")
-        return rows[0][0]
+        return self._do("begin_batch", name, endpoint, model, time.time())[0][0]
 
     def open_batches(self, endpoint: str, model: str) -> list[Batch]:
-        query = (
-            "select id, name, created, batch from batch"
-            " where state = 'open' and endpoint = ? and model = ? order by id"
-        )
-        requests = "select key, id from attempt where batch = ?"
-        rows = self._do(query, endpoint, model)
-        return [Batch(*row, dict(self._do(requests, row[0]))) for row in rows]
+        rows = self._do("open_batches", endpoint, model)
+        return [Batch(*row, dict(self._do("attempts_of", row[0]))) for row in rows]
 
     def name_batch(self, batch: int, name: str) -> None:
         """Note what the provider calls a batch."""
-        self._do("update batch set batch = ? where id = ?", name, batch)
+        self._do("name_batch", batch, name)
 
     def end_batch(self, batch: int, state: str) -> bool:
         """Note how a batch has ended; False if another process did."""
-        end = "update batch set state = ? where id = ? and state = 'open' returning id"
-        return bool(self._do(end, state, batch))
+        return bool(self._do("end_batch", batch, state))
 
     # ---- money and what else is in it ----
 
     def spent(self) -> float:
         """US dollars that all attempts cost, or may have cost where no reply says."""
-        # A sum of many small numbers.
-        return self._do("select round(dollars, 9) from spent")[0][0]
+        return self._do("spent")[0][0]
 
     def has_room(self, dollars: float | None) -> bool:
         """Does the budget allow for so much more?"""
@@ -286,21 +232,15 @@ class Ledger:
 
     def unpriced(self) -> list[str]:
         """Models that were asked while their price was unknown."""
-        rows = self._do("select distinct model from attempt where dollars is null")
-        return [model for (model,) in rows]
+        return [model for (model,) in self._do("unpriced")]
 
     def price(self, model: str, prompt: float, completion: float) -> None:
         """Note what such attempts cost after all, by dollars per million tokens."""
-        self._do(PRICE, model, prompt, completion)
+        self._do("price", model, prompt, completion)
 
     def seconds(self, endpoint: str, model: str) -> float | None:
         """Mean seconds that the last hundred replies took, or None."""
-        query = (
-            "select avg(ended - started) from (select started, ended from attempt where"
-            " state = 'replied' and batch is null and endpoint = ? and model = ?"
-            " order by id desc limit 100)"
-        )
-        return self._do(query, endpoint, model)[0][0]
+        return self._do("seconds", endpoint, model)[0][0]
 
     def summary(self, run: str | None = None) -> pd.DataFrame:
         """What was asked by role, model and state; of one `helpers.run.stage` run only, if named.
@@ -308,15 +248,15 @@ class Ledger:
         Columns: requests (different ones), attempts, prompt_tokens, completion_tokens, dollars (of
         replies: paid; of others: what they may have cost; NaN where a price is unknown).
         """
-        return self._table(SUMMARY, run)
+        return self._table("summary", run)
 
     def replies(self) -> pd.DataFrame:
         """The stored replies as they came, oldest first; `chat.replies.table` reads them."""
-        return self._table(REPLIES)
+        return self._table("replies")
 
     def _table(self, query: str, *values) -> pd.DataFrame:
         try:
-            return pd.read_sql_query(query, self.db, params=values)
+            return pd.read_sql_query(QUERIES[query], self.db, params=values)
         except (*DAMAGED, pd.errors.DatabaseError) as error:
             raise self._unusable(error) from None
 
@@ -326,7 +266,7 @@ def create(path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         new = Path(folder) / path.name
         with contextlib.closing(sqlite3.connect(new)) as db:
-            db.executescript(SCHEMA.read_text())
+            db.executescript(TABLES)
         with contextlib.suppress(FileExistsError):
             path.hardlink_to(new)
 

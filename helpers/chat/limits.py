@@ -10,8 +10,7 @@ import aiohttp
 import httpx2
 import openai
 
-from helpers.chat.endpoint import Endpoint, redacted
-from helpers.chat.money import likely_tokens
+from helpers.chat.endpoint import redacted
 from helpers.errors import UserError
 
 TRANSPORT_TRIES = 6
@@ -76,14 +75,9 @@ def name_of(error: Exception) -> str:
     return type(error).__name__
 
 
-def was_never_sent(error: BaseException | None) -> bool:
-    """Was there no connection at all?
-
-    The SDK calls this a time-out, as it does a connection that broke after the request.
-    """
-    while error is not None and not isinstance(error, aiohttp.ClientConnectorError):
-        error = error.__cause__ or error.__context__
-    return error is not None
+def was_never_sent(error: Exception) -> bool:
+    """Was there no connection at all? A request that broke off later has the same exception."""
+    return isinstance(error.__cause__, aiohttp.ClientConnectorError)
 
 
 def is_billed(error: Exception) -> bool:
@@ -106,16 +100,6 @@ def put_off(error: openai.APIStatusError) -> float:
     except (KeyError, ValueError):  # none, or a date
         wait = -1.0
     return (max(wait, LEAST_WAIT) if wait >= 0 else 1.0) * random.uniform(1, 1.5)
-
-
-def gap(body: dict, endpoint: Endpoint) -> float:
-    """Seconds that a request keeps the next one back, by the endpoint's limits."""
-    seconds = 0.0
-    if endpoint.requests_per_minute:
-        seconds = 60 / endpoint.requests_per_minute
-    if endpoint.tokens_per_minute:
-        seconds = max(seconds, 60 * likely_tokens(body) / endpoint.tokens_per_minute)
-    return seconds
 
 
 async def persist(run, call: Callable[[], Awaitable]) -> Any:

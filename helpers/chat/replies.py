@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -41,8 +41,7 @@ class Reply:
     thought: bool = False  # aloud: in the text, or in a field beside it
 
 
-@dataclass(frozen=True)
-class Usage:
+class Usage(NamedTuple):
     """The tokens that a reply says it took; those of a cache are part of the prompt's."""
 
     prompt: int

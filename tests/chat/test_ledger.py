@@ -15,7 +15,7 @@ import pytest
 
 from helpers import paths
 from helpers.chat import ledger as module
-from helpers.chat.ledger import Ledger, Reading, key
+from helpers.chat.ledger import Ledger, key
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from tests.faults.asking import states
@@ -78,7 +78,7 @@ def test_reply_comes_back_as_it_was_stored(tmp_path):
     assert ledger.reply("k") is None
     ledger.replied(attempt, RAW, request_id="r1")
     assert ledger.reply("k") == RAW, "before anybody has read it"
-    ledger.settled(attempt, Reading("replied", 3, 5))
+    ledger.settled(attempt, "replied", 3, 5)
     ledger.replied(ledger.begin("empty", body={}, **WHO), b"")
     again = Ledger(ledger.path)
     assert (again.reply("k"), again.reply("empty"), again.reply("l")) == (RAW, b"", None)
@@ -104,7 +104,7 @@ def test_a_reply_without_an_answer_is_kept_and_not_given(tmp_path):
     ledger = Ledger(tmp_path / "ledger.sqlite")
     attempt = ledger.begin("k", body={}, **WHO, dollars=1.0)
     ledger.replied(attempt, b"oh")
-    ledger.settled(attempt, Reading("no answer", dollars=0.25))
+    ledger.settled(attempt, "no answer", dollars=0.25)
     assert (ledger.reply("k"), ledger.spent()) == (None, 0.25)
     assert ledger.db.execute("select raw from attempt").fetchone() == (b"oh",)
     assert ledger.begin("k", body={}, **WHO) is not None, "it may be asked again"
@@ -385,12 +385,12 @@ def test_spent_is_the_sum_of_what_is_paid_and_reserved(tmp_path):
     free = ledger.begin("k4", body={}, **WHO)
     assert ledger.spent() == 4
     ledger.replied(paid, b"")
-    ledger.settled(paid, Reading("replied", dollars=0.25))
+    ledger.settled(paid, "replied", dollars=0.25)
     ledger.replied(unknown, b"")  # no usage in it
     ledger.failed(refused_, "HTTP 429", is_billed=False)
     ledger.failed(lost, "APIConnectionError")
     ledger.replied(free, b"")
-    ledger.settled(free, Reading("replied", 1, 1))
+    ledger.settled(free, "replied", 1, 1)
     assert Ledger(ledger.path).spent() == 0.25 + 1 + 0 + 1
     assert ledger.db.execute("select sum(dollars) from attempt").fetchone()[0] == 2.25
     assert ledger.unpriced() == ["m"]
@@ -410,7 +410,7 @@ def test_a_budget_has_room_or_not(tmp_path):
     assert ledger.has_room(0.5)
     assert reserved(ledger, "k3", dollars=0.5) is not None, "up to the last cent"
     other.replied(first, b"")
-    other.settled(first, Reading("replied", dollars=0.0))
+    other.settled(first, "replied", dollars=0.0)
     assert reserved(ledger, "k4") is not None
     assert ledger.db.execute("select count(*) from attempt").fetchone() == (4,)
     assert reserved(Ledger(path), "k5", dollars=100.0) is not None, "no budget, no limit"
@@ -438,7 +438,7 @@ def test_a_batch_takes_what_the_budget_has_room_for(tmp_path):
     ledger = Ledger(tmp_path / "ledger.sqlite", budget=3.0)
     paid = reserved(ledger, "k0")
     ledger.replied(paid, b"")
-    ledger.settled(paid, Reading("replied", dollars=0.5))
+    ledger.settled(paid, "replied", dollars=0.5)
 
     def sent():
         """Which of five requests go into a batch, and its number."""
@@ -455,7 +455,7 @@ def test_a_batch_takes_what_the_budget_has_room_for(tmp_path):
     assert ledger.end_batch(number, "completed")
     assert not ledger.end_batch(number, "failed"), "two processes may come to it"
     ledger.replied(batch.attempts["k1"], b"raw")
-    ledger.settled(batch.attempts["k1"], Reading("replied", 1, 1, 0.25))
+    ledger.settled(batch.attempts["k1"], "replied", 1, 1, dollars=0.25)
     ledger.failed(batch.attempts["k2"], "HTTP 500", is_billed=False)
     assert (ledger.spent(), ledger.open_batches("http://a", "m")) == (0.75, [])
     assert sent()[0] == ["k2", "k3"], "neither what has a reply nor what is too dear"
@@ -480,7 +480,7 @@ def test_what_is_in_it_is_printed(tmp_path, monkeypatch, capsys):
     ledger = Ledger(tmp_path / "mini.sqlite")
     paid = reserved(ledger)
     ledger.replied(paid, b"")
-    ledger.settled(paid, Reading("replied", 1234, 5, 0.75))
+    ledger.settled(paid, "replied", 1234, 5, dollars=0.75)
     ledger.failed(reserved(ledger, "l"), "HTTP 500")
     ledger.begin("m", body={}, **WHO | {"model": "cheap"})
     ledger.begin("n", body={}, **WHO, batch=ledger.begin_batch("a", "e", "m"), dollars=0.5)
