@@ -19,10 +19,10 @@ claim a finding, unless training seeds differ by more than we have seen:
 tests/results/test_intervals.py.
 """
 
-from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
+import pandas as pd
 from scipy.special import stdtr, stdtrit
 
 
@@ -36,56 +36,44 @@ def tail(t: float, df: float) -> float:
     return float(2 * stdtr(df, -t))
 
 
-@dataclass(frozen=True)
+def freedom(*parts: tuple[float, float]) -> float:
+    """Satterthwaite's degrees of freedom of a sum of variances, each with its own; 0 for none."""
+    spread = sum(variance**2 / df for variance, df in parts if variance)
+    return sum(variance for variance, _ in parts) ** 2 / spread if spread else 0.0
+
+
+def variance_of(scores: np.ndarray) -> float:
+    """With n - 1; 0 for a single score."""
+    return float(scores.var(ddof=1)) if scores.size > 1 else 0.0
+
+
 class Mean:
-    """A cell's mean and where its variance is from."""
+    """The mean of a cell (seeds, queries) without missing scores, and what is known of it.
 
-    mean: float
-    seeds: int
-    queries: int
-    of_seeds: float  # variance of the seeds' means; 0 for a single seed
-    of_queries: float  # variance of the queries' means
-    total: float  # variance of the scores
+    variance: of the mean; at least that of independent answers, and 0 only if no score differs.
+    answers: the effective number of independent answers.
+    """
 
-    @property
-    def variance(self) -> float:
-        """Of the mean; at least that of independent answers, and 0 only if no score differs."""
-        clustered = self.of_seeds / self.seeds + self.of_queries / self.queries
-        independent = self.total / (self.seeds * self.queries)
-        return max(clustered, independent)
-
-    @property
-    def df(self) -> float:
-        """Degrees of freedom of the variance (Satterthwaite)."""
-        by_seeds = self.of_seeds / self.seeds
-        by_queries = self.of_queries / self.queries
-        spread = 0.0
-        if by_seeds:
-            spread += by_seeds**2 / (self.seeds - 1)
-        if by_queries:
-            spread += by_queries**2 / (self.queries - 1)
-        if not spread:
-            return max(1, self.queries - 1)
-        return (by_seeds + by_queries) ** 2 / spread
-
-    @property
-    def answers(self) -> float:
-        """The effective number of independent answers."""
-        if not self.variance:
-            return self.queries
-        return self.mean * (1 - self.mean) / self.variance
+    def __init__(self, cell: np.ndarray):
+        self.mean = float(cell.mean())
+        self.seeds, self.queries = cell.shape
+        self.of_seeds = variance_of(cell.mean(axis=1)) / self.seeds
+        self.of_queries = variance_of(cell.mean(axis=0)) / self.queries
+        clustered = self.of_seeds + self.of_queries
+        self.variance = max(clustered, variance_of(cell) / cell.size)
+        parts = ((self.of_seeds, self.seeds - 1), (self.of_queries, self.queries - 1))
+        self.df = freedom(*parts) or max(1, self.queries - 1)
+        self.answers = self.queries
+        if self.variance:
+            self.answers = self.mean * (1 - self.mean) / self.variance
 
     def between(self, t: float) -> tuple[float, float]:
         """Wilson's interval with `t` in the normal quantile's place."""
-        n = self.answers
-        p = self.mean
+        p, n = self.mean, self.answers
         scale = 1 + t * t / n
         middle = (p + t * t / 2 / n) / scale
-        variance = p * (1 - p) / n + t * t / 4 / n / n
-        half = t * sqrt(variance) / scale
-        low = max(0.0, middle - half)
-        high = min(1.0, middle + half)
-        return min(p, low), max(p, high)
+        half = t * sqrt(p * (1 - p) / n + t * t / 4 / n / n) / scale
+        return min(p, max(0.0, middle - half)), max(p, min(1.0, middle + half))
 
     def interval(self) -> tuple[float, float]:
         """95%."""
@@ -94,84 +82,43 @@ class Mean:
     @property
     def se(self) -> float:
         """Standard error; without any variation, the interval's half width in units of t."""
-        if self.variance:
-            return sqrt(self.variance)
         low, high = self.interval()
-        return (high - low) / 2 / quantile(0.95, self.df)
+        return sqrt(self.variance) or (high - low) / 2 / quantile(0.95, self.df)
 
 
-def mean_of(cell: np.ndarray) -> Mean:
-    """The mean of a cell (seeds, queries) without missing scores."""
-    seeds, queries = cell.shape
-    return Mean(
-        mean=float(cell.mean()),
-        seeds=seeds,
-        queries=queries,
-        of_seeds=variance_of(cell.mean(axis=1)),
-        of_queries=variance_of(cell.mean(axis=0)),
-        total=variance_of(cell),
-    )
-
-
-def variance_of(scores: np.ndarray) -> float:
-    """With n - 1; 0 for a single score."""
-    return float(scores.var(ddof=1)) if scores.size > 1 else 0.0
-
-
-@dataclass(frozen=True)
 class Gain:
-    """The gain of one model over another on the same queries."""
+    """The gain of one model over another on the same queries.
 
-    model: Mean
-    against: Mean
-    covariance: float  # of the two models' means of a query
+    Made from two cells whose columns are the same queries; the rows are seeds.
+    """
 
-    @property
-    def gain(self) -> float:
-        return self.model.mean - self.against.mean
+    def __init__(self, model: np.ndarray, against: np.ndarray):
+        self.model = ours = Mean(model)
+        self.against = theirs = Mean(against)
+        self.gain = ours.mean - theirs.mean
+        parts = ((ours.variance, ours.df), (theirs.variance, theirs.df))
+        self.df = freedom(*parts) or min(ours.df, theirs.df)
+        shared = 0.0  # covariance of the two means
+        if ours.queries > 1:
+            shared = np.cov(model.mean(axis=0), against.mean(axis=0))[0, 1] / ours.queries
+        self.se = sqrt(max(0.0, ours.se**2 + theirs.se**2 - 2 * shared))
+        spread = sqrt(ours.variance * theirs.variance)
+        self.correlation = float(np.clip(shared / spread, -1, 1)) if spread else 0.0
 
-    @property
-    def df(self) -> float:
-        ours = self.model
-        theirs = self.against
-        variance = ours.variance + theirs.variance
-        if not variance:
-            return min(ours.df, theirs.df)
-        spread = ours.variance**2 / ours.df + theirs.variance**2 / theirs.df
-        return variance**2 / spread
-
-    @property
-    def se(self) -> float:
-        shared = self.covariance / self.model.queries
-        variance = self.model.se**2 + self.against.se**2 - 2 * shared
-        return sqrt(max(0.0, variance))
-
-    @property
-    def correlation(self) -> float:
-        """Of the two models' means."""
-        spread = sqrt(self.model.variance * self.against.variance)
-        if not spread:
-            return 0.0
-        correlation = self.covariance / self.model.queries / spread
-        return float(np.clip(correlation, -1, 1))
+    def apart(self, x: float, y: float) -> float:
+        """The length of a difference of two deviations as correlated as the models' means."""
+        return sqrt(max(0.0, x * x + y * y - 2 * self.correlation * x * y))
 
     def between(self, t: float) -> tuple[float, float]:
         """Newcombe's interval.
 
         The distances to both models' Wilson limits, combined as their correlation has it.
         """
-        ours = self.model
-        theirs = self.against
-        our_low, our_high = ours.between(t)
-        their_low, their_high = theirs.between(t)
-        down = self.apart(ours.mean - our_low, their_high - theirs.mean)
-        up = self.apart(our_high - ours.mean, theirs.mean - their_low)
+        our_low, our_high = self.model.between(t)
+        their_low, their_high = self.against.between(t)
+        down = self.apart(self.model.mean - our_low, their_high - self.against.mean)
+        up = self.apart(our_high - self.model.mean, self.against.mean - their_low)
         return self.gain - down, self.gain + up
-
-    def apart(self, x: float, y: float) -> float:
-        """The length of a difference of two deviations as correlated as the models' means."""
-        square = x * x + y * y - 2 * self.correlation * x * y
-        return sqrt(max(0.0, square))
 
     def interval(self) -> tuple[float, float]:
         """95%."""
@@ -191,10 +138,13 @@ class Gain:
         return tail(inside, self.df)
 
 
-def gain_of(model: np.ndarray, against: np.ndarray) -> Gain:
-    """The gain between two cells whose columns are the same queries; the rows are seeds."""
-    assert model.shape[1] == against.shape[1], "both models must have been asked the same queries"
-    shared = 0.0
-    if model.shape[1] > 1:
-        shared = np.cov(model.mean(axis=0), against.mean(axis=0))[0, 1]
-    return Gain(mean_of(model), mean_of(against), float(shared))
+def draws(queries: int, samples: int, rng: np.random.Generator) -> np.ndarray:
+    """How often a bootstrap draws each query: a row of ones, what was seen, and a row a sample."""
+    drawn = rng.multinomial(queries, np.full(queries, 1 / queries), size=samples)
+    return np.vstack([np.ones(queries), drawn])
+
+
+def of_draws(values: np.ndarray) -> tuple[float, float, float]:
+    """The value of what was seen and its 95% interval, from the values of `draws`."""
+    seen, *samples = values
+    return seen, *pd.Series(samples).quantile([0.025, 0.975])
