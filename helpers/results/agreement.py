@@ -84,14 +84,16 @@ def swap(table: pd.DataFrame, claims: Sequence[Finding] = FINDINGS, **rules) -> 
     return swapped.assign(survives=swapped.verdict == swapped["first verdict"])
 
 
+CHANGE = (
+    "  {claim}, {model} at k = {k}: {first verdict} with the first judge, {verdict} with {judge}"
+)
+
+
 def what_changed(swapped: pd.DataFrame) -> str:
     """In a few sentences, what each second judge changed of the verdicts."""
     lines = []
     for judge, rows in swapped.groupby("judge"):
         lines.append(f"Judge {judge}: {rows.survives.sum()} of {len(rows)} verdicts stay.")
-        for row in rows[~rows.survives].to_dict("records"):
-            lines.append(
-                f"  {row['claim']}, {row['model']} at k = {row['k']}: {row['first verdict']}"
-                f" with the first judge, {row['verdict']} with {judge}"
-            )
+        changed = rows[~rows.survives].to_dict("records")
+        lines += [CHANGE.format(**row) for row in changed]
     return "\n".join(lines) or "No second judge graded what a claim is about."

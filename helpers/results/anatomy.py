@@ -4,9 +4,12 @@ Everything here is of single answers, by the majority of the first judge's gradi
 intervals of `intervals`: a query counts once, whatever number of answers it has.
 """
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 
+from helpers.results.findings import FINDINGS
 from helpers.results.intervals import draws, of_draws
 from helpers.results.scores import CELL, OTHERS, criteria, means, voted
 from helpers.task.points import FIRST_JUDGE, Points
@@ -110,3 +113,60 @@ def product(single: pd.DataFrame, cell: pd.DataFrame) -> tuple[float, float, flo
     of_queries = rates.fillna(mean).groupby(cell["query"].to_numpy()).prod()
     of_cell = of_single if single is cell else draws(len(of_queries), SAMPLES, rng)
     return of_draws(np.average(of_queries.T, axis=1, weights=of_cell))
+
+
+AT_K = (
+    "At k = {k} the gain is {gain:+.2f} [{low:+.2f}, {high:+.2f}] ({verdict}). In single answers of"
+    " {against} and {model}, full marks are {before.full_marks:.2f} and {after.full_marks:.2f};"
+    " skills are all that is missing in {before.lacking:.2f} and {after.lacking:.2f}; the skill"
+    " named first has {before.first_skill:.2f} and {after.first_skill:.2f} of its points, the one"
+    " named last {before.last_skill:.2f} and {after.last_skill:.2f}; exactly one skill is shown in"
+    " {before.one_skill:.2f} and {after.one_skill:.2f}; of all that were asked for"
+    " {before.skills_shown:.2f} and {after.skills_shown:.2f} are shown."
+)
+TOGETHER = (
+    "So where full marks are higher, at k = {ks}, not more skills are shown, but more unevenly:"
+    " more answers stop after one skill, and more show all."
+)
+UNTESTED = (
+    "Why is not tested here. That each text of D(1) ends after one skill would explain the answers"
+    " that do so; nothing measured explains those that show all."
+)
+
+
+def single_skills(table: pd.DataFrame, verdicts: pd.DataFrame) -> str:
+    """What training on single skills alone does to answers of several, in sentences.
+
+    Args:
+        table: the tidy scores.
+        verdicts: of `findings`, of which those of the claim on single skills are told.
+    """
+    answers = first_judge(table)
+    points = [voted(votes) for votes in answers.votes]
+    skills = [of.skills for of in points]
+    parts = {
+        "lacking": [outcome_of(of) == "skill missing" for of in points],
+        "first_skill": [of[0] for of in skills],
+        "last_skill": [of[-1] for of in skills],
+        "one_skill": [sum(of) == 1 for of in skills],
+        "skills_shown": [sum(of) / len(of) for of in skills],
+    }
+    means = answers.assign(**parts).groupby(CELL)[["full_marks", *parts]].mean()
+    paragraphs = []
+    rows = verdicts[verdicts.claim == FINDINGS[0].claim]
+    for (model, against, setting), cells in rows.groupby(["model", "against", "setting"]):
+        before = means.loc[against, setting]
+        change = means.loc[model, setting] - before
+        sentences = []
+        for row in cells.to_dict("records"):
+            k = row["k"]
+            after = means.loc[(model, setting, k)]
+            sentences.append(AT_K.format(before=before.loc[k], after=after, **row))
+        risen = change.loc[cells.k].query("full_marks > 0")
+        if len(risen) and (risen.one_skill > 0).all() and (risen.skills_shown <= 0).all():
+            sentences.append(TOGETHER.format(ks=", ".join(map(str, risen.index))))
+        paragraphs += [*sentences, UNTESTED]
+    return (
+        "\n".join(textwrap.fill(words, 100) for words in paragraphs)
+        or "No model of single skills alone stands beside its base."
+    )

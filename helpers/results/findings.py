@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.errors import UserError, command
-from helpers.results.intervals import Gain
+from helpers.results.intervals import Gain, gain_of
 from helpers.results.scores import (
     PADDED,
     by_k,
@@ -91,7 +91,7 @@ def sweep_findings(table: pd.DataFrame) -> tuple[Finding, ...]:
 def holm(p: Sequence[float]) -> pd.Series:
     """Holm's step-down adjustment of p-values."""
     ranked = pd.Series(p, dtype=float).sort_values()
-    left = range(len(ranked), 0, -1)  # tests, from the smallest p-value on
+    left = np.arange(len(ranked), 0, -1)  # tests, from the smallest p-value on
     return (ranked * left).cummax().clip(upper=1).sort_index()
 
 
@@ -113,7 +113,7 @@ def gain_in(cells: dict, model: str, against: str, setting: str, k: int) -> Gain
     common = ours.columns.intersection(theirs.columns)
     if common.empty:
         return None
-    return Gain(ours[common].to_numpy(), theirs[common].to_numpy())
+    return gain_of(ours[common].to_numpy(), theirs[common].to_numpy())
 
 
 COMPARED = ["claim", "setting", "model", "against", "k"]
@@ -170,31 +170,23 @@ def headline(verdicts: pd.DataFrame) -> pd.DataFrame:
 
     In the order of the claims and of the models; an exploratory gain has no verdict.
     """
-    cells = [
-        f"{row.verdict}: {row.gain:+.2f} [{row.low:+.2f}, {row.high:+.2f}] / {row.single:+.2f}"
-        for row in verdicts.itertuples()
-    ]
-    table = verdicts.assign(cell=pd.Series(cells, verdicts.index, dtype=str).str.lstrip(": "))
-    return by_k(table, COMPARED[:-1])
+    cell = "{verdict}: {gain:+.2f} [{low:+.2f}, {high:+.2f}] / {single:+.2f}"
+    return by_k(verdicts, COMPARED[:-1], cell)
 
 
 def markdown(table: pd.DataFrame) -> str:
     """A table in Markdown, its index as first columns."""
     flat = table.reset_index().astype(str)
-    head = [str(name) for name in flat]
-    rows = [head, ["---"] * len(head), *flat.to_numpy()]
+    rows = [map(str, flat), ["---"] * flat.shape[1], *flat.to_numpy()]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def readme_tables(scores_csv: Path) -> list[str]:
     """The README's tables: full marks by model, setting and k; the verdicts; those of a sweep."""
     table = read_csv(scores_csv)
-    tables = [markdown(spread(summary(table)))]
-    for claims in (FINDINGS, sweep_findings(table)):
-        verdicts = findings(table, claims)
-        if len(verdicts):
-            tables.append(markdown(headline(verdicts)))
-    return tables
+    verdicts = [findings(table, claims) for claims in (FINDINGS, sweep_findings(table))]
+    tables = [spread(summary(table)), *map(headline, verdicts)]
+    return [markdown(table) for table in tables if len(table)]
 
 
 def main(path: str) -> None:

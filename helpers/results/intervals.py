@@ -19,6 +19,7 @@ claim a finding, unless training seeds differ by more than we have seen:
 tests/results/test_intervals.py.
 """
 
+from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
@@ -47,25 +48,24 @@ def variance_of(scores: np.ndarray) -> float:
     return float(scores.var(ddof=1)) if scores.size > 1 else 0.0
 
 
-class Mean:
-    """The mean of a cell (seeds, queries) without missing scores, and what is known of it.
+class Estimate:
+    """What has an interval of any width, `between`, and degrees of freedom, `df`."""
 
-    variance: of the mean; at least that of independent answers, and 0 only if no score differs.
-    answers: the effective number of independent answers.
-    """
+    def interval(self) -> tuple[float, float]:
+        """95%."""
+        return self.between(quantile(0.95, self.df))
 
-    def __init__(self, cell: np.ndarray):
-        self.mean = float(cell.mean())
-        self.seeds, self.queries = cell.shape
-        self.of_seeds = variance_of(cell.mean(axis=1)) / self.seeds
-        self.of_queries = variance_of(cell.mean(axis=0)) / self.queries
-        clustered = self.of_seeds + self.of_queries
-        self.variance = max(clustered, variance_of(cell) / cell.size)
-        parts = ((self.of_seeds, self.seeds - 1), (self.of_queries, self.queries - 1))
-        self.df = freedom(*parts) or max(1, self.queries - 1)
-        self.answers = self.queries
-        if self.variance:
-            self.answers = self.mean * (1 - self.mean) / self.variance
+
+@dataclass(frozen=True)
+class Mean(Estimate):
+    """A cell's mean."""
+
+    mean: float
+    seeds: int
+    queries: int
+    variance: float  # of the mean; 0 only if no score differs
+    df: float
+    answers: float  # the effective number of independent ones
 
     def between(self, t: float) -> tuple[float, float]:
         """Wilson's interval with `t` in the normal quantile's place."""
@@ -75,10 +75,6 @@ class Mean:
         half = t * sqrt(p * (1 - p) / n + t * t / 4 / n / n) / scale
         return min(p, max(0.0, middle - half)), max(p, min(1.0, middle + half))
 
-    def interval(self) -> tuple[float, float]:
-        """95%."""
-        return self.between(quantile(0.95, self.df))
-
     @property
     def se(self) -> float:
         """Standard error; without any variation, the interval's half width in units of t."""
@@ -86,24 +82,29 @@ class Mean:
         return sqrt(self.variance) or (high - low) / 2 / quantile(0.95, self.df)
 
 
-class Gain:
-    """The gain of one model over another on the same queries.
+def mean_of(cell: np.ndarray) -> Mean:
+    """The mean of a cell (seeds, queries) without missing scores."""
+    seeds, queries = cell.shape
+    by_seeds = variance_of(cell.mean(axis=1)) / seeds
+    by_queries = variance_of(cell.mean(axis=0)) / queries
+    independent = variance_of(cell) / cell.size
+    variance = max(by_seeds + by_queries, independent)
+    df = freedom((by_seeds, seeds - 1), (by_queries, queries - 1)) or max(1, queries - 1)
+    mean = float(cell.mean())
+    answers = mean * (1 - mean) / variance if variance else queries
+    return Mean(mean, seeds, queries, variance, df, answers)
 
-    Made from two cells whose columns are the same queries; the rows are seeds.
-    """
 
-    def __init__(self, model: np.ndarray, against: np.ndarray):
-        self.model = ours = Mean(model)
-        self.against = theirs = Mean(against)
-        self.gain = ours.mean - theirs.mean
-        parts = ((ours.variance, ours.df), (theirs.variance, theirs.df))
-        self.df = freedom(*parts) or min(ours.df, theirs.df)
-        shared = 0.0  # covariance of the two means
-        if ours.queries > 1:
-            shared = np.cov(model.mean(axis=0), against.mean(axis=0))[0, 1] / ours.queries
-        self.se = sqrt(max(0.0, ours.se**2 + theirs.se**2 - 2 * shared))
-        spread = sqrt(ours.variance * theirs.variance)
-        self.correlation = float(np.clip(shared / spread, -1, 1)) if spread else 0.0
+@dataclass(frozen=True)
+class Gain(Estimate):
+    """The gain of one model over another on the same queries."""
+
+    model: Mean
+    against: Mean
+    gain: float
+    se: float
+    df: float
+    correlation: float  # of the two means
 
     def apart(self, x: float, y: float) -> float:
         """The length of a difference of two deviations as correlated as the models' means."""
@@ -114,15 +115,12 @@ class Gain:
 
         The distances to both models' Wilson limits, combined as their correlation has it.
         """
-        our_low, our_high = self.model.between(t)
-        their_low, their_high = self.against.between(t)
-        down = self.apart(self.model.mean - our_low, their_high - self.against.mean)
-        up = self.apart(our_high - self.model.mean, self.against.mean - their_low)
+        ours, theirs = self.model, self.against
+        our_low, our_high = ours.between(t)
+        their_low, their_high = theirs.between(t)
+        down = self.apart(ours.mean - our_low, their_high - theirs.mean)
+        up = self.apart(our_high - ours.mean, theirs.mean - their_low)
         return self.gain - down, self.gain + up
-
-    def interval(self) -> tuple[float, float]:
-        """95%."""
-        return self.between(quantile(0.95, self.df))
 
     @property
     def p(self) -> float:
@@ -136,6 +134,19 @@ class Gain:
             else:
                 outside = t
         return tail(inside, self.df)
+
+
+def gain_of(model: np.ndarray, against: np.ndarray) -> Gain:
+    """The gain between two cells whose columns are the same queries; the rows are seeds."""
+    ours, theirs = mean_of(model), mean_of(against)
+    shared = 0.0  # the covariance of the two means
+    if ours.queries > 1:
+        shared = np.cov(model.mean(axis=0), against.mean(axis=0))[0, 1] / ours.queries
+    spread = sqrt(ours.variance * theirs.variance)
+    correlation = float(np.clip(shared / spread, -1, 1)) if spread else 0.0
+    se = sqrt(max(0.0, ours.se**2 + theirs.se**2 - 2 * shared))
+    df = freedom((ours.variance, ours.df), (theirs.variance, theirs.df)) or min(ours.df, theirs.df)
+    return Gain(ours, theirs, ours.mean - theirs.mean, se, df, correlation)
 
 
 def draws(queries: int, samples: int, rng: np.random.Generator) -> np.ndarray:

@@ -36,29 +36,31 @@ def leaks(graded: dict[str, list[dict]], corpus: list[dict]) -> pd.DataFrame:
         that was trained on chats from elsewhere, whose topics and skills nobody knows.
     """
     kept = [record for record in corpus if not record["dropped"]]
-    tasks = {(record["topic"], *sorted(record["skills"])) for record in kept}
-    topics = {record["topic"] for record in kept}
-    known = {skill for record in kept for skill in record["skills"]}
+    trained_tasks = {(record["topic"], frozenset(record["skills"])) for record in kept}
+    trained_topics = {record["topic"] for record in kept}
+    trained_skills = {skill for record in kept for skill in record["skills"]}
     rows = []
     for variant, records in graded.items():
+        model = re.sub(r"-s\d+$", "", variant)
         for record in records:
-            topic, skills = record["topic"], record["skills"]
+            topic, skills = record["topic"], frozenset(record["skills"])
             first = record["generation"] == 0  # counts the query once
-            counted = np.nan if "chats" in record["mix"] else first
-            row = {
-                "model": re.sub(r"-s\d+$", "", variant),
-                "setting": record["setting"],
-                "k": record["k"],
-                "queries": first,
-                "answers": 1,
-                "same_task": counted * ((topic, *sorted(skills)) in tasks),
-                "same_topic": counted * (topic in topics),
-                "same_skill": counted * (not known.isdisjoint(skills)),
-                "near_texts": record["nearest"] >= NEAR,
-            }
-            rows.append(row)
-    cells = pd.DataFrame(rows).groupby(["model", "setting", "k"], sort=False)
-    return cells.sum(min_count=1).reset_index()
+            known = np.nan if "chats" in record["mix"] else float(first)
+            rows.append(
+                {
+                    "model": model,
+                    "setting": record["setting"],
+                    "k": record["k"],
+                    "queries": first,
+                    "answers": 1,
+                    "same_task": known * ((topic, skills) in trained_tasks),
+                    "same_topic": known * (topic in trained_topics),
+                    "same_skill": known * (not trained_skills.isdisjoint(skills)),
+                    "near_texts": record["nearest"] >= NEAR,
+                }
+            )
+    table = pd.DataFrame(rows)
+    return table.groupby(["model", "setting", "k"], sort=False).sum(min_count=1).reset_index()
 
 
 def not_compared(shared: pd.DataFrame) -> list[str]:

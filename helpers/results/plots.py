@@ -82,28 +82,23 @@ def data_efficiency(
 ) -> Figure | None:
     """Full marks against training texts, a line a kind of mix, a panel a setting and k = 3, 4.
 
-    Drawn is the student that has mixes of several sizes; its base, without any text, at every
-    size. None where no mixes differ in size alone.
+    Drawn is the student that has mixes of several sizes. None where no mixes differ in size alone.
     """
     smaller = with_parts(summary[~summary.model.isin(largest(summary).model)])
     if smaller.empty:
         return None
     student = smaller.student.iloc[0]
-    of_student = with_parts(summary).query("student == @student and k in (3, 4)")
-    scores = of_student.assign(mix=of_student.kind)
-    sizes = sorted(set(scores.texts) - {0})
-    bases = [scores[scores.texts == 0].assign(texts=size) for size in sizes]
-    scores = pd.concat([*bases, scores[scores.texts > 0]])
-    looks = styles(scores.mix)
+    rows = with_parts(summary).query("student == @student and k in (3, 4)")
+    scores = rows.assign(mix=rows.kind)
+    sizes = sorted(set(scores.texts))
     height = 0.7 + 1.9 * scores.k.nunique()
     figure, drawn = full_marks(scores, "texts", "k", height, sharex=True, sharey=True)
     for axis, k, setting, rows in drawn:
-        colours = [looks[mix][0] for mix in rows.mix]
-        axis.vlines(rows.texts, rows.low, rows.high, color=colours, lw=1.2)
-        axis.set(xscale="log", ylim=(-0.03, 1.06), xlabel="training texts in all")
-        axis.set_title(f"Setting {setting}, k = {k}", loc="left")
+        axis.vlines(rows.texts, rows.low, rows.high, color="#999999", lw=1, zorder=1)
+        axis.set_xscale("symlog", linthresh=sizes[1])
         axis.set_xticks(sizes, [f"{n:,}" for n in sizes], rotation=45, ha="right")
-        axis.minorticks_off()
+        axis.set_title(f"Setting {setting}, k = {k}", loc="left")
+        axis.set(ylim=(-0.03, 1.06), xlabel="training texts in all")
     legend(figure, title="fine-tuned on")
     which = f" of {student}" if student else ""
     return finish(

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.files import read_json_lines
-from helpers.results.intervals import Mean
+from helpers.results.intervals import mean_of
 from helpers.task.points import FIRST_JUDGE, KEPT, Points, majority
 
 METRICS = ("full_marks", "all_skills", "skill_fraction")
@@ -188,7 +188,7 @@ def means(scores: pd.Series, by: list[str] = CELL) -> pd.DataFrame:
     """
     rows = []
     for cell, grid in grids(scores, by).items():
-        mean = Mean(grid.to_numpy())
+        mean = mean_of(grid.to_numpy())
         rows.append((*cell, mean.seeds, mean.queries, mean.mean, mean.se, *mean.interval()))
     return pd.DataFrame(rows, columns=[*by, "seeds", "queries", "mean", "se", "low", "high"])
 
@@ -206,10 +206,16 @@ def summary(table: pd.DataFrame, metric: str = "full_marks", **rules) -> pd.Data
     return numbers.merge(models, on="model")
 
 
-def by_k(table: pd.DataFrame, rows: list[str]) -> pd.DataFrame:
-    """The column `cell` as a table to read, a column a k, the rows in the order given."""
-    cells = table.pivot(index=rows, columns="k", values="cell").fillna("")
-    return cells.reindex(pd.MultiIndex.from_frame(table[rows].drop_duplicates()))
+def by_k(table: pd.DataFrame, rows: list[str], cell: str) -> pd.DataFrame:
+    """A table to read: a column a k, the rows in the order given.
+
+    Args:
+        rows: the columns that tell the rows.
+        cell: a template, filled from the columns of the table.
+    """
+    cells = [cell.format(**row).removeprefix(": ") for row in table.to_dict("records")]
+    wide = table.assign(cell=cells).pivot(index=rows, columns="k", values="cell").fillna("")
+    return wide.reindex(table.set_index(rows).index.unique())
 
 
 def spread(summary: pd.DataFrame) -> pd.DataFrame:
@@ -217,12 +223,8 @@ def spread(summary: pd.DataFrame) -> pd.DataFrame:
 
     A cell is the mean, its interval, and the mean of single answers: `0.78 [0.66, 0.86] / 0.47`.
     """
-    cells = [
-        f"{row.mean:.2f} [{row.low:.2f}, {row.high:.2f}] / {row.single:.2f}"
-        for row in summary.itertuples()
-    ]
-    table = summary.assign(cell=cells).sort_values("setting", kind="stable")
-    return by_k(table, ["setting", "model"])
+    table = summary.sort_values("setting", kind="stable")
+    return by_k(table, ["setting", "model"], "{mean:.2f} [{low:.2f}, {high:.2f}] / {single:.2f}")
 
 
 def manners(graded: dict[str, list[dict]]) -> pd.DataFrame:
