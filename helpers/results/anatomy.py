@@ -125,8 +125,8 @@ AT_K = (
     " {before.skills_shown:.2f} and {after.skills_shown:.2f} are shown."
 )
 TOGETHER = (
-    "So where full marks are higher, at k = {ks}, not more skills are shown, but more unevenly:"
-    " more answers stop after one skill, and more show all."
+    " So full marks are higher though not more skills are shown: they are spread more unevenly,"
+    " with more answers that stop after one skill, and more that show all."
 )
 UNTESTED = (
     "Why is not tested here. That each text of D(1) ends after one skill would explain the answers"
@@ -152,21 +152,16 @@ def single_skills(table: pd.DataFrame, verdicts: pd.DataFrame) -> str:
         "skills_shown": [sum(of) / len(of) for of in skills],
     }
     means = answers.assign(**parts).groupby(CELL)[["full_marks", *parts]].mean()
-    paragraphs = []
-    rows = verdicts[verdicts.claim == FINDINGS[0].claim]
-    for (model, against, setting), cells in rows.groupby(["model", "against", "setting"]):
-        before = means.loc[against, setting]
-        change = means.loc[model, setting] - before
-        sentences = []
-        for row in cells.to_dict("records"):
-            k = row["k"]
-            after = means.loc[(model, setting, k)]
-            sentences.append(AT_K.format(before=before.loc[k], after=after, **row))
-        risen = change.loc[cells.k].query("full_marks > 0")
-        if len(risen) and (risen.one_skill > 0).all() and (risen.skills_shown <= 0).all():
-            sentences.append(TOGETHER.format(ks=", ".join(map(str, risen.index))))
-        paragraphs += [*sentences, UNTESTED]
-    return (
-        "\n".join(textwrap.fill(words, 100) for words in paragraphs)
-        or "No model of single skills alone stands beside its base."
-    )
+    lines = []
+    for row in verdicts[verdicts.claim == FINDINGS[0].claim].to_dict("records"):
+        place = (row["setting"], row["k"])
+        before = means.loc[(row["against"], *place)]
+        after = means.loc[(row["model"], *place)]
+        words = AT_K.format(before=before, after=after, **row)
+        change = after - before
+        if change.full_marks > 0 >= change.skills_shown and change.one_skill > 0:
+            words += TOGETHER
+        lines.append(words)
+    if not lines:
+        return "No model of single skills alone stands beside its base."
+    return "\n".join(textwrap.fill(words, 100) for words in (*lines, UNTESTED))

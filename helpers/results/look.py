@@ -95,7 +95,8 @@ def facets(
     figure, axes = panels(len(rows), len(columns), height, **shared)
     drawn = []
     for axis, (a, b) in zip(axes.flat, itertools.product(rows, columns), strict=True):
-        drawn.append((axis, a, b, table[(table[row] == a) & (table[column] == b)]))
+        is_its = (table[row] == a) & (table[column] == b)
+        drawn.append((axis, a, b, table[is_its]))
     return figure, drawn
 
 
@@ -105,7 +106,8 @@ def styles(mixes: Iterable[str]) -> dict[str, tuple]:
     Those of `STYLE` have their own; others have what is free.
     """
     mixes = list(dict.fromkeys(mixes))
-    free = itertools.cycle([style for mix, style in STYLE.items() if mix not in mixes][::-1])
+    unused = [style for mix, style in STYLE.items() if mix not in mixes]
+    free = itertools.cycle(reversed(unused))
     return {mix: STYLE.get(mix) or next(free) for mix in mixes}
 
 

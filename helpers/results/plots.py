@@ -145,20 +145,18 @@ def corpus_by_k(counts: pd.DataFrame, *, caption: str) -> Figure:
     table.index = [f"D({k})" for k in table.index]
     figure, [[axis]] = panels(1, 1, 1.2 + 0.4 * len(table))
     stack(axis.barh, table, "left", edgecolor="white", lw=0.6)
-    kept = table[KEPT]
-    full = kept + table.filter(like="full marks").sum(axis=1)
     look = {"ha": "center", "va": "center", "color": "white", "fontsize": 8}
-    for name, written in table.sum(axis=1).items():
-        share = f"{full[name] / written:.0%} of {written:,.0f} had full marks"
-        axis.text(kept[name] / 2, name, f"{kept[name]:,.0f} kept; {share}", **look)
+    said = "{0:,.0f} kept; {2:.0%} of {1:,.0f} had full marks"
+    written = table.sum(axis=1)
+    full = table[KEPT] + table.filter(like="full marks").sum(axis=1)
+    bars = zip(table.index, table[KEPT], written, full / written, strict=True)
+    for name, *numbers in bars:
+        axis.text(numbers[0] / 2, name, said.format(*numbers), **look)
     axis.invert_yaxis()
     axis.set_xlabel("texts written by the teacher")
     figure.legend(loc="outside right center", fontsize=8)
+    words = "The teacher's texts, how many were kept, and what the others lacked"
     control = ""
-    if table.index.str.contains("+", regex=False).any():
+    if "D(1+2)" in table.index:
         control = " D(1+2): one skill and two things to mention, for the control."
-    return finish(
-        figure,
-        "The teacher's texts, how many were kept, and what the others lacked "
-        f"({caption}).{control}",
-    )
+    return finish(figure, f"{words} ({caption}).{control}")
