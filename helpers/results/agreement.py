@@ -55,16 +55,30 @@ def agreement(table: pd.DataFrame) -> pd.DataFrame:
     is_first = points.judge == FIRST_JUDGE
     firsts = points[is_first].drop(columns="judge")
     answers = [*KEY, "generation", "criterion"]
-    both = points[~is_first].merge(firsts, on=answers, suffixes=("_second", "_first"))
+    both = points[~is_first].merge(
+        firsts,
+        on=answers,
+        suffixes=("_second", "_first"),
+    )
     is_skill = ~both.criterion.isin(OTHERS)
     kinds = both.assign(criterion=both.criterion.mask(is_skill, "all skills"))
     rows = []
     for of, least in ((kinds, 1), (both[is_skill], ENOUGH)):
         for (judge, criterion), group in of.groupby(["judge", "criterion"]):
             if len(group) >= least:
-                first, second = group.point_first, group.point_second
-                shares = (first.mean(), second.mean(), (first == second).mean())
-                rows.append((judge, criterion, len(group), *shares, *kappa_of(group)))
+                first = group.point_first
+                second = group.point_second
+                same = first == second
+                row = (
+                    judge,
+                    criterion,
+                    len(group),
+                    first.mean(),
+                    second.mean(),
+                    same.mean(),
+                    *kappa_of(group),
+                )
+                rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -78,9 +92,10 @@ def swap(table: pd.DataFrame, claims: Sequence[Finding] = FINDINGS, **rules) -> 
     }
     columns = [*COMPARED, "gain", "verdict"]
     gains = pd.concat(judges, names=["judge", "row"])[columns].reset_index("judge")
+    is_first = gains.judge == FIRST_JUDGE
     names = {"gain": "first gain", "verdict": "first verdict"}
-    first = gains[gains.judge == FIRST_JUDGE].drop(columns="judge").rename(columns=names)
-    swapped = gains[gains.judge != FIRST_JUDGE].merge(first, on=COMPARED)
+    first = gains[is_first].drop(columns="judge").rename(columns=names)
+    swapped = gains[~is_first].merge(first, on=COMPARED)
     return swapped.assign(survives=swapped.verdict == swapped["first verdict"])
 
 
@@ -93,7 +108,8 @@ def what_changed(swapped: pd.DataFrame) -> str:
     """In a few sentences, what each second judge changed of the verdicts."""
     lines = []
     for judge, rows in swapped.groupby("judge"):
-        lines.append(f"Judge {judge}: {rows.survives.sum()} of {len(rows)} verdicts stay.")
+        stay = rows.survives.sum()
+        lines.append(f"Judge {judge}: {stay} of {len(rows)} verdicts stay.")
         changed = rows[~rows.survives].to_dict("records")
         lines += [CHANGE.format(**row) for row in changed]
     return "\n".join(lines) or "No second judge graded what a claim is about."

@@ -35,7 +35,8 @@ def outcome_of(points: Points) -> str:
 def shares(rows: pd.DataFrame, value: str, *by: str) -> pd.DataFrame:
     """The `means` of a column, by model, setting, k and the columns `by`; a query counts once."""
     cell = [*CELL, *by]
-    return means(rows.groupby([*cell, "seed", "query"], sort=False)[value].mean(), cell)
+    queries = rows.groupby([*cell, "seed", "query"], sort=False)
+    return means(queries[value].mean(), cell)
 
 
 def missing(table: pd.DataFrame) -> pd.DataFrame:
@@ -46,7 +47,12 @@ def missing(table: pd.DataFrame) -> pd.DataFrame:
     answers = first_judge(table)
     outcomes = pd.get_dummies([outcome_of(voted(votes)) for votes in answers.votes])
     answers = answers.reset_index().join(outcomes)
-    rows = answers.melt([*CELL, "seed", "query"], list(outcomes), "outcome", "share")
+    rows = answers.melt(
+        [*CELL, "seed", "query"],
+        list(outcomes),
+        var_name="outcome",
+        value_name="share",
+    )
     return shares(rows, "share", "outcome")
 
 
@@ -56,7 +62,8 @@ def not_unanimous(table: pd.DataFrame) -> pd.DataFrame:
     Columns: setting, k, query, generation, judge, criterion, votes (`1 0 1`).
     """
     points = criteria(table)
-    differ = points.votes.str.contains("0") & points.votes.str.contains("1")
+    votes = points.votes.str
+    differ = votes.contains("0") & votes.contains("1")
     return points.loc[differ, "setting k query generation judge criterion votes".split()]
 
 
@@ -84,14 +91,21 @@ def independent(table: pd.DataFrame) -> pd.DataFrame:
     observed = shares(answers, "full_marks").drop(columns="se")
     rows = observed.assign(**{"full marks": "full marks"}).to_dict("records")
     cell = [*CELL, "query", "position", "criterion"]
-    cells = dict(list(criteria(answers).groupby(cell, as_index=False).point.mean().groupby(CELL)))
+    rates = criteria(answers).groupby(cell, as_index=False).point.mean()
+    cells = dict(list(rates.groupby(CELL)))
     for row in observed.to_dict("records"):
         model, setting, k = (row[name] for name in CELL)
         for name, other in ((SAME_K, k), (ALONE, 1)):
             if (model, setting, other) in cells:
-                found = product(cells[model, setting, other], cells[model, setting, k])
-                numbers = dict(zip(("mean", "low", "high"), found, strict=True))
-                rows.append(row | numbers | {"full marks": name})
+                single = cells[model, setting, other]
+                mean, low, high = product(single, cells[model, setting, k])
+                numbers = {
+                    "full marks": name,
+                    "mean": mean,
+                    "low": low,
+                    "high": high,
+                }
+                rows.append(row | numbers)
     return pd.DataFrame(rows)
 
 

@@ -43,8 +43,15 @@ def multiples(
         heights: of each row of panels, in inches.
     """
     heights = heights or [1.3] * table.place.nunique()
-    shared = {"height_ratios": heights, "sharex": True, "sharey": "row"}
-    figure, drawn = facets(table, "place", "mix", 0.9 + sum(heights), **shared)
+    figure, drawn = facets(
+        table,
+        "place",
+        "mix",
+        0.9 + sum(heights),
+        height_ratios=heights,
+        sharex=True,
+        sharey="row",
+    )
     for axis, place, mix, _ in drawn:
         axis.set(ylabel=place, xticks=sorted(table[x].unique()))
         if axis.get_subplotspec().is_first_row():
@@ -79,10 +86,11 @@ def missing_by_k(missing: pd.DataFrame, *, caption: str) -> Figure:
 
 def curves(table: pd.DataFrame, x: str, by: str, looks: dict[str, dict]) -> Captioned:
     """Shares against `x`, a line for each value of `by`, whose look is given."""
-    figure, drawn = multiples(placed(table), x)
-    for axis, _, _, rows in drawn:
+    figure, panels = multiples(placed(table), x)
+    for axis, _, _, rows in panels:
         for name, look in looks.items():
-            line(axis, rows[rows[by] == name].sort_values(x), x, **look)
+            drawn = rows[rows[by] == name].sort_values(x)
+            line(axis, drawn, x, **look)
         axis.set_ylim(-0.03, 1.06)
     return figure
 
@@ -93,7 +101,12 @@ def points_by_position(positions: pd.DataFrame, *, caption: str) -> Figure:
     colours = colormaps["cividis"](np.linspace(0, 0.9, len(ks)))
     looks = {}
     for k, colour, marker in zip(ks, colours, itertools.cycle(MARKERS), strict=False):
-        looks[k] = {"color": colour, "marker": marker, "ms": 3.5, "label": f"k = {k}"}
+        looks[k] = {
+            "color": colour,
+            "marker": marker,
+            "ms": 3.5,
+            "label": f"k = {k}",
+        }
     return labelled(
         curves(positions, "position", "k", looks),
         "place of the skill in the request",
@@ -108,7 +121,13 @@ def combining_by_k(independent: pd.DataFrame, *, caption: str) -> Figure:
     names = independent["full marks"].unique()
     for name, style in zip(names, ("k123", "k12", "base"), strict=False):
         colour, marker, dash = STYLE[style]
-        looks[name] = {"color": colour, "marker": marker, "ls": dash, "ms": 3, "label": name}
+        looks[name] = {
+            "color": colour,
+            "marker": marker,
+            "ls": dash,
+            "ms": 3,
+            "label": name,
+        }
     return labelled(
         curves(independent, "k", "full marks", looks),
         "skills asked for, k",
@@ -127,21 +146,40 @@ def points_by_skill(skills: pd.DataFrame, *, caption: str) -> Figure:
     skills = placed(skills)
     named = skills.sort_values("criterion", ascending=False).groupby("place", sort=False)
     names = named.criterion.unique()[skills.place.unique()]
-    figure, drawn = multiples(skills, "k", list(0.3 + 0.115 * names.map(len)))
+    heights = 0.3 + 0.115 * names.map(len)
+    figure, drawn = multiples(skills, "k", list(heights))
     ks = sorted(skills.k.unique())
     for axis, place, _, rows in drawn:
         shares = rows.pivot(index="criterion", columns="k", values="mean")
         shares = shares.reindex(index=names[place], columns=ks)
         lines = range(len(shares))
-        colours = axis.pcolormesh(ks, lines, shares, vmin=0, vmax=1, cmap="cividis")
+        colours = axis.pcolormesh(
+            ks,
+            lines,
+            shares,
+            vmin=0,
+            vmax=1,
+            cmap="cividis",
+        )
         for row in rows[rows.high - rows.low < SURE].itertuples():
-            look = {"ha": "center", "va": "center", "fontsize": 5}
-            look["color"] = "white" if row.mean < 0.6 else "black"
-            height = shares.index.get_loc(row.criterion)
-            axis.text(row.k, height, f"{row.mean * 100:.0f}", **look)
+            axis.text(
+                row.k,
+                shares.index.get_loc(row.criterion),
+                f"{row.mean * 100:.0f}",
+                ha="center",
+                va="center",
+                fontsize=5,
+                color="white" if row.mean < 0.6 else "black",
+            )
         axis.set_yticks(lines, names[place], fontsize=5.5)
         axis.tick_params(length=0)
-    figure.colorbar(colours, ax=figure.axes, shrink=0.4, pad=0.01, label="share of points")
+    figure.colorbar(
+        colours,
+        ax=figure.axes,
+        shrink=0.4,
+        pad=0.01,
+        label="share of points",
+    )
     return labelled(
         figure,
         "skills asked for, k",

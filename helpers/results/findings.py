@@ -66,7 +66,13 @@ OTHER_GRADER = "The conclusions hold with another grader"
 def with_own(claims: Sequence) -> tuple[Finding, ...]:
     """`FINDINGS` and a profile's own claims, each with model, against, setting and a list k."""
     own = [
-        Finding(f"{c.model} over {c.against}", c.model, c.against, c.setting, tuple(c.k))
+        Finding(
+            f"{c.model} over {c.against}",
+            c.model,
+            c.against,
+            c.setting,
+            tuple(c.k),
+        )
         for c in claims
     ]
     return (*FINDINGS, *own)
@@ -82,9 +88,15 @@ def sweep_findings(table: pd.DataFrame) -> tuple[Finding, ...]:
     claims = []
     for (texts, _), same in swept.groupby(["texts", "student"]):
         for less, more in itertools.pairwise(same.itertuples()):
-            claim = f"{texts:,} texts: {more.kind} teaches more than {less.kind}"
             if less.kind != more.kind:
-                claims.append(Finding(claim, more.mix, less.mix, "I", (3, 4)))
+                finding = Finding(
+                    f"{texts:,} texts: {more.kind} teaches more than {less.kind}",
+                    more.mix,
+                    less.mix,
+                    "I",
+                    (3, 4),
+                )
+                claims.append(finding)
     return tuple(dict.fromkeys(claims))  # students may share them
 
 
@@ -137,11 +149,21 @@ def findings(table: pd.DataFrame, claims: Sequence[Finding] = FINDINGS, **rules)
         for k in ks:
             gain = gain_in(best, model, against, setting, k)
             if gain:
-                single = gain_in(singles, model, against, setting, k).gain
-                cell = gain.model
-                numbers = (gain.gain, gain.se, *gain.interval(), single, gain.p)
-                place = (claim, setting, model, against, k)
-                rows.append((*place, cell.seeds, cell.queries, *numbers))
+                row = (
+                    claim,
+                    setting,
+                    model,
+                    against,
+                    k,
+                    gain.model.seeds,
+                    gain.model.queries,
+                    gain.gain,
+                    gain.se,
+                    *gain.interval(),
+                    gain_in(singles, model, against, setting, k).gain,
+                    gain.p,
+                )
+                rows.append(row)
     gains = pd.DataFrame(rows, columns=[*COMPARED, *NUMBERS])
     gains["p_holm"] = holm(gains.p)
     gains["verdict"] = [verdict(row.gain, row.high, row.p_holm) for row in gains.itertuples()]
@@ -162,7 +184,11 @@ def exploratory(table: pd.DataFrame, verdicts: pd.DataFrame, **rules) -> pd.Data
     turned = verdicts.rename(columns={"model": "against", "against": "model"})
     claimed = pd.concat([verdicts, turned]).set_index(COMPARED[1:]).index
     is_claimed = gains.set_index(COMPARED[1:]).index.isin(claimed)
-    return gains[~is_claimed].assign(p=np.nan, p_holm=np.nan, verdict="")
+    return gains[~is_claimed].assign(
+        p=np.nan,
+        p_holm=np.nan,
+        verdict="",
+    )
 
 
 def headline(verdicts: pd.DataFrame) -> pd.DataFrame:

@@ -40,7 +40,10 @@ def tail(t: float, df: float) -> float:
 def freedom(*parts: tuple[float, float]) -> float:
     """Satterthwaite's degrees of freedom of a sum of variances, each with its own; 0 for none."""
     spread = sum(variance**2 / df for variance, df in parts if variance)
-    return sum(variance for variance, _ in parts) ** 2 / spread if spread else 0.0
+    if not spread:
+        return 0.0
+    total = sum(variance for variance, _ in parts)
+    return total**2 / spread
 
 
 def variance_of(scores: np.ndarray) -> float:
@@ -69,17 +72,23 @@ class Mean(Estimate):
 
     def between(self, t: float) -> tuple[float, float]:
         """Wilson's interval with `t` in the normal quantile's place."""
-        p, n = self.mean, self.answers
+        p = self.mean
+        n = self.answers
         scale = 1 + t * t / n
         middle = (p + t * t / 2 / n) / scale
-        half = t * sqrt(p * (1 - p) / n + t * t / 4 / n / n) / scale
-        return min(p, max(0.0, middle - half)), max(p, min(1.0, middle + half))
+        variance = p * (1 - p) / n + t * t / 4 / n / n
+        half = t * sqrt(variance) / scale
+        low = max(0.0, middle - half)
+        high = min(1.0, middle + half)
+        return min(p, low), max(p, high)
 
     @property
     def se(self) -> float:
         """Standard error; without any variation, the interval's half width in units of t."""
+        if self.variance:
+            return sqrt(self.variance)
         low, high = self.interval()
-        return sqrt(self.variance) or (high - low) / 2 / quantile(0.95, self.df)
+        return (high - low) / 2 / quantile(0.95, self.df)
 
 
 def mean_of(cell: np.ndarray) -> Mean:
@@ -89,10 +98,19 @@ def mean_of(cell: np.ndarray) -> Mean:
     by_queries = variance_of(cell.mean(axis=0)) / queries
     independent = variance_of(cell) / cell.size
     variance = max(by_seeds + by_queries, independent)
-    df = freedom((by_seeds, seeds - 1), (by_queries, queries - 1)) or max(1, queries - 1)
+    df = freedom((by_seeds, seeds - 1), (by_queries, queries - 1))
     mean = float(cell.mean())
-    answers = mean * (1 - mean) / variance if variance else queries
-    return Mean(mean, seeds, queries, variance, df, answers)
+    answers = queries
+    if variance:
+        answers = mean * (1 - mean) / variance
+    return Mean(
+        mean,
+        seeds,
+        queries,
+        variance,
+        df or max(1, queries - 1),
+        answers,
+    )
 
 
 @dataclass(frozen=True)
@@ -108,14 +126,16 @@ class Gain(Estimate):
 
     def apart(self, x: float, y: float) -> float:
         """The length of a difference of two deviations as correlated as the models' means."""
-        return sqrt(max(0.0, x * x + y * y - 2 * self.correlation * x * y))
+        square = x * x + y * y - 2 * self.correlation * x * y
+        return sqrt(max(0.0, square))
 
     def between(self, t: float) -> tuple[float, float]:
         """Newcombe's interval.
 
         The distances to both models' Wilson limits, combined as their correlation has it.
         """
-        ours, theirs = self.model, self.against
+        ours = self.model
+        theirs = self.against
         our_low, our_high = ours.between(t)
         their_low, their_high = theirs.between(t)
         down = self.apart(ours.mean - our_low, their_high - theirs.mean)
@@ -138,20 +158,32 @@ class Gain(Estimate):
 
 def gain_of(model: np.ndarray, against: np.ndarray) -> Gain:
     """The gain between two cells whose columns are the same queries; the rows are seeds."""
-    ours, theirs = mean_of(model), mean_of(against)
+    ours = mean_of(model)
+    theirs = mean_of(against)
     shared = 0.0  # the covariance of the two means
     if ours.queries > 1:
-        shared = np.cov(model.mean(axis=0), against.mean(axis=0))[0, 1] / ours.queries
+        by_query = np.cov(model.mean(axis=0), against.mean(axis=0))
+        shared = by_query[0, 1] / ours.queries
     spread = sqrt(ours.variance * theirs.variance)
-    correlation = float(np.clip(shared / spread, -1, 1)) if spread else 0.0
-    se = sqrt(max(0.0, ours.se**2 + theirs.se**2 - 2 * shared))
-    df = freedom((ours.variance, ours.df), (theirs.variance, theirs.df)) or min(ours.df, theirs.df)
-    return Gain(ours, theirs, ours.mean - theirs.mean, se, df, correlation)
+    correlation = 0.0
+    if spread:
+        correlation = float(np.clip(shared / spread, -1, 1))
+    variance = ours.se**2 + theirs.se**2 - 2 * shared
+    df = freedom((ours.variance, ours.df), (theirs.variance, theirs.df))
+    return Gain(
+        ours,
+        theirs,
+        ours.mean - theirs.mean,
+        sqrt(max(0.0, variance)),
+        df or min(ours.df, theirs.df),
+        correlation,
+    )
 
 
 def draws(queries: int, samples: int, rng: np.random.Generator) -> np.ndarray:
     """How often a bootstrap draws each query: a row of ones, what was seen, and a row a sample."""
-    drawn = rng.multinomial(queries, np.full(queries, 1 / queries), size=samples)
+    evenly = np.full(queries, 1 / queries)
+    drawn = rng.multinomial(queries, evenly, size=samples)
     return np.vstack([np.ones(queries), drawn])
 
 

@@ -94,7 +94,8 @@ def facets(
     columns = table[column].unique()
     figure, axes = panels(len(rows), len(columns), height, **shared)
     drawn = []
-    for axis, (a, b) in zip(axes.flat, itertools.product(rows, columns), strict=True):
+    places = itertools.product(rows, columns)
+    for axis, (a, b) in zip(axes.flat, places, strict=True):
         is_its = (table[row] == a) & (table[column] == b)
         drawn.append((axis, a, b, table[is_its]))
     return figure, drawn
@@ -120,7 +121,14 @@ def title_of(mix: str) -> str:
 
 def line(axis: Axes, rows: pd.DataFrame, x: str, **look) -> None:
     """Means with their intervals as a band. `look`: color, marker and the like, as of `plot`."""
-    axis.fill_between(rows[x], rows.low, rows.high, color=look["color"], alpha=0.18, lw=0)
+    axis.fill_between(
+        rows[x],
+        rows.low,
+        rows.high,
+        color=look["color"],
+        alpha=0.18,
+        lw=0,
+    )
     axis.plot(rows[x], rows["mean"], **look)
 
 
@@ -172,6 +180,15 @@ def finish(figure: Captioned, words: str) -> Figure:
     for axis in figure.axes:
         axis.label_outer()
     figure.caption = words
-    figure.text(0.01, -0.02, words, ha="left", va="top", fontsize=7.5, color="#444444", wrap=True)
+    figure.text(
+        0.01,
+        -0.02,
+        words,
+        ha="left",
+        va="top",
+        fontsize=7.5,
+        color="#444444",
+        wrap=True,
+    )
     plt.close(figure)
     return figure

@@ -36,7 +36,16 @@ def full_marks(scores: pd.DataFrame, x: str, row: str, height: float, **shared) 
             colour, marker, dash = looks[mix]
             look = {"color": colour, "ls": dash}
             axis.plot(rows[x], rows.single, lw=0.7, **look)
-            line(axis, rows, x, lw=1.6, marker=marker, ms=4.5, label=title_of(mix), **look)
+            line(
+                axis,
+                rows,
+                x,
+                lw=1.6,
+                marker=marker,
+                ms=4.5,
+                label=title_of(mix),
+                **look,
+            )
         axis.set_ylabel("ratio of full marks")
     return figure, drawn
 
@@ -47,8 +56,15 @@ def shade_unseen(axis: Axes, ks: list[int], trained_ks: list[int]) -> None:
     if unseen:
         end = max(ks) + 0.35
         axis.axvspan(min(unseen) - 0.5, end, color="#F0F0F0", lw=0, zorder=0)
-        look = {"ha": "right", "va": "top", "fontsize": 7, "color": "#555555"}
-        axis.text(end - 0.05, 1.15, "k never seen in training", **look)
+        axis.text(
+            end - 0.05,
+            1.15,
+            "k never seen in training",
+            ha="right",
+            va="top",
+            fontsize=7,
+            color="#555555",
+        )
 
 
 def full_marks_by_k(
@@ -66,8 +82,13 @@ def full_marks_by_k(
         shade_unseen(axis, ks, trained_ks)
         place = f"{student}, setting {setting}" if student else f"Setting {setting}"
         letters = 80 // scores.setting.nunique()  # in a panel's width
-        axis.set_title(textwrap.fill(f"{place}: {SETTINGS[setting]}", letters), loc="left")
-        axis.set(xticks=ks, xlim=(min(ks) - 0.35, max(ks) + 0.35), ylim=(-0.03, 1.17))
+        title = textwrap.fill(f"{place}: {SETTINGS[setting]}", letters)
+        axis.set_title(title, loc="left")
+        axis.set(
+            xticks=ks,
+            xlim=(min(ks) - 0.35, max(ks) + 0.35),
+            ylim=(-0.03, 1.17),
+        )
         axis.set_xlabel("skills asked for, k")
     legend(figure, title="fine-tuned on" if trained_ks else "model")
     return finish(
@@ -94,7 +115,14 @@ def data_efficiency(
     height = 0.7 + 1.9 * scores.k.nunique()
     figure, drawn = full_marks(scores, "texts", "k", height, sharex=True, sharey=True)
     for axis, k, setting, rows in drawn:
-        axis.vlines(rows.texts, rows.low, rows.high, color="#999999", lw=1, zorder=1)
+        axis.vlines(
+            rows.texts,
+            rows.low,
+            rows.high,
+            color="#999999",
+            lw=1,
+            zorder=1,
+        )
         axis.set_xscale("symlog", linthresh=sizes[1])
         axis.set_xticks(sizes, [f"{n:,}" for n in sizes], rotation=45, ha="right")
         axis.set_title(f"Setting {setting}, k = {k}", loc="left")
@@ -125,7 +153,13 @@ def training_loss(logs: pd.DataFrame, *, caption: str) -> Figure:
             smooth = losses.rolling(5, min_periods=1).mean()
             axis.plot(smooth, color=colour, lw=0.5, alpha=0.5)
             mean = smooth.mean(axis=1)
-            axis.plot(mean, color=colour, ls=dash, lw=1.6, label=title_of(mix))
+            axis.plot(
+                mean,
+                color=colour,
+                ls=dash,
+                lw=1.6,
+                label=title_of(mix),
+            )
         axis.set(xlabel="optimizer step", ylabel="loss (nats a token)", title=student)
         axis.set_ylim(0, None)
     axes[0][0].legend(title="fine-tuned on")
@@ -145,13 +179,20 @@ def corpus_by_k(counts: pd.DataFrame, *, caption: str) -> Figure:
     table.index = [f"D({k})" for k in table.index]
     figure, [[axis]] = panels(1, 1, 1.2 + 0.4 * len(table))
     stack(axis.barh, table, "left", edgecolor="white", lw=0.6)
-    look = {"ha": "center", "va": "center", "color": "white", "fontsize": 8}
     said = "{0:,.0f} kept; {2:.0%} of {1:,.0f} had full marks"
     written = table.sum(axis=1)
     full = table[KEPT] + table.filter(like="full marks").sum(axis=1)
     bars = zip(table.index, table[KEPT], written, full / written, strict=True)
     for name, *numbers in bars:
-        axis.text(numbers[0] / 2, name, said.format(*numbers), **look)
+        axis.text(
+            numbers[0] / 2,
+            name,
+            said.format(*numbers),
+            ha="center",
+            va="center",
+            color="white",
+            fontsize=8,
+        )
     axis.invert_yaxis()
     axis.set_xlabel("texts written by the teacher")
     figure.legend(loc="outside right center", fontsize=8)

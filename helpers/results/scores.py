@@ -102,7 +102,11 @@ def tidy(files: Sequence[Path]) -> pd.DataFrame:
                 votes = " ".join("".join(map(str, points)) for points in gradings)
                 points = voted(votes)
                 metrics = points.metrics() if points else dict.fromkeys(METRICS, np.nan)
-                given = {"judge": judge, "gradings": len(gradings), "votes": votes}
+                given = {
+                    "judge": judge,
+                    "gradings": len(gradings),
+                    "votes": votes,
+                }
                 rows.append(about | given | metrics)
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -144,7 +148,8 @@ def criteria(table: pd.DataFrame) -> pd.DataFrame:
 
 def largest(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of each student's largest mix of each kind; a sweep's smaller mixes are left out."""
-    most = frame.texts.groupby([frame.model.map(student_of), frame.kind]).transform("max")
+    students = frame.model.map(student_of)
+    most = frame.texts.groupby([students, frame.kind]).transform("max")
     return frame[frame.texts == most]
 
 
@@ -189,7 +194,15 @@ def means(scores: pd.Series, by: list[str] = CELL) -> pd.DataFrame:
     rows = []
     for cell, grid in grids(scores, by).items():
         mean = mean_of(grid.to_numpy())
-        rows.append((*cell, mean.seeds, mean.queries, mean.mean, mean.se, *mean.interval()))
+        row = (
+            *cell,
+            mean.seeds,
+            mean.queries,
+            mean.mean,
+            mean.se,
+            *mean.interval(),
+        )
+        rows.append(row)
     return pd.DataFrame(rows, columns=[*by, "seeds", "queries", "mean", "se", "low", "high"])
 
 
@@ -214,8 +227,13 @@ def by_k(table: pd.DataFrame, rows: list[str], cell: str) -> pd.DataFrame:
         cell: a template, filled from the columns of the table.
     """
     cells = [cell.format(**row).removeprefix(": ") for row in table.to_dict("records")]
-    wide = table.assign(cell=cells).pivot(index=rows, columns="k", values="cell").fillna("")
-    return wide.reindex(table.set_index(rows).index.unique())
+    wide = table.assign(cell=cells).pivot(
+        index=rows,
+        columns="k",
+        values="cell",
+    )
+    given = table.set_index(rows).index.unique()
+    return wide.reindex(given).fillna("")
 
 
 def spread(summary: pd.DataFrame) -> pd.DataFrame:
