@@ -178,4 +178,4 @@ def single_skills(table: pd.DataFrame, verdicts: pd.DataFrame) -> str:
         lines.append(words)
     if not lines:
         return "No model of single skills alone stands beside its base."
-    return "\n".join(textwrap.fill(words, 100) for words in (*lines, UNTESTED))
+    return "\n\n".join(textwrap.fill(words, 100) for words in (*lines, UNTESTED))

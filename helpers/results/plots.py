@@ -82,7 +82,8 @@ def full_marks_by_k(
         shade_unseen(axis, ks, trained_ks)
         place = f"{student}, setting {setting}" if student else f"Setting {setting}"
         letters = 80 // scores.setting.nunique()  # in a panel's width
-        title = textwrap.fill(f"{place}: {SETTINGS[setting]}", letters)
+        title = f"{place}: {SETTINGS[setting]}"
+        title = textwrap.fill(title, letters, break_on_hyphens=False)
         axis.set_title(title, loc="left")
         axis.set(
             xticks=ks,
@@ -123,10 +124,11 @@ def data_efficiency(
             lw=1,
             zorder=1,
         )
-        axis.set_xscale("symlog", linthresh=sizes[1])
+        axis.set_xscale("symlog", linthresh=sizes[1], linscale=0.3)
         axis.set_xticks(sizes, [f"{n:,}" for n in sizes], rotation=45, ha="right")
         axis.set_title(f"Setting {setting}, k = {k}", loc="left")
         axis.set(ylim=(-0.03, 1.06), xlabel="training texts in all")
+        axis.minorticks_off()
     legend(figure, title="fine-tuned on")
     which = f" of {student}" if student else ""
     return finish(
