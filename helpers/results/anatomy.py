@@ -9,9 +9,8 @@ import textwrap
 import numpy as np
 import pandas as pd
 
-from helpers.results.findings import FINDINGS
 from helpers.results.intervals import draws, of_draws
-from helpers.results.scores import CELL, OTHERS, criteria, means, voted
+from helpers.results.scores import CELL, OTHERS, criteria, means, mix_of, voted
 from helpers.task.points import FIRST_JUDGE, Points
 
 SAMPLES = 500  # of the bootstrap over queries
@@ -153,7 +152,7 @@ def single_skills(table: pd.DataFrame, verdicts: pd.DataFrame) -> str:
 
     Args:
         table: the tidy scores.
-        verdicts: of `findings`, of which those of the claim on single skills are told.
+        verdicts: of `findings`, of which those of models trained on D(1) alone (k1) are told.
     """
     answers = first_judge(table)
     points = [voted(votes) for votes in answers.votes]
@@ -167,7 +166,8 @@ def single_skills(table: pd.DataFrame, verdicts: pd.DataFrame) -> str:
     }
     means = answers.assign(**parts).groupby(CELL)[["full_marks", *parts]].mean()
     lines = []
-    for row in verdicts[verdicts.claim == FINDINGS[0].claim].to_dict("records"):
+    is_single = verdicts.model.map(mix_of) == "k1"
+    for row in verdicts[is_single].to_dict("records"):
         place = (row["setting"], row["k"])
         before = means.loc[(row["against"], *place)]
         after = means.loc[(row["model"], *place)]
