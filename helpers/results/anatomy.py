@@ -4,13 +4,18 @@ Everything here is of single answers, by the majority of the first judge's gradi
 intervals of `intervals`: a query counts once, whatever number of answers it has.
 """
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 
-from helpers.results.scores import CELL, OTHERS, criteria, means, voted
+from helpers.results.intervals import draws, of_draws
+from helpers.results.scores import CELL, OTHERS, criteria, means, mix_of, voted
 from helpers.task.points import FIRST_JUDGE, Points
 
 SAMPLES = 500  # of the bootstrap over queries
+SAME_K = "if independent, at rates of the same k"
+ALONE = "if independent, at rates of k = 1"
 
 
 def first_judge(table: pd.DataFrame) -> pd.DataFrame:
@@ -26,19 +31,28 @@ def outcome_of(points: Points) -> str:
     return fault
 
 
+def shares(rows: pd.DataFrame, value: str, *by: str) -> pd.DataFrame:
+    """The `means` of a column, by model, setting, k and the columns `by`; a query counts once."""
+    cell = [*CELL, *by]
+    queries = rows.groupby([*cell, "seed", "query"], sort=False)
+    return means(queries[value].mean(), cell)
+
+
 def missing(table: pd.DataFrame) -> pd.DataFrame:
     """What answers lack: the share of each outcome.
 
     Columns: model, setting, k, outcome, and those of `means`.
     """
     answers = first_judge(table)
-    answers = answers.assign(outcome=[outcome_of(voted(votes)) for votes in answers.votes])
-    tables = []
-    for outcome in answers.outcome.unique():
-        answers["share"] = answers.outcome == outcome
-        shares = means(answers.groupby([*CELL, "seed", "query"], sort=False).share.mean())
-        tables.append(shares.assign(outcome=outcome))
-    return pd.concat(tables, ignore_index=True)
+    outcomes = pd.get_dummies([outcome_of(voted(votes)) for votes in answers.votes])
+    answers = answers.reset_index().join(outcomes)
+    rows = answers.melt(
+        [*CELL, "seed", "query"],
+        list(outcomes),
+        var_name="outcome",
+        value_name="share",
+    )
+    return shares(rows, "share", "outcome")
 
 
 def not_unanimous(table: pd.DataFrame) -> pd.DataFrame:
@@ -46,16 +60,10 @@ def not_unanimous(table: pd.DataFrame) -> pd.DataFrame:
 
     Columns: setting, k, query, generation, judge, criterion, votes (`1 0 1`).
     """
-    rows = []
-    for row in table[table.gradings > 1].itertuples():
-        criteria_of_row = (*row.skills.split("; "), *OTHERS)
-        votes_of_row = zip(*row.votes.split(), strict=True)
-        for criterion, votes in zip(criteria_of_row, votes_of_row, strict=True):
-            if len(set(votes)) > 1:
-                place = (row.setting, row.k, row.query, row.generation, row.judge)
-                rows.append((*place, criterion, " ".join(votes)))
-    columns = ["setting", "k", "query", "generation", "judge", "criterion", "votes"]
-    return pd.DataFrame(rows, columns=columns)
+    points = criteria(table)
+    votes = points.votes.str
+    differ = votes.contains("0") & votes.contains("1")
+    return points.loc[differ, "setting k query generation judge criterion votes".split()]
 
 
 def skill_points(table: pd.DataFrame, by: str) -> pd.DataFrame:
@@ -64,72 +72,110 @@ def skill_points(table: pd.DataFrame, by: str) -> pd.DataFrame:
     Columns: model, setting, k, position or criterion, and those of `means`.
     """
     points = criteria(first_judge(table))
-    of_skills = points[points.position <= points.k]
-    cell = [*CELL, by]
-    return means(of_skills.groupby([*cell, "seed", "query"], sort=False).point.mean(), cell)
+    return shares(points[points.position <= points.k], "point", by)
 
 
 def independent(table: pd.DataFrame) -> pd.DataFrame:
     """Full marks beside what they would be if the points of an answer were independent.
 
     Of a query that is the product of its criteria's rates, those of its skills and of topic, sense
-    and sentences: `at_1` with the model's rates at k = 1 in this setting, `at_k` with those at the
-    k itself. What lies between `at_1` and full marks is lost in combining; full marks below `at_k`
+    and sentences: with the model's rates at k = 1 in this setting, or with those at the k itself.
+    What lies between the first and full marks is lost in combining; full marks below the second
     say that skills displace each other, above it that they come together.
 
-    Columns: model, setting, k, those of `means` for the full marks, and at_1 and at_k with their
-    95% intervals (at_1_low, at_1_high, ...). Where k = 1 was not asked for, at_1 is NaN.
+    Columns: model, setting, k, seeds, queries, mean, low, high, and `full marks`: `full marks` as
+    they are, or `SAME_K` or `ALONE`, of which there is none where k = 1 was not asked for.
     """
     answers = first_judge(table)
-    observed = means(answers.groupby([*CELL, "seed", "query"], sort=False).full_marks.mean())
-    points = criteria(answers)
-    skills = sorted(set(points.criterion) - set(OTHERS))
-    names = pd.Index([*OTHERS, *skills])
-    points["criterion"] = names.get_indexer(points.criterion)
-    rates = points.groupby([*CELL, "query", "position"])[["criterion", "point"]].mean()
-    cells = {}
-    for cell, its_rates in rates.groupby(level=CELL):
-        cells[cell] = its_rates.unstack("position")
-    rows = []
-    for model, setting, k in observed[CELL].itertuples(index=False):
-        cell = cells[model, setting, k]
-        single = cells.get((model, setting, 1))
-        at_1 = (np.nan, np.nan, np.nan)
-        if single is not None:
-            at_1 = product(single, cell, len(names))
-        at_k = product(cell, cell, len(names))
-        rows.append((*at_1, *at_k))
-    columns = ["at_1", "at_1_low", "at_1_high", "at_k", "at_k_low", "at_k_high"]
-    return observed.join(pd.DataFrame(rows, columns=columns))
+    observed = shares(answers, "full_marks").drop(columns="se")
+    rows = observed.assign(**{"full marks": "full marks"}).to_dict("records")
+    cell = [*CELL, "query", "position", "criterion"]
+    rates = criteria(answers).groupby(cell, as_index=False).point.mean()
+    cells = dict(list(rates.groupby(CELL)))
+    for row in observed.to_dict("records"):
+        model, setting, k = (row[name] for name in CELL)
+        for name, other in ((SAME_K, k), (ALONE, 1)):
+            if (model, setting, other) in cells:
+                single = cells[model, setting, other]
+                mean, low, high = product(single, cells[model, setting, k])
+                numbers = {
+                    "full marks": name,
+                    "mean": mean,
+                    "low": low,
+                    "high": high,
+                }
+                rows.append(row | numbers)
+    return pd.DataFrame(rows)
 
 
-def product(single: pd.DataFrame, cell: pd.DataFrame, criteria: int) -> tuple[float, float, float]:
+def product(single: pd.DataFrame, cell: pd.DataFrame) -> tuple[float, float, float]:
     """The mean, over the queries of `cell`, of the product of their criteria's rates in `single`.
 
-    Both have a row a query, and criterion (a number, `OTHERS` first) and point by position. A skill
-    that is not in `single` has the mean rate of those that are. The interval is from a seeded
-    bootstrap: the queries of both are drawn again, the same ones where both are the same.
+    Both have the columns query, criterion and point. A skill that is not in `single` has the mean
+    rate of those that are. The 95% interval is from a seeded bootstrap: the queries of both are
+    drawn again, the same ones where both are the same.
     """
     rng = np.random.default_rng(0)
-    of_single = weights(len(single), rng)
-    of_cell = of_single
-    if single is not cell:
-        of_cell = weights(len(cell), rng)
-    named = np.eye(criteria)[single.criterion.to_numpy(int)]  # queries, positions, criteria
-    given = named * single.point.to_numpy()[:, :, None]
-    n = of_single @ named.sum(axis=1)  # samples, criteria
-    points = of_single @ given.sum(axis=1)
-    skills = slice(len(OTHERS), None)
-    mean = points[:, skills].sum(axis=1) / n[:, skills].sum(axis=1)
-    rates = np.where(n > 0, points / np.maximum(n, 1), mean[:, None])
-    of_queries = rates[:, cell.criterion.to_numpy(int)].prod(axis=2)
-    samples = np.average(of_queries, axis=1, weights=of_cell)
-    low, high = np.quantile(samples[1:], [0.025, 0.975])
-    return samples[0], low, high
+    points = single.pivot(index="query", columns="criterion", values="point")
+    of_single = draws(len(points), SAMPLES, rng)
+    given = pd.DataFrame(of_single @ points.fillna(0), columns=points.columns)
+    n = pd.DataFrame(of_single @ points.notna(), columns=points.columns)
+    skills = points.columns.difference(OTHERS)
+    mean = given[skills].sum(axis=1) / n[skills].sum(axis=1)
+    rates = (given / n).reindex(columns=cell.criterion).T
+    of_queries = rates.fillna(mean).groupby(cell["query"].to_numpy()).prod()
+    of_cell = of_single if single is cell else draws(len(of_queries), SAMPLES, rng)
+    return of_draws(np.average(of_queries.T, axis=1, weights=of_cell))
 
 
-def weights(queries: int, rng: np.random.Generator) -> np.ndarray:
-    """How often each query is drawn: a row of ones, for what was seen, and a row a sample."""
-    evenly = np.full(queries, 1 / queries)
-    drawn = rng.multinomial(queries, evenly, size=SAMPLES)
-    return np.vstack([np.ones(queries), drawn])
+AT_K = (
+    "At k = {k} the gain is {gain:+.2f} [{low:+.2f}, {high:+.2f}] ({verdict}). In single answers of"
+    " {against} and {model}, full marks are {before.full_marks:.2f} and {after.full_marks:.2f};"
+    " skills are all that is missing in {before.lacking:.2f} and {after.lacking:.2f}; the skill"
+    " named first has {before.first_skill:.2f} and {after.first_skill:.2f} of its points, the one"
+    " named last {before.last_skill:.2f} and {after.last_skill:.2f}; exactly one skill is shown in"
+    " {before.one_skill:.2f} and {after.one_skill:.2f}; of all that were asked for"
+    " {before.skills_shown:.2f} and {after.skills_shown:.2f} are shown."
+)
+TOGETHER = (
+    " So full marks are higher though not more skills are shown: they are spread more unevenly,"
+    " with more answers that stop after one skill, and more that show all."
+)
+UNTESTED = (
+    "Why is not tested here. That each text of D(1) ends after one skill would explain the answers"
+    " that do so; nothing measured explains those that show all."
+)
+
+
+def single_skills(table: pd.DataFrame, verdicts: pd.DataFrame) -> str:
+    """What training on single skills alone does to answers of several, in sentences.
+
+    Args:
+        table: the tidy scores.
+        verdicts: of `findings`, of which those of models trained on D(1) alone (k1) are told.
+    """
+    answers = first_judge(table)
+    points = [voted(votes) for votes in answers.votes]
+    skills = [of.skills for of in points]
+    parts = {
+        "lacking": [outcome_of(of) == "skill missing" for of in points],
+        "first_skill": [of[0] for of in skills],
+        "last_skill": [of[-1] for of in skills],
+        "one_skill": [sum(of) == 1 for of in skills],
+        "skills_shown": [sum(of) / len(of) for of in skills],
+    }
+    means = answers.assign(**parts).groupby(CELL)[["full_marks", *parts]].mean()
+    lines = []
+    is_single = verdicts.model.map(mix_of) == "k1"
+    for row in verdicts[is_single].to_dict("records"):
+        place = (row["setting"], row["k"])
+        before = means.loc[(row["against"], *place)]
+        after = means.loc[(row["model"], *place)]
+        words = AT_K.format(before=before, after=after, **row)
+        change = after - before
+        if change.full_marks > 0 >= change.skills_shown and change.one_skill > 0:
+            words += TOGETHER
+        lines.append(words)
+    if not lines:
+        return "No model of single skills alone stands beside its base."
+    return "\n\n".join(textwrap.fill(words, 100) for words in (*lines, UNTESTED))

@@ -5,8 +5,8 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from helpers.errors import UserError, command
 from helpers.results.intervals import Gain, gain_of
 from helpers.results.scores import (
     PADDED,
+    by_k,
     grids,
     largest,
     mix_of,
@@ -24,14 +25,14 @@ from helpers.results.scores import (
     spread,
     student_of,
     summary,
+    with_parts,
 )
 
 SMALLEST_EFFECT = 0.05  # a gain whose whole interval lies below this is no gain
 LEVEL = 0.05  # of the tests, after Holm's correction
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """A claim: the mix `model` scores higher than `against` in this setting at each of these k."""
 
     claim: str
@@ -41,21 +42,14 @@ class Finding:
     ks: tuple[int, ...]
 
 
+LENGTH = "length alone does not teach composition (k123 over the control)"
 FINDINGS = (
     Finding("single skills alone (k1) teach composition", "k1", "base", "I", (2, 3)),
     Finding("k = 1, 2, 3 (k123) lift k never seen in training", "k123", "base", "I", (4, 5)),
     Finding("k = 1, 2, 3 (k123) lift held-out skills", "k123", "base", "II", (2, 3, 4, 5)),
     Finding("k = 3 texts add to k = 1, 2 (k123 over k12)", "k123", "k12", "I", (3, 4, 5)),
-    *(
-        Finding(
-            "length alone does not teach composition (k123 over the control)",
-            "k123",
-            PADDED,
-            setting,
-            (3, 4, 5),
-        )
-        for setting in ("I", "II")
-    ),
+    Finding(LENGTH, "k123", PADDED, "I", (3, 4, 5)),
+    Finding(LENGTH, "k123", PADDED, "II", (3, 4, 5)),
 )
 
 # What [ZK24] found, beside the claims above.
@@ -64,7 +58,7 @@ PAPER = {
     FINDINGS[1].claim: "Training on k = 2 and 3 improves k = 4 and 5, never seen in training",
     FINDINGS[2].claim: "Held-out categories of skills improve too",
     FINDINGS[3].claim: "Texts with larger k teach more, with fewer examples",
-    FINDINGS[4].claim: "(no control of the texts' length)",
+    LENGTH: "(no control of the texts' length)",
 }
 OTHER_GRADER = "The conclusions hold with another grader"
 
@@ -72,7 +66,13 @@ OTHER_GRADER = "The conclusions hold with another grader"
 def with_own(claims: Sequence) -> tuple[Finding, ...]:
     """`FINDINGS` and a profile's own claims, each with model, against, setting and a list k."""
     own = [
-        Finding(f"{c.model} over {c.against}", c.model, c.against, c.setting, tuple(c.k))
+        Finding(
+            f"{c.model} over {c.against}",
+            c.model,
+            c.against,
+            c.setting,
+            tuple(c.k),
+        )
         for c in claims
     ]
     return (*FINDINGS, *own)
@@ -83,26 +83,28 @@ def sweep_findings(table: pd.DataFrame) -> tuple[Finding, ...]:
 
     A claim for each number of texts that mixes of different kinds have.
     """
-    is_swept = table.kind.str.fullmatch(r"k\d+")
-    mixes = table[is_swept].drop_duplicates("model").sort_values(["texts", "kind"])
-    claims = {}  # in order, each once: students may share them
-    for (texts, _), same in mixes.groupby([mixes.texts, mixes.model.map(student_of)]):
+    mixes = with_parts(table.drop_duplicates("model")).sort_values(["texts", "kind"])
+    swept = mixes[mixes.kind.str.fullmatch(r"k\d+")]
+    claims = []
+    for (texts, _), same in swept.groupby(["texts", "student"]):
         for less, more in itertools.pairwise(same.itertuples()):
-            if less.kind == more.kind:
-                continue
-            claim = f"{texts:,} texts: {more.kind} teaches more than {less.kind}"
-            finding = Finding(claim, mix_of(more.model), mix_of(less.model), "I", (3, 4))
-            claims[finding] = True
-    return tuple(claims)
+            if less.kind != more.kind:
+                finding = Finding(
+                    f"{texts:,} texts: {more.kind} teaches more than {less.kind}",
+                    more.mix,
+                    less.mix,
+                    "I",
+                    (3, 4),
+                )
+                claims.append(finding)
+    return tuple(dict.fromkeys(claims))  # students may share them
 
 
-def holm(p: Sequence[float]) -> np.ndarray:
+def holm(p: Sequence[float]) -> pd.Series:
     """Holm's step-down adjustment of p-values."""
-    p = np.asarray(p)
-    order = np.argsort(p)
-    left = len(p) - np.arange(len(p))  # tests, from the smallest p-value on
-    adjusted = np.maximum.accumulate(left * p[order])
-    return np.minimum(1, adjusted)[np.argsort(order)]
+    ranked = pd.Series(p, dtype=float).sort_values()
+    left = np.arange(len(ranked), 0, -1)  # tests, from the smallest p-value on
+    return (ranked * left).cummax().clip(upper=1).sort_index()
 
 
 def verdict(gain: float, high: float, p: float) -> str:
@@ -137,29 +139,31 @@ def findings(table: pd.DataFrame, claims: Sequence[Finding] = FINDINGS, **rules)
     single answers, untested. `rules` are those of `per_query`. Where several students were trained,
     each student has its own rows. Without anything to compare the table is empty.
     """
-    scores = grids(per_query(table, **rules))
-    of_singles = grids(per_query(table, **rules | {"over_generations": "mean"}))
-    students = sorted(set(table.model.map(student_of)))
+    best = grids(per_query(table, **rules))
+    singles = grids(per_query(table, **rules | {"over_generations": "mean"}))
     rows = []
-    for student, finding in itertools.product(students, claims):
-        for k in finding.ks:
-            model = name_of(student, finding.model)
-            against = name_of(student, finding.against)
-            place = (model, against, finding.setting, k)
-            gain = gain_in(scores, *place)
-            if gain is None:
-                continue
-            compared = (finding.claim, finding.setting, model, against, k)
-            numbers = (
-                gain.model.seeds,
-                gain.model.queries,
-                gain.gain,
-                gain.se,
-                *gain.interval(),
-                gain_in(of_singles, *place).gain,
-                gain.p,
-            )
-            rows.append((*compared, *numbers))
+    students = table.model.map(student_of).unique()
+    for student, (claim, mix, other, setting, ks) in itertools.product(students, claims):
+        model = name_of(student, mix)
+        against = name_of(student, other)
+        for k in ks:
+            gain = gain_in(best, model, against, setting, k)
+            if gain:
+                row = (
+                    claim,
+                    setting,
+                    model,
+                    against,
+                    k,
+                    gain.model.seeds,
+                    gain.model.queries,
+                    gain.gain,
+                    gain.se,
+                    *gain.interval(),
+                    gain_in(singles, model, against, setting, k).gain,
+                    gain.p,
+                )
+                rows.append(row)
     gains = pd.DataFrame(rows, columns=[*COMPARED, *NUMBERS])
     gains["p_holm"] = holm(gains.p)
     gains["verdict"] = [verdict(row.gain, row.high, row.p_holm) for row in gains.itertuples()]
@@ -167,54 +171,48 @@ def findings(table: pd.DataFrame, claims: Sequence[Finding] = FINDINGS, **rules)
 
 
 def exploratory(table: pd.DataFrame, verdicts: pd.DataFrame, **rules) -> pd.DataFrame:
-    """Columns of `findings` for every gain of one mix over another that no claim covers.
+    """Columns of `findings` for every gain of a mix over those before it that no claim covers.
 
     Of a student's largest mixes, in every setting and at every k; without p-values and verdicts,
     since nobody said beforehand what to look for.
     """
-    models = largest(table).assign(mix=table.model.map(mix_of)).drop_duplicates("mix")
-    models["is_control"] = models.kind == PADDED
-    mixes = models.sort_values(["texts", "is_control", "kind"], ascending=[True, False, True]).mix
+    mixes = largest(table).model.map(mix_of).unique()
     ks = tuple(sorted(set(table.k)))
-    every = []
-    for less, more in itertools.combinations(mixes, 2):
-        for setting in sorted(set(table.setting)):
-            every.append(Finding("exploratory, no claim", more, less, setting, ks))
+    pairs = itertools.product(itertools.combinations(mixes, 2), table.setting.unique())
+    every = [Finding("exploratory, no claim", *pair[::-1], setting, ks) for pair, setting in pairs]
     gains = findings(table, every, **rules)
-    cell = COMPARED[1:]
-    claimed = pd.MultiIndex.from_frame(verdicts[cell])
-    is_claimed = pd.MultiIndex.from_frame(gains[cell]).isin(claimed)
-    return gains[~is_claimed].assign(p=np.nan, p_holm=np.nan, verdict="")
+    turned = verdicts.rename(columns={"model": "against", "against": "model"})
+    claimed = pd.concat([verdicts, turned]).set_index(COMPARED[1:]).index
+    is_claimed = gains.set_index(COMPARED[1:]).index.isin(claimed)
+    return gains[~is_claimed].assign(
+        p=np.nan,
+        p_holm=np.nan,
+        verdict="",
+    )
 
 
 def headline(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """One row a claim: at each k the verdict, the gain, its interval, and single answers' gain."""
-    cell = [
-        f"{row.verdict}: {row.gain:+.2f} [{row.low:+.2f}, {row.high:+.2f}] / {row.single:+.2f}"
-        for row in verdicts.itertuples()
-    ]
-    cell = [words.removeprefix(": ") for words in cell]  # an exploratory gain has no verdict
-    table = verdicts.assign(cell=cell).pivot(index=COMPARED[:-1], columns="k", values="cell")
-    return table.fillna("")
+    """One row a claim: at each k the verdict, the gain, its interval, and single answers' gain.
+
+    In the order of the claims and of the models; an exploratory gain has no verdict.
+    """
+    cell = "{verdict}: {gain:+.2f} [{low:+.2f}, {high:+.2f}] / {single:+.2f}"
+    return by_k(verdicts, COMPARED[:-1], cell)
 
 
 def markdown(table: pd.DataFrame) -> str:
     """A table in Markdown, its index as first columns."""
     flat = table.reset_index().astype(str)
-    head = [str(name) for name in flat]
-    rows = [head, ["---"] * len(head), *flat.to_numpy()]
+    rows = [map(str, flat), ["---"] * flat.shape[1], *flat.to_numpy()]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def readme_tables(scores_csv: Path) -> list[str]:
     """The README's tables: full marks by model, setting and k; the verdicts; those of a sweep."""
     table = read_csv(scores_csv)
-    tables = [markdown(spread(summary(table)))]
-    for claims in (FINDINGS, sweep_findings(table)):
-        verdicts = findings(table, claims)
-        if len(verdicts):
-            tables.append(markdown(headline(verdicts)))
-    return tables
+    verdicts = [findings(table, claims) for claims in (FINDINGS, sweep_findings(table))]
+    tables = [spread(summary(table)), *map(headline, verdicts)]
+    return [markdown(table) for table in tables if len(table)]
 
 
 def main(path: str) -> None:

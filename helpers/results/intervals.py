@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
+import pandas as pd
 from scipy.special import stdtr, stdtrit
 
 
@@ -36,49 +37,43 @@ def tail(t: float, df: float) -> float:
     return float(2 * stdtr(df, -t))
 
 
+def freedom(*parts: tuple[float, float]) -> float:
+    """Satterthwaite's degrees of freedom of a sum of variances, each with its own; 0 for none."""
+    spread = sum(variance**2 / df for variance, df in parts if variance)
+    if not spread:
+        return 0.0
+    total = sum(variance for variance, _ in parts)
+    return total**2 / spread
+
+
+def variance_of(scores: np.ndarray) -> float:
+    """With n - 1; 0 for a single score."""
+    return float(scores.var(ddof=1)) if scores.size > 1 else 0.0
+
+
+class Estimate:
+    """What has an interval of any width, `between`, and degrees of freedom, `df`."""
+
+    def interval(self) -> tuple[float, float]:
+        """95%."""
+        return self.between(quantile(0.95, self.df))
+
+
 @dataclass(frozen=True)
-class Mean:
-    """A cell's mean and where its variance is from."""
+class Mean(Estimate):
+    """A cell's mean."""
 
     mean: float
     seeds: int
     queries: int
-    of_seeds: float  # variance of the seeds' means; 0 for a single seed
-    of_queries: float  # variance of the queries' means
-    total: float  # variance of the scores
-
-    @property
-    def variance(self) -> float:
-        """Of the mean; at least that of independent answers, and 0 only if no score differs."""
-        clustered = self.of_seeds / self.seeds + self.of_queries / self.queries
-        independent = self.total / (self.seeds * self.queries)
-        return max(clustered, independent)
-
-    @property
-    def df(self) -> float:
-        """Degrees of freedom of the variance (Satterthwaite)."""
-        by_seeds = self.of_seeds / self.seeds
-        by_queries = self.of_queries / self.queries
-        spread = 0.0
-        if by_seeds:
-            spread += by_seeds**2 / (self.seeds - 1)
-        if by_queries:
-            spread += by_queries**2 / (self.queries - 1)
-        if not spread:
-            return max(1, self.queries - 1)
-        return (by_seeds + by_queries) ** 2 / spread
-
-    @property
-    def answers(self) -> float:
-        """The effective number of independent answers."""
-        if not self.variance:
-            return self.queries
-        return self.mean * (1 - self.mean) / self.variance
+    variance: float  # of the mean; 0 only if no score differs
+    df: float
+    answers: float  # the effective number of independent ones
 
     def between(self, t: float) -> tuple[float, float]:
         """Wilson's interval with `t` in the normal quantile's place."""
-        n = self.answers
         p = self.mean
+        n = self.answers
         scale = 1 + t * t / n
         middle = (p + t * t / 2 / n) / scale
         variance = p * (1 - p) / n + t * t / 4 / n / n
@@ -86,10 +81,6 @@ class Mean:
         low = max(0.0, middle - half)
         high = min(1.0, middle + half)
         return min(p, low), max(p, high)
-
-    def interval(self) -> tuple[float, float]:
-        """95%."""
-        return self.between(quantile(0.95, self.df))
 
     @property
     def se(self) -> float:
@@ -103,57 +94,40 @@ class Mean:
 def mean_of(cell: np.ndarray) -> Mean:
     """The mean of a cell (seeds, queries) without missing scores."""
     seeds, queries = cell.shape
+    by_seeds = variance_of(cell.mean(axis=1)) / seeds
+    by_queries = variance_of(cell.mean(axis=0)) / queries
+    independent = variance_of(cell) / cell.size
+    variance = max(by_seeds + by_queries, independent)
+    df = freedom((by_seeds, seeds - 1), (by_queries, queries - 1))
+    mean = float(cell.mean())
+    answers = queries
+    if variance:
+        answers = mean * (1 - mean) / variance
     return Mean(
-        mean=float(cell.mean()),
-        seeds=seeds,
-        queries=queries,
-        of_seeds=variance_of(cell.mean(axis=1)),
-        of_queries=variance_of(cell.mean(axis=0)),
-        total=variance_of(cell),
+        mean,
+        seeds,
+        queries,
+        variance,
+        df or max(1, queries - 1),
+        answers,
     )
 
 
-def variance_of(scores: np.ndarray) -> float:
-    """With n - 1; 0 for a single score."""
-    return float(scores.var(ddof=1)) if scores.size > 1 else 0.0
-
-
 @dataclass(frozen=True)
-class Gain:
+class Gain(Estimate):
     """The gain of one model over another on the same queries."""
 
     model: Mean
     against: Mean
-    covariance: float  # of the two models' means of a query
+    gain: float
+    se: float
+    df: float
+    correlation: float  # of the two means
 
-    @property
-    def gain(self) -> float:
-        return self.model.mean - self.against.mean
-
-    @property
-    def df(self) -> float:
-        ours = self.model
-        theirs = self.against
-        variance = ours.variance + theirs.variance
-        if not variance:
-            return min(ours.df, theirs.df)
-        spread = ours.variance**2 / ours.df + theirs.variance**2 / theirs.df
-        return variance**2 / spread
-
-    @property
-    def se(self) -> float:
-        shared = self.covariance / self.model.queries
-        variance = self.model.se**2 + self.against.se**2 - 2 * shared
-        return sqrt(max(0.0, variance))
-
-    @property
-    def correlation(self) -> float:
-        """Of the two models' means."""
-        spread = sqrt(self.model.variance * self.against.variance)
-        if not spread:
-            return 0.0
-        correlation = self.covariance / self.model.queries / spread
-        return float(np.clip(correlation, -1, 1))
+    def apart(self, x: float, y: float) -> float:
+        """The length of a difference of two deviations as correlated as the models' means."""
+        square = x * x + y * y - 2 * self.correlation * x * y
+        return sqrt(max(0.0, square))
 
     def between(self, t: float) -> tuple[float, float]:
         """Newcombe's interval.
@@ -167,15 +141,6 @@ class Gain:
         down = self.apart(ours.mean - our_low, their_high - theirs.mean)
         up = self.apart(our_high - ours.mean, theirs.mean - their_low)
         return self.gain - down, self.gain + up
-
-    def apart(self, x: float, y: float) -> float:
-        """The length of a difference of two deviations as correlated as the models' means."""
-        square = x * x + y * y - 2 * self.correlation * x * y
-        return sqrt(max(0.0, square))
-
-    def interval(self) -> tuple[float, float]:
-        """95%."""
-        return self.between(quantile(0.95, self.df))
 
     @property
     def p(self) -> float:
@@ -193,8 +158,36 @@ class Gain:
 
 def gain_of(model: np.ndarray, against: np.ndarray) -> Gain:
     """The gain between two cells whose columns are the same queries; the rows are seeds."""
-    assert model.shape[1] == against.shape[1], "both models must have been asked the same queries"
-    shared = 0.0
-    if model.shape[1] > 1:
-        shared = np.cov(model.mean(axis=0), against.mean(axis=0))[0, 1]
-    return Gain(mean_of(model), mean_of(against), float(shared))
+    ours = mean_of(model)
+    theirs = mean_of(against)
+    shared = 0.0  # the covariance of the two means
+    if ours.queries > 1:
+        by_query = np.cov(model.mean(axis=0), against.mean(axis=0))
+        shared = by_query[0, 1] / ours.queries
+    spread = sqrt(ours.variance * theirs.variance)
+    correlation = 0.0
+    if spread:
+        correlation = float(np.clip(shared / spread, -1, 1))
+    variance = ours.se**2 + theirs.se**2 - 2 * shared
+    df = freedom((ours.variance, ours.df), (theirs.variance, theirs.df))
+    return Gain(
+        ours,
+        theirs,
+        ours.mean - theirs.mean,
+        sqrt(max(0.0, variance)),
+        df or min(ours.df, theirs.df),
+        correlation,
+    )
+
+
+def draws(queries: int, samples: int, rng: np.random.Generator) -> np.ndarray:
+    """How often a bootstrap draws each query: a row of ones, what was seen, and a row a sample."""
+    evenly = np.full(queries, 1 / queries)
+    drawn = rng.multinomial(queries, evenly, size=samples)
+    return np.vstack([np.ones(queries), drawn])
+
+
+def of_draws(values: np.ndarray) -> tuple[float, float, float]:
+    """The value of what was seen and its 95% interval, from the values of `draws`."""
+    seen, *samples = values
+    return seen, *pd.Series(samples).quantile([0.025, 0.975])

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helpers.results.scores import PADDED, student_of
+from helpers.results.scores import PADDED
 from helpers.task.points import DUPLICATE, KEPT, NOT_NEEDED
 
 # Okabe and Ito's colours, told apart with every kind of colour blindness; markers and dashes tell
@@ -21,16 +20,15 @@ from helpers.task.points import DUPLICATE, KEPT, NOT_NEEDED
 STYLE = {
     "base": ("#000000", "o", (0, (1, 1.5))),
     "k1": ("#E69F00", "s", (0, (4, 1.5))),
-    PADDED: ("#009E73", "v", (0, (3, 1))),
     "k12": ("#56B4E9", "D", (0, (6, 1.5, 1, 1.5))),
     "k123": ("#D55E00", "^", "solid"),
+    PADDED: ("#009E73", "v", (0, (3, 1))),
+    # For models, and mixes of other kinds, from the last one on.
+    "others, 3": ("#999999", "p", (0, (8, 2))),
+    "others, 2": ("#0072B2", "X", (0, (2, 2))),
+    "others, 1": ("#CC79A7", "P", (0, (5, 1, 1, 1, 1, 1))),
 }
 TITLES = {"base": "before fine-tuning", PADDED: "D(1) padded"}
-MORE = [  # for models, and mixes of other kinds
-    ("#CC79A7", "P", (0, (5, 1, 1, 1, 1, 1))),
-    ("#0072B2", "X", (0, (2, 2))),
-    ("#999999", "p", (0, (8, 2))),
-]
 # What becomes of a text, in the order of drawing: one colour an outcome, in every figure.
 OUTCOMES = {
     KEPT: "#009E73",
@@ -47,22 +45,7 @@ OUTCOMES = {
     "no answer": "#000000",
 }
 WIDTH = 6.5  # inches: a page's text width; readable when shrunk to one column
-sns.set_theme(
-    context="paper",
-    style="ticks",
-    rc={
-        "figure.dpi": 150,
-        "font.size": 9,
-        "axes.labelsize": 9,
-        "axes.titlesize": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "legend.frameon": False,
-        "savefig.bbox": "tight",
-        "svg.hashsalt": "skill-composition",  # the same SVG every time
-        "svg.fonttype": "none",
-    },
-)
+plt.style.use(Path(__file__).with_suffix(".mplstyle"))
 
 
 class Captioned(Figure):
@@ -78,9 +61,9 @@ class Captioned(Figure):
         return {"image/png": picture}, {"image/png": {"alt": self.caption}}
 
 
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """Write `name`.png and `name`.svg; nothing for a figure in which nothing is drawn."""
-    if any(axis.has_data() for axis in figure.axes):
+def save(figure: Figure | None, folder: Path, name: str) -> None:
+    """Write `name`.png and `name`.svg, where there is a figure."""
+    if figure:
         folder.mkdir(parents=True, exist_ok=True)
         figure.savefig(folder / f"{name}.png", dpi=200)
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
@@ -99,57 +82,81 @@ def panels(rows: int, columns: int, height: float, **shared) -> tuple[Figure, li
     )
 
 
-def students_of(models: pd.Series) -> list[str]:
-    """The students in model names; one empty name where there is only one student."""
-    return sorted(set(models.map(student_of)))
+def facets(
+    table: pd.DataFrame, row: str, column: str, height: float, **shared
+) -> tuple[Figure, list]:
+    """A figure with a panel for each value of two columns of a table, in the table's order.
+
+    Returns:
+        The figure; and of each panel its axis, the two values, and their rows of the table.
+    """
+    rows = table[row].unique()
+    columns = table[column].unique()
+    figure, axes = panels(len(rows), len(columns), height, **shared)
+    drawn = []
+    places = itertools.product(rows, columns)
+    for axis, (a, b) in zip(axes.flat, places, strict=True):
+        is_its = (table[row] == a) & (table[column] == b)
+        drawn.append((axis, a, b, table[is_its]))
+    return figure, drawn
 
 
 def styles(mixes: Iterable[str]) -> dict[str, tuple]:
-    """Colour, marker and dash of each mix, kind or model.
+    """Colour, marker and dash of each mix, kind or model, in the order given.
 
-    Those of `STYLE` come first, in its order; then others as given.
+    Those of `STYLE` have their own; others have what is free.
     """
-    present = list(dict.fromkeys(mixes))
-    looks = {mix: style for mix, style in STYLE.items() if mix in present}
-    others = [mix for mix in present if mix not in STYLE]
-    free = [*MORE, *(style for mix, style in STYLE.items() if mix not in present)]
-    for mix, style in zip(others, itertools.cycle(free), strict=False):
-        looks[mix] = style
-    return looks
+    mixes = list(dict.fromkeys(mixes))
+    unused = [style for mix, style in STYLE.items() if mix not in mixes]
+    free = itertools.cycle(reversed(unused))
+    return {mix: STYLE.get(mix) or next(free) for mix in mixes}
 
 
 def title_of(mix: str) -> str:
     """`D(1) + D(2)` for `k12`; a mix with another kind of name keeps it."""
-    if mix in TITLES:
-        return TITLES[mix]
-    if not re.fullmatch(r"k[1-9]+", mix):
-        return mix
-    return " + ".join(f"D({k})" for k in mix[1:])
+    if re.fullmatch(r"k[1-9]+", mix):
+        return " + ".join(f"D({k})" for k in mix[1:])
+    return TITLES.get(mix, mix)
 
 
-def line(
-    axis: Axes, x: pd.Series, mean: pd.Series, low: pd.Series, high: pd.Series, **look
-) -> None:
+def line(axis: Axes, rows: pd.DataFrame, x: str, **look) -> None:
     """Means with their intervals as a band. `look`: color, marker and the like, as of `plot`."""
-    axis.fill_between(x, low, high, color=look["color"], alpha=0.18, lw=0)
-    axis.plot(x, mean, **look)
+    axis.fill_between(
+        rows[x],
+        rows.low,
+        rows.high,
+        color=look["color"],
+        alpha=0.18,
+        lw=0,
+    )
+    axis.plot(rows[x], rows["mean"], **look)
 
 
-def legend(figure: Figure, mixes: Iterable[str], title: str = "fine-tuned on") -> None:
+def stack(bars, shares: pd.DataFrame, base: str, **look) -> None:
+    """An outcome's bars beside or upon those of the one before.
+
+    Args:
+        bars: `axis.bar` or `axis.barh`.
+        shares: a row a bar, a column an outcome.
+        base: what `bars` calls the place where a bar begins.
+    """
+    start = 0.0
+    for outcome in sorted(shares, key=list(OUTCOMES).index):
+        look |= {"color": OUTCOMES[outcome], "label": outcome, base: start}
+        bars(shares.index, shares[outcome], **look)
+        start += shares[outcome]
+
+
+def legend(figure: Figure, **look) -> None:
     """One legend over all panels, whichever of them drew a line."""
     drawn = {}
     for axis in figure.axes:
         handles, labels = axis.get_legend_handles_labels()
         drawn |= dict(zip(labels, handles, strict=True))
-    labels = [title for title in map(title_of, mixes) if title in drawn]
-    figure.legend(
-        [drawn[label] for label in labels],
-        labels,
-        loc="outside upper center",
-        ncols=len(labels),
-        title=title,
-        title_fontsize=9,
-    )
+    columns = len(drawn) if len("".join(drawn)) < 80 else 4  # letters on a line
+    if drawn:
+        look |= {"loc": "outside upper center", "ncols": columns}
+        figure.legend(drawn.values(), drawn, **look)
 
 
 def sampled(summary: pd.DataFrame) -> str:
@@ -163,16 +170,15 @@ def sampled(summary: pd.DataFrame) -> str:
 
 def scored(summary: pd.DataFrame, over_generations: str) -> str:
     """How a query's score is made of its answers, in words."""
+    best = {"max": "best", "mean": "mean"}[over_generations]
     answers = summary.generations.max()
-    if answers == 1:
-        return "one answer a query"
-    if over_generations == "mean":
-        return f"mean of {answers} answers to a query"
-    return f"best of {answers} answers to a query; thin lines: mean of single answers"
+    return f"{best} of {answers} answers to a query; thin lines: mean of single answers"
 
 
 def finish(figure: Captioned, words: str) -> Figure:
     """The figure with its caption, closed: a notebook shows what a cell ends with, once."""
+    for axis in figure.axes:
+        axis.label_outer()
     figure.caption = words
     figure.text(
         0.01,

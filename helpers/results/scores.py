@@ -25,6 +25,12 @@ PADDED = "padded"  # the control: one skill a text, and things to mention in pla
 OTHERS = ("on topic", "makes sense", "sentences")  # after the skills, in the rubric's order
 
 
+COLUMNS = (
+    "model kind texts seed judge setting k query skills generation cut gradings votes"
+    " full_marks all_skills skill_fraction"
+).split()
+
+
 def kind_of(mix: dict[str, int]) -> str:
     """Which k a model was trained on: `k123` for texts of k = 1, 2 and 3; `base` for none.
 
@@ -52,10 +58,22 @@ def name_of(student: str, mix: str) -> str:
     return f"{student}-{mix}" if student else mix
 
 
+def with_parts(table: pd.DataFrame) -> pd.DataFrame:
+    """With the columns student and mix, the parts of the model's name."""
+    models = table.model
+    return table.assign(student=models.map(student_of), mix=models.map(mix_of))
+
+
 @functools.cache
 def voted(votes: str) -> Points | None:
     """The majority of one answer's gradings, `11011 11001 11011`; None where none was readable."""
     return majority([Points.of([int(point) for point in vote]) for vote in votes.split()])
+
+
+@functools.cache
+def by_criterion(votes: str) -> list[str]:
+    """`11 01 11` as `1 0 1` for the first criterion, `1 1 1` for the second."""
+    return [" ".join(points) for points in zip(*votes.split(), strict=True)]
 
 
 def tidy(files: Sequence[Path]) -> pd.DataFrame:
@@ -72,27 +90,25 @@ def tidy(files: Sequence[Path]) -> pd.DataFrame:
         model, seed = re.fullmatch(r"(.+?)(?:-s(\d+))?", path.stem).groups()
         for record in read_json_lines(path, "03_grade"):
             mix = record["mix"]
+            about = record | {
+                "model": model,
+                "kind": mix_of(model) if "chats" in mix else kind_of(mix),
+                "texts": sum(mix.values()),
+                "seed": int(seed or 0),
+                "skills": "; ".join(record["skills"]),
+            }
             for judge, grades in record["grades"].items():
-                votes = " ".join("".join(map(str, points)) for points in grades["gradings"])
+                gradings = grades["gradings"]
+                votes = " ".join("".join(map(str, points)) for points in gradings)
                 points = voted(votes)
-                row = {
-                    "model": model,
-                    "kind": mix_of(model) if "chats" in mix else kind_of(mix),
-                    "texts": sum(mix.values()),
-                    "seed": int(seed or 0),
+                metrics = points.metrics() if points else dict.fromkeys(METRICS, np.nan)
+                given = {
                     "judge": judge,
-                    "setting": record["setting"],
-                    "k": record["k"],
-                    "query": record["query"],
-                    "skills": "; ".join(record["skills"]),
-                    "generation": record["generation"],
-                    "cut": record["cut"],
-                    "gradings": len(grades["gradings"]),
+                    "gradings": len(gradings),
                     "votes": votes,
                 }
-                metrics = points.metrics() if points else dict.fromkeys(METRICS, np.nan)
-                rows.append(row | metrics)
-    return pd.DataFrame(rows)
+                rows.append(about | given | metrics)
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
@@ -115,7 +131,8 @@ def criteria(table: pd.DataFrame) -> pd.DataFrame:
     """One row a criterion of an answer, by the majority of a judge's gradings.
 
     Columns: model, seed, setting, k, query, generation, judge; position (1 to k for the skills as
-    the request lists them, then `OTHERS`), criterion (a skill's name, or one of `OTHERS`), point.
+    the request lists them, then `OTHERS`), criterion (a skill's name, or one of `OTHERS`), point,
+    votes (`1 0 1`, a number a grading).
     """
     readable = table[table.votes != ""]
     names = [(*skills.split("; "), *OTHERS) for skills in readable.skills]
@@ -123,14 +140,16 @@ def criteria(table: pd.DataFrame) -> pd.DataFrame:
         position=[range(1, len(name) + 1) for name in names],
         criterion=names,
         point=[voted(votes).numbers for votes in readable.votes],
+        votes=[by_criterion(votes) for votes in readable.votes],
     )
-    rows = answers.explode(["position", "criterion", "point"], ignore_index=True)
+    rows = answers.explode(["position", "criterion", "point", "votes"], ignore_index=True)
     return rows.astype({"position": int, "point": int})
 
 
 def largest(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of each student's largest mix of each kind; a sweep's smaller mixes are left out."""
-    most = frame.texts.groupby([frame.model.map(student_of), frame.kind]).transform("max")
+    students = frame.model.map(student_of)
+    most = frame.texts.groupby([students, frame.kind]).transform("max")
     return frame[frame.texts == most]
 
 
@@ -175,7 +194,15 @@ def means(scores: pd.Series, by: list[str] = CELL) -> pd.DataFrame:
     rows = []
     for cell, grid in grids(scores, by).items():
         mean = mean_of(grid.to_numpy())
-        rows.append((*cell, mean.seeds, mean.queries, mean.mean, mean.se, *mean.interval()))
+        row = (
+            *cell,
+            mean.seeds,
+            mean.queries,
+            mean.mean,
+            mean.se,
+            *mean.interval(),
+        )
+        rows.append(row)
     return pd.DataFrame(rows, columns=[*by, "seeds", "queries", "mean", "se", "low", "high"])
 
 
@@ -192,20 +219,30 @@ def summary(table: pd.DataFrame, metric: str = "full_marks", **rules) -> pd.Data
     return numbers.merge(models, on="model")
 
 
+def by_k(table: pd.DataFrame, rows: list[str], cell: str) -> pd.DataFrame:
+    """A table to read: a column a k, the rows in the order given.
+
+    Args:
+        rows: the columns that tell the rows.
+        cell: a template, filled from the columns of the table.
+    """
+    cells = [cell.format(**row).removeprefix(": ") for row in table.to_dict("records")]
+    wide = table.assign(cell=cells).pivot(
+        index=rows,
+        columns="k",
+        values="cell",
+    )
+    given = table.set_index(rows).index.unique()
+    return wide.reindex(given).fillna("")
+
+
 def spread(summary: pd.DataFrame) -> pd.DataFrame:
     """A summary as a table to read: a row a setting and model, a column a k.
 
     A cell is the mean, its interval, and the mean of single answers: `0.78 [0.66, 0.86] / 0.47`.
-    Models stand in the order of the summary.
     """
-    cells = [
-        f"{row.mean:.2f} [{row.low:.2f}, {row.high:.2f}] / {row.single:.2f}"
-        for row in summary.itertuples()
-    ]
-    rows = ["setting", "model"]
-    table = summary.assign(cell=cells).sort_values("setting", kind="stable")
-    order = pd.MultiIndex.from_frame(table[rows].drop_duplicates())
-    return table.pivot(index=rows, columns="k", values="cell").reindex(order)
+    table = summary.sort_values("setting", kind="stable")
+    return by_k(table, ["setting", "model"], "{mean:.2f} [{low:.2f}, {high:.2f}] / {single:.2f}")
 
 
 def manners(graded: dict[str, list[dict]]) -> pd.DataFrame:
@@ -227,7 +264,6 @@ def outcomes(records: list[dict]) -> pd.DataFrame:
 
     `k` is text: `3` for three skills, `1+2` for one skill and two things to mention.
     """
-    outcome = [record["dropped"] or KEPT for record in records]
-    kinds = [record["kind"] for record in records]
-    table = pd.DataFrame({"k": kinds, "outcome": outcome})
+    table = pd.DataFrame(records)[["kind", "dropped"]].replace({"dropped": {"": KEPT}})
+    table.columns = ["k", "outcome"]
     return table.value_counts(sort=False).reset_index(name="texts")

@@ -25,6 +25,7 @@ from helpers.run.page import html, paragraph, scrolling
 from helpers.task.points import KEPT
 
 STYLE = Path(__file__).with_suffix(".css")
+METHOD = Path(__file__).with_name("method.svg")
 TITLE = "Can models learn skill composition from examples?"
 PAIRS = 5  # texts shown before and after the training
 FIGURES = {  # of the executed 04_plot, by the ids of its cells
@@ -110,8 +111,8 @@ def method(run: Run) -> str:
         f" Here {kept:,} of {outcomes.texts.sum():,} texts were kept, and {len(run.p.trained)}"
         " times a student was trained."
     )
-    figures = [run.figure(cell) for cell in ("method-figure", "04-15", "04-16")]
-    return words + "".join(figures)
+    figures = [run.figure(cell) for cell in ("04-15", "04-16")]
+    return words + METHOD.read_text(encoding="utf-8") + "".join(figures)
 
 
 def headline(run: Run) -> str:
@@ -211,6 +212,9 @@ def points_lost(run: Run) -> str:
     for name, title in FIGURES.items():
         if picture := run.figure(name):
             parts.append(f"<figure><figcaption>{title}</figcaption>{picture}</figure>")
+    if run.p.trained:
+        words = anatomy.single_skills(run.table, run.verdicts)
+        parts += [paragraph(line) for line in words.split("\n\n")]
     return "".join(parts)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers.results import anatomy, anatomy_plots, scores
+from helpers.results import anatomy, anatomy_plots, findings, scores
 from helpers.task.points import Points
 
 SKILLS = ("irony", "litotes", "metaphor", "simile", "straw man")
@@ -91,16 +91,23 @@ def test_points_by_position_and_by_skill_against_counting(independent_points):
     assert litotes.queries == len(shown) / 2
 
 
+def independent(table, name) -> pd.DataFrame:
+    """`anatomy.independent`: full marks as `seen` beside those of one kind of rates."""
+    found = anatomy.independent(table).set_index([*scores.CELL, "full marks"])
+    rates = found.xs(name, level="full marks")
+    return rates.assign(seen=found["mean"].xs("full marks", level="full marks"))
+
+
 def test_independent_points_give_their_product(independent_points):
-    found = anatomy.independent(independent_points)
-    for at, far in (("at_1", 0.16), ("at_k", 0.08)):  # 20 queries a skill at k = 1
-        assert (found[f"{at}_low"] <= found[at]).all()
-        assert (found[at] <= found[f"{at}_high"]).all()
-        assert (found["mean"] - found[at]).abs().max() < far
-        assert abs((found["mean"] - found[at]).mean()) < 0.05, "nothing is lost in combining"
-    by_hand = anatomy.independent(answers(lambda k, skills: [k == 1] * k + [1] * 3, ks=(1, 2)))
-    assert by_hand["at_1"].tolist() == [1] * 4
-    assert by_hand.query("k == 2").at_k.tolist() == [0, 0]
+    for name, far in ((anatomy.ALONE, 0.16), (anatomy.SAME_K, 0.08)):  # 20 queries a skill at k = 1
+        found = independent(independent_points, name)
+        assert (found.low <= found["mean"]).all()
+        assert (found["mean"] <= found.high).all()
+        assert (found.seen - found["mean"]).abs().max() < far
+        assert abs((found.seen - found["mean"]).mean()) < 0.05, "nothing is lost in combining"
+    by_hand = answers(lambda k, skills: [k == 1] * k + [1] * 3, ks=(1, 2))
+    assert independent(by_hand, anatomy.ALONE)["mean"].tolist() == [1] * 4
+    assert independent(by_hand, anatomy.SAME_K).query("k == 2")["mean"].tolist() == [0, 0]
 
 
 def test_skills_that_displace_each_other_have_fewer_full_marks_than_their_product():
@@ -109,17 +116,19 @@ def test_skills_that_displace_each_other_have_fewer_full_marks_than_their_produc
     def one_of_two(k, skills):
         return [1, 1, 1, 1] if k == 1 else [*rng.permutation([1, 0]), 1, 1, 1]
 
-    found = anatomy.independent(answers(one_of_two, ks=(1, 2))).query("k == 2")
-    assert found["mean"].tolist() == [0, 0]
-    assert found.at_k.tolist() == pytest.approx([0.25, 0.25], abs=0.06)
-    assert found.at_1.tolist() == [1, 1]
+    table = answers(one_of_two, ks=(1, 2))
+    found = independent(table, anatomy.SAME_K).query("k == 2")
+    assert found.seen.tolist() == [0, 0]
+    assert found["mean"].tolist() == pytest.approx([0.25, 0.25], abs=0.06)
+    assert independent(table, anatomy.ALONE).query("k == 2")["mean"].tolist() == [1, 1]
 
 
 def test_skills_that_were_not_asked_for_alone_have_the_mean_rate():
     table = answers(lambda k, skills: [1] * (k + 3), ks=(1, 2), queries=40)
     alone = table[(table.k != 1) | (table.skills == "irony")]
-    assert anatomy.independent(alone).at_1.tolist() == [1] * 4
-    assert anatomy.independent(table[table.k > 1]).at_1.isna().all(), "without k = 1 there is none"
+    assert independent(alone, anatomy.ALONE)["mean"].tolist() == [1] * 4
+    without = anatomy.independent(table[table.k > 1])
+    assert anatomy.ALONE not in set(without["full marks"]), "without k = 1 there is none"
 
 
 def test_answers_without_a_grading_are_left_out(independent_points):
@@ -169,8 +178,54 @@ def test_two_students_have_rows_of_panels(independent_points):
     assert labels == [f"{s}, setting {i}" for s in ("five", "three") for i in ("I", "II")]
 
 
+def test_models_are_drawn_in_the_order_given(independent_points):
+    """Rows of students and columns of models, whatever their names and usual colours."""
+    given = independent_points.replace({"model": {"base": "k12", "k12": "a"}})
+    two = pd.concat(given.assign(model=f"{student}-" + given.model) for student in ("z", "b"))
+    for figure in (
+        anatomy_plots.missing_by_k(anatomy.missing(two), caption="in a test"),
+        anatomy_plots.points_by_skill(anatomy.skill_points(two, "criterion"), caption="in a test"),
+    ):
+        titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
+        assert titles == ["D(1) + D(2)", "a"]
+        places = [axis.get_ylabel() for axis in figure.axes if "setting" in axis.get_ylabel()]
+        assert places == [f"{student}, setting {i}" for student in "zb" for i in ("I", "II")]
+
+
+def test_what_single_skills_do_is_told_with_its_numbers_and_no_cause():
+    """k1 stops after one skill more often, or shows all: more full marks, not more skills."""
+    number = iter(range(10_000))
+
+    def base(k, skills):
+        return [1, *[next(number) % 5 > 0] * (k > 1), *[0] * (k - 2), 1, 1, 1]
+
+    def k1(k, skills):
+        return [1, *[next(number) % 3 == 0] * (k - 1), 1, 1, 1]
+
+    models = {"base": base, "k1": k1}
+    tables = [answers(points, models=(name,), queries=300) for name, points in models.items()]
+    table = pd.concat(tables).assign(texts=0)
+    verdicts = findings.findings(table)
+    words = " ".join(anatomy.single_skills(table, verdicts).split())
+    for row in verdicts.itertuples():
+        gain = f"{row.gain:+.2f} [{row.low:+.2f}, {row.high:+.2f}] ({row.verdict})"
+        assert f"At k = {row.k} the gain is {gain}. In single answers of base and k1" in words
+    assert "(does not hold)" in words
+    assert "(holds)" in words
+    assert "exactly one skill is shown in 0.20 and 0.67" in words
+    assert "the one named last 0.00 and 0.33;" in words
+    assert words.count("full marks are higher though not more skills are shown") == 1
+    assert words.index("At k = 3") < words.index("full marks are higher")
+    assert "Why is not tested here." in words
+    turned = table.replace({"model": {"base": "k1", "k1": "base"}})
+    words = anatomy.single_skills(turned, findings.findings(turned))
+    assert "not more skills" not in words, "it is said only where it is so"
+    without = table[table.model == "base"]
+    assert "No model" in anatomy.single_skills(without, findings.findings(without))
+
+
 def test_gradings_that_differ_are_listed_with_their_votes():
-    place = {"setting": "I", "k": 2, "generation": 0, "judge": "first", "gradings": 3}
+    place = {"model": "k1", "seed": 0, "setting": "I", "k": 2, "generation": 0, "judge": "first"}
     rows = []
     for query, votes in enumerate(("11111 11111 11111", "11111 10111 11101")):
         rows.append({**place, "query": query, "skills": "metaphor; simile", "votes": votes})

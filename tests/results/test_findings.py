@@ -1,5 +1,6 @@
 """Claims: gains that are paired and corrected, mixes that are found by what they hold, sweeps."""
 
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,8 +18,9 @@ def test_verdicts():
 
 
 def test_holm():
-    assert findings.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert findings.holm([0.9, 0.8]) == pytest.approx([1, 1])
+    adjusted = findings.holm([0.01, 0.04, 0.03, 0.005])
+    assert adjusted.tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert findings.holm([0.9, 0.8]).tolist() == pytest.approx([1, 1])
     assert findings.holm([]).tolist() == []
 
 
@@ -148,3 +150,47 @@ def test_verdicts_show_the_gain_of_single_answers(simulated):
     verdicts = findings.findings(table)
     assert verdicts.single.tolist() == pytest.approx((verdicts.gain / 2).tolist())
     assert f"/ {verdicts.single[0]:+.2f}" in findings.headline(verdicts)[4].iloc[0]
+
+
+def test_models_and_claims_stand_in_the_order_given(simulated):
+    """In every table; by name k123 would come before k2 and zeta last."""
+    table = simulated(np.random.default_rng(9), {"base": 0.1, "k1": 0.1, "k12": 0.5, "k123": 0.8})
+    given = ["base", "zeta", "k2", "k123"]
+    table = table.replace(dict(zip(("base", "k1", "k12", "k123"), given, strict=True)))
+    assert list(dict.fromkeys(scores.summary(table).model)) == given
+    assert list(scores.spread(scores.summary(table)).index.get_level_values("model")) == given
+    own = [SimpleNamespace(model=m, against="base", setting="I", k=[3]) for m in ("zeta", "k2")]
+    verdicts = findings.findings(table, findings.with_own(own))
+    rows = findings.headline(verdicts).index
+    written = [claim.claim for claim in findings.with_own(own)]
+    shown = list(rows.get_level_values("claim"))
+    assert shown == [claim for claim in written if claim in shown]
+    assert shown[-2:] == ["zeta over base", "k2 over base"]
+    gains = findings.exploratory(table, findings.findings(table))
+    pairs = gains[["model", "against"]].drop_duplicates().to_numpy().tolist()
+    assert pairs == [[b, a] for a, b in itertools.combinations(given, 2)]
+    shown = findings.headline(gains).index.to_frame()[["model", "against"]]
+    assert shown.to_numpy().tolist() == pairs
+    two = pd.concat(table.assign(model=f"{student}-" + table.model) for student in ("z", "a"))
+    assert list(findings.findings(two).model.str[0].unique()) == ["z", "a"]
+
+
+def test_what_is_claimed_is_not_explored_the_other_way_round(simulated):
+    means = {"base": 0.1, "k123": 0.8, "padded": 0.1}
+    table = simulated(np.random.default_rng(7), means, ks=(2, 3, 4, 5))
+    gains = findings.exploratory(table, findings.findings(table))
+    control = gains[gains.model.isin(["k123", "padded"]) & (gains.against != "base")]
+    assert control.k.tolist() == [2], "at k = 3, 4, 5 it is claimed"
+
+
+def test_no_cell_of_a_claim_is_without_its_verdict(simulated):
+    """What does not hold, or is undecided, cannot be read as if it held."""
+    table = simulated(np.random.default_rng(2), {"base": 0.3, "k1": 0.05, "k12": 0.5, "k123": 0.6})
+    verdicts = findings.findings(table)
+    assert set(verdicts.verdict) == {"holds", "does not hold", "undecided"}
+    shown = findings.headline(verdicts).stack()
+    cells = shown[shown != ""]
+    assert len(cells) == len(verdicts)
+    for row in verdicts.itertuples():
+        cell = cells[(row.claim, row.setting, row.model, row.against, row.k)]
+        assert cell.startswith(f"{row.verdict}: {row.gain:+.2f} [")

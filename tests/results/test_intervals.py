@@ -99,8 +99,11 @@ def test_a_means_parts_against_slow_sums():
         [sum(cell[s][q] for s in range(3)) / 3 for q in range(7)],
     )
     assert found.mean == pytest.approx(grand)
-    assert found.of_seeds == pytest.approx(sum((r - grand) ** 2 for r in rows) / 2)
-    assert found.of_queries == pytest.approx(sum((c - grand) ** 2 for c in columns) / 6)
+    by_seeds = sum((r - grand) ** 2 for r in rows) / 2 / 3
+    by_queries = sum((c - grand) ** 2 for c in columns) / 6 / 7
+    assert found.variance == pytest.approx(by_seeds + by_queries)
+    spread = by_seeds**2 / 2 + by_queries**2 / 6
+    assert found.df == pytest.approx((by_seeds + by_queries) ** 2 / spread)
 
 
 def test_one_seed_is_the_plain_standard_error():
@@ -117,12 +120,12 @@ def test_the_variance_is_that_of_a_hierarchical_bootstrap():
         cell[np.ix_(rng.integers(8, size=8), rng.integers(200, size=200))].mean()
         for _ in range(4000)
     ]
-    found = mean_of(cell)
+    of_seeds = cell.mean(axis=1).var(ddof=1)
+    of_queries = cell.mean(axis=0).var(ddof=1)
+    assert mean_of(cell).variance == pytest.approx(of_seeds / 8 + of_queries / 200)
     rest = cell - cell.mean(axis=1)[:, None] - cell.mean(axis=0) + cell.mean()
     residual = (rest**2).sum() / (7 * 199)
-    bootstrap = (
-        found.of_seeds / 8 * 7 / 8 + (found.of_queries + residual / 8 * 7 / 8) / 200 * 199 / 200
-    )
+    bootstrap = of_seeds / 8 * 7 / 8 + (of_queries + residual / 8 * 7 / 8) / 200 * 199 / 200
     assert np.var(means) == pytest.approx(bootstrap, rel=0.1)
 
 

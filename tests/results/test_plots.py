@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from helpers.results import diagram, look, plots, scores
+from helpers.results import look, plots, scores
 from helpers.task.points import Points
 
 
@@ -59,7 +59,6 @@ def drawn(table, swept) -> dict:
             scores.summary(table), trained_ks=[1, 2, 3], **here
         ),
         "training_loss": plots.training_loss(logs, **here),
-        "method": diagram.method(counts, table, **here),
         "corpus_by_k": plots.corpus_by_k(counts, **here),
     }
 
@@ -183,7 +182,7 @@ def test_data_efficiency_draws_each_kind_against_its_texts(swept):
     figure = plots.data_efficiency(summary, caption="in a test")
     assert len(figure.axes) == 6, "two k, three settings"
     lines = [line.get_xdata() for axis in figure.axes for line in axis.lines]
-    assert {(300, 600, 2400), (300, 600, 3600)} <= {tuple(map(float, x)) for x in lines}
+    assert {(0,), (300, 600, 2400), (300, 600, 3600)} <= {tuple(map(float, x)) for x in lines}
     for words in (
         "D(1) + D(2)",
         "D(1) + D(2) + D(3)",
@@ -196,10 +195,6 @@ def test_data_efficiency_draws_each_kind_against_its_texts(swept):
         "40 queries",
     ):
         assert words in said(figure), words
-    other = plots.data_efficiency(
-        summary.assign(k=summary.k - 1).query("k < 3"), caption="in a test"
-    )
-    assert "k = 1" in said(other), "where neither 3 nor 4 was asked, every k is drawn"
     two = pd.concat(
         [
             summary.assign(model="three-" + summary.model),
@@ -210,27 +205,31 @@ def test_data_efficiency_draws_each_kind_against_its_texts(swept):
     assert "of three" in said(plots.data_efficiency(two, caption="in a test"))
 
 
-def test_without_a_sweep_the_figure_says_so_and_is_not_kept(table, tmp_path):
+def test_without_a_sweep_there_is_no_figure(table, tmp_path):
     figure = plots.data_efficiency(scores.summary(table), caption="in a test")
-    assert "no sweep" in said(figure)
+    assert figure is None
     look.save(figure, tmp_path, "data_efficiency")
     assert not list(tmp_path.iterdir())
 
 
-def test_the_method_is_drawn_with_the_runs_numbers(figures, table):
-    words = said(figures["method"])
-    for expected in (
-        "92 texts",
-        "1 to 2 skills",
-        "keeps 80",
-        "D(1): 40",
-        "9 models",
-        "k = 1 to 5",
-        "I: training",
-        "II: held-out",
-        "in a test",
-    ):
-        assert expected in words, expected
-    answers = table[["model", "seed", "setting", "k", "query", "generation"]].drop_duplicates()
-    assert f"grades {len(answers):,} answers" in words
-    assert f"{table['query'].nunique()} queries × {table.generation.nunique()} answers" in words
+def test_models_are_drawn_in_the_order_given(swept):
+    """In the legends of every figure of models, whatever their names and usual colours."""
+    given = ["k123", "zeta", "base", "alpha"]
+    logs = pd.DataFrame({"model": given, "seed": 0, "step": 1, "loss": 1.0})
+    assert labels_of(plots.training_loss(logs, caption="").axes[0]) == TITLES
+    table = swept.replace({"model": {"k12": "zeta", "k12n300": "alpha"}})
+    models = pd.concat(table[table.model == name] for name in given)
+    figure = plots.full_marks_by_k(scores.summary(models), trained_ks=[], caption="")
+    assert labels_of(figure) == TITLES
+    kinds = pd.concat([swept[swept.kind == kind] for kind in ("k123", "base", "k12")])
+    figure = plots.data_efficiency(scores.summary(kinds), caption="")
+    assert labels_of(figure) == [TITLES[0], TITLES[2], "D(1) + D(2)"]
+
+
+TITLES = ["D(1) + D(2) + D(3)", "zeta", "before fine-tuning", "alpha"]
+
+
+def labels_of(drawing) -> list[str]:
+    """What its legend names, in order."""
+    (legend,) = drawing.legends if hasattr(drawing, "legends") else [drawing.get_legend()]
+    return [text.get_text() for text in legend.get_texts()]

@@ -81,7 +81,7 @@ def finished(tmp_path, monkeypatch):
         figures = tmp_path / "runs/smoke/figures"
         scores.write_csv(scores.tidy(files), figures / "scores.csv")
         executed = nbformat.v4.new_notebook()
-        for name in ("method-figure", "04-06", "04-15", "04-16", "8dcea781", *report.FIGURES):
+        for name in ("04-06", "04-15", "04-16", "8dcea781", *report.FIGURES):
             cell = nbformat.v4.new_code_cell("secret_code = 1", id=name)
             picture = {"image/png": "iVBORw0KGgo="}
             alt = {"image/png": {"alt": "what <it> shows"}}
@@ -103,6 +103,7 @@ def test_a_page_that_loads_nothing_and_escapes_what_a_model_wrote(finished):
         "&lt;script&gt;alert(1)",
         "&lt;b&gt;moon",
         "<mark",
+        "<title>The method:",
     ):
         assert expected in page, expected
     for unwanted in ("secret_code", "<script", "<b>moon", "<link", "@import", 'src="http', "url("):
