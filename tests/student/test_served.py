@@ -160,8 +160,9 @@ def test_the_server_dies_and_comes_back(command, name, llama, tmp_path):
     with served(llama, tmp_path, **known) as student:
         again = texts(student.ask(requests(before + 6)))
         assert replied(student.ledger) == before + 6, "nothing stored is asked again"
-    with served(llama, tmp_path, "straight", **known) as student:
-        assert texts(student.ask(requests(before + 6))) == again
+        running = {"command": "", "model": known["model"], "base_url": student.endpoint.base_url}
+        with served(llama, tmp_path, "straight", **running) as other:
+            assert texts(other.ask(requests(before + 6))) == again
 
 
 @pytest.mark.slow
