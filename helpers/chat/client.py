@@ -239,7 +239,7 @@ async def by_batches(run: Run, outcomes: Sequence[Outcome]) -> None:
     """Batch after batch of what is missing; the second asks for what the first left unreadable."""
     while True:
         calls = [outcome.look(run.ledger) for outcome in outcomes]
-        run.progress.advance(calls.count([]) - run.progress.done)
+        run.progress.advance(calls.count([]) - run.progress.n)
         missing = {call.key: call for some in calls for call in some}
         if not missing:
             return
@@ -280,7 +280,7 @@ def ask(
             if any(outcome.look(ledger) for outcome in outcomes):
                 async with run.connected():
                     await ask_by(run, outcomes)
-            progress.advance(len(requests) - progress.done)
+            progress.advance(len(requests) - progress.n)
 
     # In a thread: a notebook's kernel has an event loop of its own. An interrupt cancels the work.
     with start_blocking_portal() as portal:
