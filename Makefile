@@ -28,11 +28,14 @@ help:  ## print this help
 bench-help:  ## the benchmarks, and checks of a machine
 	@grep -hE '^[a-z-]+:.*#: ' Makefile | awk -F ':.*#: ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
-# MAKE_NUMBER tells the stages of one make from those of another, which may not run beside them.
 reproduce: $(VENV)/done  ## run the experiment of PROFILE, from the texts to the report
+	@$(PY) -m helpers.run.lock $(PROFILE) $(MAKE) --no-print-directory alone PROFILE=$(PROFILE)
+
+# No other make works on this run meanwhile.
+alone:
 	@$(PY) -m helpers.run.reruns $(PROFILE)
 	@$(PY) -m helpers.run.preflight $(PROFILE)
-	@MAKE_NUMBER=$$$$-$$(date +%s) $(MAKE) --no-print-directory notebooks-of-profile PROFILE=$(PROFILE)
+	@$(MAKE) --no-print-directory notebooks-of-profile PROFILE=$(PROFILE)
 
 plan: $(VENV)/done  ## what PROFILE would ask, train and cost; asks nothing
 	@$(PY) -m helpers.run.overview $(PROFILE)
@@ -65,7 +68,11 @@ test-slow: $(VENV)/done  ## slow proofs
 	@$(VENV)/bin/pytest -q --durations=10 -m slow
 	@if [ -e runs/mini/report.done ]; then $(NBVAL) notebooks/0*.ipynb; else echo "notebooks are not compared: no finished run of mini (make reproduce)"; fi
 
-bench: bench-chat bench-sample bench-train  #: client, sampling and training beside their peers; about twenty minutes
+bench: bench-startup bench-chat bench-sample bench-train  #: all of it beside its peers, to the table runs/bench/README.md; about twenty minutes
+	@$(PY) -m bench.table
+
+bench-startup: $(VENV)/done  #: what a notebook costs without work, beside importing torch; a minute
+	@$(PY) -m bench.startup
 
 bench-sample: $(VENV)/done  #: answers a second beside plain generate; writes runs/bench/sample.json
 	@env -u OMP_NUM_THREADS $(PY) -m bench.sample
@@ -106,7 +113,7 @@ clean:  ## remove executed notebooks and uncommitted figures of PROFILE; replies
 distclean:  ## remove ALL of PROFILE's run, paid replies and models too; asks first
 	@printf 'Remove $(RUN) with every stored reply and model? [y/N] '; read a; [ "$$a" != y ] || rm -rf $(RUN)
 
-.PHONY: help bench-help reproduce preflight plan ledger report verify test test-slow bench bench-chat bench-sample bench-train dry-run serve-check gpu-check lab serve base notebooks clean distclean notebooks-of-profile
+.PHONY: help bench-help reproduce preflight plan ledger report verify test test-slow bench bench-startup bench-chat bench-sample bench-train dry-run serve-check gpu-check lab serve base notebooks clean distclean alone notebooks-of-profile
 
 $(VENV)/done: requirements.txt
 	@echo "making $(VENV) from requirements.txt (a few minutes, once)"
@@ -128,24 +135,27 @@ $(VENV)/done: requirements.txt
 	@$(PYTHON) -m venv .venv-bench && .venv-bench/bin/pip install --quiet --disable-pip-version-check -r $< && touch $@ || true
 
 # The notebooks of a profile. An executed notebook is its stage's stamp; `helpers.run.stage` writes it only on success.
-# Of which modules and variants is in notebooks.mk, computed by `helpers.run.reruns`; so is CORPUS, the texts of
-# 01_generate, empty where none are trained on.
+# Variants, each stage's modules by its name, and CORPUS, the texts of 01_generate, empty where none are trained on,
+# are in notebooks.mk, computed by `helpers.run.reruns`.
 STAGE   = @$(PY) -m helpers.run.stage $< $(RUN)/params/$(@:$(RUN)/%.ipynb=%).yaml $@
 
 notebooks-of-profile:
 	@$(MAKE) --no-print-directory -j$(JOBS) $(RUN)/report.done
 	@echo "PROFILE=$(PROFILE) is done: $$(cat $(RUN)/report.done)"
 
-$(RUN)/01_generate.ipynb: notebooks/01_generate.ipynb $(RUN)/params/01_generate.yaml
+$(RUN)/01_generate.ipynb: notebooks/01_generate.ipynb $(RUN)/params/01_generate.yaml $(01_generate)
 	$(STAGE)
 
-$(RUN)/02_finetune/%.ipynb: notebooks/02_finetune.ipynb $(RUN)/params/02_finetune/%.yaml $(CORPUS)
+$(RUN)/02_finetune/%.ipynb: notebooks/02_finetune.ipynb $(RUN)/params/02_finetune/%.yaml $(CORPUS) $(02_finetune)
 	$(STAGE)
 
-$(RUN)/03_grade/%.ipynb: notebooks/03_grade.ipynb $(RUN)/params/03_grade/%.yaml
+$(RUN)/03_grade/%.ipynb: notebooks/03_grade.ipynb $(RUN)/params/03_grade/%.yaml $(03_grade)
 	$(STAGE)
 
-$(RUN)/04_plot.ipynb: notebooks/04_plot.ipynb $(RUN)/params/04_plot.yaml \
+# A fine-tuned model is graded after it is trained; a base at any time.
+$(TRAINED:%=$(RUN)/03_grade/%.ipynb): $(RUN)/03_grade/%.ipynb: $(RUN)/training/%/model/identity.json
+
+$(RUN)/04_plot.ipynb: notebooks/04_plot.ipynb $(RUN)/params/04_plot.yaml $(04_plot) \
   $(CORPUS) $(TRAINED:%=$(RUN)/training/%/model/identity.json) $(GRADED:%=$(RUN)/grades/%.jsonl)
 	$(STAGE)
 
@@ -160,5 +170,5 @@ $(RUN)/grades/%.jsonl: $(RUN)/03_grade/%.ipynb
 	@true
 
 $(RUN)/report.done: $(if $(CORPUS),$(RUN)/01_generate.ipynb) $(TRAINED:%=$(RUN)/02_finetune/%.ipynb) \
-  $(GRADED:%=$(RUN)/03_grade/%.ipynb) $(RUN)/04_plot.ipynb
+  $(GRADED:%=$(RUN)/03_grade/%.ipynb) $(RUN)/04_plot.ipynb $(REPORT)
 	@$(PY) -m helpers.run.report $(PROFILE) > $@.tmp && mv $@.tmp $@

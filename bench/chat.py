@@ -18,13 +18,13 @@ from pathlib import Path
 
 import openai
 
+from bench.table import write
 from helpers import paths
 from helpers.chat.client import ask
 from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Request
 from helpers.profile import load
-from helpers.run import manifest
 from helpers.task.catalog import draw
 from helpers.task.prompts import grading_turn
 from tests.faults.server import Server
@@ -263,12 +263,9 @@ def main() -> None:
             load[0],
             os.getloadavg()[0],
         ],  # far above 0: other work ran beside it
-        "machine": manifest.machine(),
-        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     target = paths.run("bench") / "chat.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(table, indent=2) + "\n")
+    write(target, table)
     print(
         f"{REQUESTS} requests, {AT_ONCE} at once, {LATENCY} s each: the ideal is {IDEAL:.1f} s."
         f" Medians of {ROUNDS}."

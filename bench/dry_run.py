@@ -7,7 +7,6 @@ and reader. The models are the embedded base with eight seeds. Everything stays 
 """
 
 import argparse
-import json
 import os
 import shutil
 import threading
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from bench.table import write
 from helpers import evaluate, paths
 from helpers.chat.ledger import Ledger
 from helpers.files import write_json_lines
@@ -114,8 +114,7 @@ def main() -> None:
         "models": rows,
     }
     print({name: value for name, value in found.items() if name != "models"})
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(found, indent=1))
+    write(arguments.out, found)
 
 
 if __name__ == "__main__":

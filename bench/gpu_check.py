@@ -22,6 +22,7 @@ import psutil
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig
 
+from bench.table import write
 from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Request
 from helpers.errors import UserError
@@ -195,8 +196,7 @@ def main() -> None:
         (Path(folder) / "large").mkdir()
         row = timed(Path(folder) / "large", topology)
     target = ROOT / "runs/bench/gpu.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(row, indent=2))
+    write(target, row)
     print(json.dumps(row), f"{time.monotonic() - start:.0f} s", sep="\n")
 
 

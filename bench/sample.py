@@ -35,6 +35,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from bench.table import write
 from helpers import evaluate, paths
 from helpers.profile.load import load_profile
 from helpers.student.local import prompt_ids
@@ -301,8 +302,7 @@ def main() -> None:
         print("no GPU here: Mistral-7B's shape was not measured")
     for name in ("vs_batch_1", "vs_generate_best"):
         results[name] = results["cpu"][name]
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(results, indent=1))
+    write(arguments.out, results)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 from trl import SFTConfig, SFTTrainer
 
+from bench.table import write
 from helpers.paths import ROOT
 from helpers.training import attention, data, parallel, train
 
@@ -339,8 +340,7 @@ def main() -> None:
         name: large[name] for name in ("vs_trl_default", "vs_trl_best", "vs_trl_other_batches")
     }
     target = ROOT / "runs/bench/train.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(found, indent=2))
+    write(target, found)
     print(json.dumps(found, indent=2))
 
 

@@ -113,7 +113,7 @@ def test_an_unknown_profile_or_key_stops_before_anything(checkout):
     assert refused.returncode != 0
     assert "03_grade.yaml: unknown key gradigns; did you mean gradings?" in refused.stderr
     assert "Traceback" not in refused.stderr
-    assert not list(folder.glob("runs/*/*"))
+    assert [file.name for file in folder.glob("runs/*/*")] == ["lock"]
 
 
 @pytest.mark.parametrize(
@@ -178,8 +178,10 @@ def test_nothing_is_done_twice_and_only_what_changed_is_done(checkout):
     (folder / "runs/smoke/grades/base.jsonl").write_text("{")
     changed = reproduce()
     assert "runs/smoke/corpus.jsonl is gone; 01_generate runs again" in changed
-    assert "model.safetensors is gone; 02_finetune/k123-s0 runs again" in changed
-    assert "base.jsonl was changed, and is kept as base.jsonl.old-1; 03_grade/base" in changed
+    assert (
+        "model.safetensors is gone (kept: model.old-1); 02_finetune/k123-s0 runs again" in changed
+    )
+    assert "base.jsonl was changed (kept: base.jsonl.old-1); 03_grade/base" in changed
     assert results(folder) == before
     assert (folder / "runs/smoke/training/k123-s0/model/model.safetensors").exists()
     edit("params/prompts/terse/grading.json", "\n", "\n\n")
@@ -196,12 +198,11 @@ def test_a_second_make_and_one_whose_first_was_killed(checkout):
     first = subprocess.Popen(
         ["make", "reproduce", "PROFILE=smoke"], cwd=folder, start_new_session=True
     )
-    lock = folder / "runs/smoke/lock"
-    until(lambda: lock.exists() and "01_generate" in lock.read_text())
+    until((folder / "runs/smoke/01_generate.partial.ipynb").exists)
     for _ in "alive", "killed":
         second = make(folder, "reproduce", "PROFILE=smoke")
         assert second.returncode != 0
-        assert "runs/smoke is in use: 01_generate (process " in second.stderr
+        assert "runs/smoke is in use by process " in second.stderr
         assert "Traceback" not in second.stderr
         first.kill()
         first.wait()

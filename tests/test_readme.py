@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from helpers.paths import ROOT
 from helpers.profile import load
 from helpers.results import agreement, findings, scores
-from helpers.run import plan
+from helpers.run import overview, plan
 
 README = (ROOT / "README.md").read_text()
 PAGES = "\n".join(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))
@@ -92,8 +92,11 @@ def test_size_and_cost():
     assert f"{weights / 1e6:.2f} million parameters" in README
     notebooks = load.load_profile("paper")
     grades = [p for name, p in notebooks.items() if name.startswith("03")]
-    parts = [plan.plan_generate(notebooks["01_generate"]), plan.plan_grade(grades[0], len(grades))]
-    dollars = pd.concat(parts)[["dollars low", "dollars high"]].sum()
+    parts = [
+        plan.plan_generate(notebooks["01_generate"]),
+        overview.plan_grade(grades[0], len(grades)),
+    ]
+    dollars = pd.concat(parts).dollars.sum()
     assert "{:,.0f} to {:,.0f} US dollars".format(*dollars) in PAGES
 
 

@@ -1,126 +1,122 @@
 """A whole profile's plan, printed: `python -m helpers.run.overview paper`, which is `make plan`."""
 
+from collections import Counter
+
+import numpy as np
 import pandas as pd
 import yaml
 
-from helpers import paths
+from helpers import evaluate, paths
+from helpers.chat.conversation import Conversation
 from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Ledger
-from helpers.chat.money import CHARACTERS_PER_TOKEN, is_free
+from helpers.chat.money import CHARACTERS_PER_TOKEN
 from helpers.errors import command
 from helpers.profile.load import load_profile
-from helpers.profile.schema import Grade, Model
+from helpers.profile.schema import Finetune, Grade, Model
 from helpers.profile.together import feasibility
 from helpers.run import plan
 
+ASSUMED = f"""\
+Tokens are characters / {CHARACTERS_PER_TOKEN}. Assumed are answers of \
+{plan.shown(*plan.ANSWER_TOKENS)} tokens, gradings of {plan.shown(*plan.GRADE_TOKENS)},
+and {plan.KEPT[0]:.0%} to {plan.KEPT[1]:.0%} of the teacher's texts kept; minutes are guessed from\
+ the usual time of a reply.
+"""
 
-def is_done(profile: str, name: str, p: Model) -> bool:
-    """Has this notebook run to its end with these parameters?
 
-    What else it read may have changed since; make looks at that.
+def left_of(profile: str, notebooks: dict[str, Model]) -> dict[str, Model]:
+    """The notebooks that have not run to their end with these parameters.
+
+    What else they read may have changed since; make looks at that.
     """
-    executed = paths.run(profile) / f"{name}.ipynb"
-    given = paths.run(profile) / f"params/{name}.yaml"
-    if not executed.exists() or not given.exists():
-        return False
-    newer = executed.stat().st_mtime >= given.stat().st_mtime
-    return newer and yaml.safe_load(given.read_text()) == p.model_dump(mode="json")
+    left = dict(notebooks)
+    for name, p in notebooks.items():
+        executed = paths.run(profile) / f"{name}.ipynb"
+        given = paths.run(profile) / f"params/{name}.yaml"
+        if not executed.exists() or not given.exists():
+            continue
+        is_newer = executed.stat().st_mtime >= given.stat().st_mtime
+        if is_newer and yaml.safe_load(given.read_text()) == p.model_dump(mode="json"):
+            del left[name]
+    return left
 
 
-def assumptions() -> str:
-    well, badly = plan.KEPT
+def plan_answers(p: Grade) -> pd.DataFrame:
+    """What a model with an address of its own is asked, none of whose answers is there."""
+    queries = [task.query for task in evaluate.tasks(p)]
+    line = plan.row(
+        "03_grade",
+        f"model {p.variant}: {len(queries):,} answers",
+        p.student,
+        len(queries) * p.student_turns,
+        plan.sent_in_turns(queries, p.pack(), p.student_turns),
+        plan.ANSWER_TOKENS,
+    )
+    return pd.DataFrame([line])
+
+
+def plan_grade(
+    p: Grade, models: int = 1, judges: dict[str, Endpoint] | None = None
+) -> pd.DataFrame:
+    """What the judges are asked for `models` models, none of whose answers is there.
+
+    Args:
+        judges: by name; by default those that grade.
+    """
+    tasks = evaluate.tasks(p)
+    answers = []
+    for task in tasks:
+        text = f"{plan.ANSWER}{task.generation}"  # no two are alike
+        answers.append(Conversation([{"role": "assistant", "content": text}]))
+    return plan.plan_gradings(p, tasks, answers, None, models=models, judges=judges)
+
+
+def totals(table: pd.DataFrame, budget: float | None) -> str:
+    """Minutes and dollars of all rows together; teacher, judge and models are asked in turn."""
+    minutes, dollars = (np.nansum(list(table[name]), axis=0) for name in ("minutes", "dollars"))
+    limit = "no budget: spending is not limited" if budget is None else f"budget {budget:,.2f}"
+    if not np.any(list(table.dollars)):  # what is not known is not zero
+        limit = "all that is asked is free"
     return (
-        f"Tokens are characters / {CHARACTERS_PER_TOKEN}. Assumed are answers of"
-        f" {plan.shown(*plan.ANSWER_TOKENS)} tokens,\ngradings of"
-        f" {plan.shown(*plan.GRADE_TOKENS)}, and {well:.0%} to {badly:.0%} of the teacher's texts"
-        " kept; minutes are guessed until replies have been measured."
+        f"Together {plan.shown(*minutes)} minutes of asking, {plan.shown(*dollars, 2)} US dollars"
+        f" (params/prices.yaml), without what is not known; {limit}."
     )
 
 
-def totals(table: pd.DataFrame) -> str:
-    """Minutes and dollars of all rows together; teacher, judge and models are asked in turn."""
-    total = plan.ranges(table.sum(numeric_only=True).to_frame().T).iloc[0]
-    line = f"{total.minutes} minutes of asking, {total.dollars} US dollars (params/prices.yaml)"
-    if table["minutes low"].isna().any():
-        line += ", without the time of batches, which take up to a day each"
-    unpriced = sorted(set(table.model[table["dollars low"].isna()]))
-    if unpriced:
-        line += f", without {', '.join(unpriced)}, whose price that file does not have"
-    return f"Together {line}."
-
-
-def budget(p: Grade, endpoints: list[Endpoint]) -> str:
-    if p.budget is not None:
-        return f"The budget for everything is {p.budget:,.2f} US dollars."
-    if all(map(is_free, endpoints)):
-        return "All that is asked is free."
-    return "There is no budget: spending is not limited."
-
-
-def trainings(notebooks: dict[str, Model]) -> list[str]:
-    """What each training does; those that differ in the seed alone share a line."""
-    seeds: dict[tuple[str, str], list[str]] = {}
-    for p in notebooks.values():
-        mix, _, seed = p.variant.rpartition("-s")
-        seeds.setdefault((mix, plan.training(p)), []).append(seed)
-    return [f"{mix}, seeds {', '.join(own)}: {what}" for (mix, what), own in seeds.items()]
-
-
 def main(profile: str) -> None:
-    """Print the plan of what is left of every stage."""
+    """Print the plan of what is left; a model's answers and gradings are counted whole."""
     notebooks = load_profile(profile)
-    left = {name: p for name, p in notebooks.items() if not is_done(profile, name, p)}
-    generate = notebooks.get("01_generate")
-    grades = [p for p in notebooks.values() if isinstance(p, Grade)]
-    grade = grades[0]
-    addressed = [p.student for p in grades if isinstance(p.student, Endpoint)]
-    models = sum(name.startswith("03") for name in left)
+    left = left_of(profile, notebooks)
     path = paths.ledger(profile)
     ledger = Ledger(path) if path.exists() else None
-    parts = []
+    print(f"Profile {profile}: {len(left)} of {len(notebooks)} notebooks are left to run.")
+    grades = [p for p in left.values() if isinstance(p, Grade)]
+    parts = [plan_answers(p) for p in grades if isinstance(p.student, Endpoint)]
     if "01_generate" in left:
-        parts.append(plan.plan_generate(generate, ledger))
-    for p in left.values():
-        if isinstance(p, Grade) and isinstance(p.student, Endpoint):
-            parts.append(plan.plan_answers(p, ledger))
-    if models:
-        parts.append(plan.plan_grade(grade, models, ledger=ledger))
-    if len(left) < len(notebooks):
-        done = len(notebooks) - len(left)
-        print(
-            f"Done, and not counted below: {done} of {len(notebooks)} notebooks"
-            f" (runs/{profile}/).\n"
-        )
+        parts.insert(0, plan.plan_generate(left["01_generate"], ledger))
+    if grades:
+        parts.append(plan_grade(grades[0], len(grades)))
     if not parts:
         print("Nothing is left to ask.")
         return
     table = pd.concat(parts)
-    print(f"Profile {profile}: what it asks, trains and costs. {assumptions()}\n")
-    print(plan.ranges(table).to_string(index=False))
-    print(f"\n{totals(table)}")
-    for name, judge in grade.second_judges.items():
-        if not judge.enabled:
-            more = plan.plan_grade(grade, len(grades), judges={name: judge})
-            sums = more.sum(numeric_only=True, skipna=False).to_frame().T
-            price = plan.ranges(sums).dollars[0]
-            print(
-                f"Not asked (enabled: false): second judge {name}, {judge.model}:"
-                f" {price} US dollars more."
-            )
+    rows = plan.ranges(table).to_string(index=False)
+    p = next(p for p in notebooks.values() if isinstance(p, Grade))
+    print(f"\n{ASSUMED}\n{rows}\n{totals(table, p.budget)}")
     if ledger:
-        print(
-            f"{ledger.spent():,.2f} US dollars are spent (make ledger). A model's answers and"
-            " gradings are counted whole until all are there: 03_grade shows more."
-        )
-    teachers = [generate.teacher] if generate else []
-    print(budget(grade, [*teachers, *addressed, *grade.judges().values()]))
-    if generate:
-        print(f"\nQueries\n{feasibility(generate).to_string(index=False)}")
-    if untrained := {name: p for name, p in left.items() if name.startswith("02")}:
-        print("\n02_finetune", *trainings(untrained), sep="\n  ")
-    if len(addressed) < len(grades):
-        where = grade.serve or grade.server.base_url or "this process"
-        print(f"\n03_grade\n  answers of at most {grade.new_tokens} tokens, sampled by {where}")
+        print(f"{ledger.spent():,.2f} US dollars are spent (make ledger).")
+    for name, judge in p.second_judges.items():
+        if not judge.enabled:
+            price = plan.ranges(plan_grade(p, len(grades), {name: judge})).dollars[0]
+            print(f"Not asked: second judge {name}, {judge.model}: {price} US dollars more.")
+    if "01_generate" in left:
+        print(f"\nQueries\n{feasibility(left['01_generate']).to_string(index=False)}")
+    trainings = Counter(plan.plan_finetune(p) for p in left.values() if isinstance(p, Finetune))
+    if trainings:
+        print("\n02_finetune", *(f"{n} x {what}" for what, n in trainings.items()), sep="\n  ")
+    where = p.serve or p.server.base_url or "this process"
+    print(f"\n03_grade\n  answers of at most {p.new_tokens} tokens, sampled by {where}")
 
 
 if __name__ == "__main__":

@@ -10,102 +10,69 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from helpers import paths
+from helpers import evaluate
 from helpers.chat.endpoint import Endpoint, host, secret_of
 from helpers.chat.money import price_of
 from helpers.errors import UserError, command
+from helpers.paths import ROOT
 from helpers.profile.kinds import is_hub_name
 from helpers.profile.load import load_profile
 from helpers.profile.schema import Answers, Finetune, Generate, Grade, Model, located
+from helpers.run.overview import left_of
 from helpers.training import chats, memory
 
 # What was looked at, whether it is there, and a sentence.
 Finding = tuple[str, bool, str]
 
 
-def endpoints(ahead: list[Model]) -> Iterator[Finding]:
+def tried(what: str, words: str, act: Callable, *arguments) -> Finding:
+    """Does it go, and if not, why?"""
+    try:
+        act(*arguments)
+    except UserError as error:
+        return what, False, str(error)
+    return what, True, words
+
+
+def endpoints(asked: list) -> Iterator[Finding]:
     """The key and the price of each model that somebody sends a bill for."""
-    asked = []
-    for p in ahead:
-        if isinstance(p, Generate):
-            asked += [p.teacher, p.judge]
-        if isinstance(p, Grade):
-            asked += p.judges().values()
-            if isinstance(p.student, Endpoint):
-                asked.append(p.student)
     for endpoint in asked:
-        if endpoint.free or not host(endpoint.base_url).needs_key:
-            continue
-        key = f"the environment variable {endpoint.key_env} holds"
-        if secret_of(endpoint):
-            yield f"key of {endpoint.base_url}", True, f"{key} it"
-        else:
-            yield f"key of {endpoint.base_url}", False, f"{key} none; export it"
-        if price := price_of(endpoint):
-            words = f"{price.input:,.2f} US dollars per million tokens in, {price.output:,.2f} out"
-        else:
-            words = "params/prices.yaml has none: write it there, as the provider's page says"
-        yield f"price of {endpoint.model}", bool(price), words
+        is_paid = isinstance(endpoint, Endpoint) and not endpoint.free
+        if is_paid and host(endpoint.base_url).needs_key:
+            words = f"environment variable {endpoint.key_env}: export it"
+            yield f"key of {endpoint.base_url}", bool(secret_of(endpoint)), words
+            price = price_of(endpoint)
+            words = "write it into params/prices.yaml, as the provider's page says"
+            if price:
+                words = f"{price.input:,.2f} US dollars per million tokens in, {price.output:,.2f}"
+            yield f"price of {endpoint.model}", bool(price), words
 
 
-def trainings(profile: str, ahead: list[Model]) -> Iterator[Finding]:
-    """Students of the hub; GPUs, memory and disk of trainings on GPUs, or of such a student."""
-    configs = {}
-    students = [p.student for p in ahead if isinstance(p, Finetune | Grade)]
-    for student in dict.fromkeys(name for name in students if isinstance(name, str)):
-        words = "the hub gives it"
-        try:
-            configs[student] = memory.config_of(located(student))
-        except UserError as error:
-            words = str(error).removeprefix(f"student = {student}: ")
-        if is_hub_name(student):
-            yield f"student {student}", student in configs, words
-    checkpoints = models = 0.0  # GB of disk: of the largest training, and of all together
-    for p in ahead:
-        topology = isinstance(p, Finetune) and memory.read_topology(paths.ROOT / p.topology)
-        if not topology or (topology.cpu and not is_hub_name(p.student)):
-            continue
-        if p.student in configs:
-            shape, recipe = memory.shape_of(configs[p.student]), p.recipe()
-            why = memory.misfit(shape, recipe, topology)
-            model = shape.weights * (2 if p.export_dtype == "bfloat16" else 4) / memory.GB
-            models += model
-            checkpoints = max(checkpoints, memory.needs(shape, recipe, topology)["disk"] - model)
-        else:
-            count = len(memory.devices(topology))
-            why = f"it is for {topology.processes} GPUs, and this machine shows {count}"
-            why = why if count < topology.processes else None
-        yield f"{p.student} on {topology.path.name}", not why, why or "it fits this machine"
-    if models:
-        run = paths.run(profile)
-        folder = next(path for path in (run, *run.parents) if path.exists())
-        need, free = checkpoints + models, shutil.disk_usage(folder).free / memory.GB
-        words = f"checkpoints and models need about {need:,.0f} GB, and {free:,.0f} are free"
-        yield "disk", need <= free, words
+def training(p: Finetune) -> Iterator[Finding]:
+    """Chats of one's own; GPUs, and the memory and disk that this training needs by itself."""
+    if "chats" in p.mix:
+        yield tried(f"chats of {p.mix['chats']}", "they can be read", chats.read, p.mix)
+    recipe, topology = p.recipe(), memory.read_topology(ROOT / p.topology)
+    if topology.cpu:
+        return
+    count, name = len(memory.devices(topology)), topology.path.name
+    words = f"it is for {topology.processes} GPUs, and this machine shows {count}"
+    yield f"GPUs of {name}", count >= topology.processes, words
+    if count >= topology.processes:
+        Path(recipe.out).mkdir(parents=True, exist_ok=True)  # whose disk it is
+        fits = "it fits this machine"
+        yield tried(f"{p.student} on {name}", fits, memory.check, recipe, topology.path)
 
 
-def own_chats(ahead: list[Model]) -> Iterator[Finding]:
-    """Can the chats be read that students are trained on, each of them?"""
-    mixes = {str(p.mix): p.mix for p in ahead if isinstance(p, Finetune) and "chats" in p.mix}
-    for mix in mixes.values():
-        what = f"chats of {mix['chats']}"
-        try:
-            yield what, True, f"{len(chats.read(mix)):,} chats"
-        except UserError as error:
-            yield what, False, str(error)
-
-
-def servers(ahead: list[Model]) -> Iterator[Finding]:
-    """Is the program there that `serve` starts?"""
+def server(serve: str) -> Finding:
+    """Is the program there that serves a student?"""
+    program = shlex.split(serve)[0]
     here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    for p in ahead:
-        if isinstance(p, Grade) and p.serve:
-            program = shlex.split(p.serve)[0]
-            found = shutil.which(program, path=here)
-            yield f"serve: {program}", bool(found), found or "it is not on the PATH: install it"
+    found = shutil.which(program, path=here)
+    return f"serve: {program}", bool(found), found or "it is not on the PATH: install it"
 
 
 def look(profile: str, notebooks: dict[str, Model]) -> list[Finding]:
@@ -114,14 +81,22 @@ def look(profile: str, notebooks: dict[str, Model]) -> list[Finding]:
     Raises:
         UserError: answers that somebody else made, and that are not those to this evaluation.
     """
-    run = paths.run(profile)
-    ahead = [p for name, p in notebooks.items() if not (run / f"{name}.ipynb").exists()]
-    for p in ahead:
-        if isinstance(p, Grade) and isinstance(p.student, Answers):
-            from helpers import evaluate  # slow to load: it can sample
-
-            evaluate.answers(p, evaluate.tasks(p), None)
-    findings = [*endpoints(ahead), *trainings(profile, ahead), *own_chats(ahead), *servers(ahead)]
+    findings = []
+    for p in left_of(profile, notebooks).values():
+        if isinstance(p, Generate):
+            findings += endpoints([p.teacher, p.judge])
+        student = getattr(p, "student", None)
+        if isinstance(student, str) and is_hub_name(student):
+            what = f"student {student}"
+            findings.append(tried(what, "the hub gives it", memory.config_of, located(student)))
+        if isinstance(p, Finetune):
+            findings += training(p)
+        if isinstance(p, Grade):
+            findings += endpoints([*p.judges().values(), p.student])
+            if isinstance(p.student, Answers):
+                evaluate.answers(p, evaluate.tasks(p), None)
+            if p.serve:
+                findings.append(server(p.serve))
     return list(dict.fromkeys(findings))
 
 

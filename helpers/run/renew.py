@@ -18,24 +18,18 @@ def with_outputs(notebook: Path, executed: Path) -> nbformat.NotebookNode:
     """A notebook with the outputs of its executed copy.
 
     Raises:
-        UserError: there is no copy, or it is of another notebook than this.
+        UserError: the copy is of another notebook than this.
     """
-    if not executed.exists():
-        raise UserError(f"{executed.relative_to(ROOT)}: not there yet; run make reproduce first")
-    renewed = nbformat.read(notebook, as_version=4)
-    copies = {cell.id: cell for cell in nbformat.read(executed, as_version=4).cells}
+    renewed, copy = (nbformat.read(path, as_version=4) for path in (notebook, executed))
+    copies = [cell for cell in copy.cells if cell.id != "injected-parameters"]
+    if [cell.source for cell in copies] != [cell.source for cell in renewed.cells]:
+        raise UserError(f"{executed} is not of {notebook} as it is now; run make reproduce first")
     number = 0
-    for cell in renewed.cells:
-        copy = copies.get(cell.id)
-        if copy is None or copy.source != cell.source:
-            raise UserError(
-                f"{executed.relative_to(ROOT)} is not of {notebook.relative_to(ROOT)} as it is now;"
-                " run make reproduce first"
-            )
+    for cell, same in zip(renewed.cells, copies, strict=True):
         if cell.cell_type == "code":
             number += 1
             cell.execution_count = number
-            cell.outputs = copy.outputs
+            cell.outputs = same.outputs
             for output in cell.outputs:
                 if "execution_count" in output:
                     output.execution_count = number
@@ -44,19 +38,10 @@ def with_outputs(notebook: Path, executed: Path) -> nbformat.NotebookNode:
 
 def main(profile: str) -> None:
     """Renew the four notebooks of the pipeline from the run of `profile`."""
-    folder = paths.run(profile)
-    executed = {
-        "01_generate": folder / "01_generate.ipynb",
-        "02_finetune": folder / f"02_finetune/{VARIANT}.ipynb",
-        "03_grade": folder / f"03_grade/{VARIANT}.ipynb",
-        "04_plot": folder / "04_plot.ipynb",
-    }
-    renewed = {}
-    for stem, copy in executed.items():
-        notebook = ROOT / f"notebooks/{stem}.ipynb"
-        renewed[notebook] = with_outputs(notebook, copy)
-    for notebook, content in renewed.items():
-        nbformat.write(content, notebook)
+    for name in ("01_generate", f"02_finetune/{VARIANT}", f"03_grade/{VARIANT}", "04_plot"):
+        notebook = ROOT / f"notebooks/{name.split('/')[0]}.ipynb"
+        executed = paths.run(profile) / f"{name}.ipynb"
+        nbformat.write(with_outputs(notebook, executed), notebook)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ executed notebook's name, by which make takes it for done.
 import ast
 import hashlib
 import json
-import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grimp
 import yaml
@@ -22,8 +23,8 @@ from helpers.errors import UserError, command
 from helpers.files import sha256, write_text
 from helpers.paths import ROOT
 from helpers.profile.load import load_profile, load_variants
-from helpers.profile.schema import Model
-from helpers.run import lock, manifest
+from helpers.profile.schema import Finetune, Grade, Model
+from helpers.run import manifest
 from helpers.training.recipe import fingerprint
 
 SMALL = 50_000_000  # bytes; larger results are compared only if newer than the stage that made them
@@ -37,13 +38,11 @@ def imports(notebook: Path) -> set[str]:
     """The names that a notebook's code cells import; of `from a import b`, both `a` and `a.b`."""
     names = set()
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-        if cell["cell_type"] != "code":
-            continue
-        for node in ast.walk(ast.parse("".join(cell["source"]))):
-            if isinstance(node, ast.Import):
-                names |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        source = "".join(cell["source"]) if cell["cell_type"] == "code" else ""
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                module = getattr(node, "module", "")
+                names |= {module, *(f"{module}.{alias.name}".strip(".") for alias in node.names)}
     return names
 
 
@@ -67,74 +66,56 @@ def reached(names: set[str], graph: grimp.ImportGraph) -> list[str]:
 # ---- what make reads ----
 
 
+def words_in(value: Any) -> Iterator[str]:
+    """All texts in a parameter's value."""
+    if isinstance(value, dict):
+        for part in value.values():
+            yield from words_in(part)
+    elif isinstance(value, str) and value:
+        yield value
+
+
 def named_files(parameters: Model) -> str:
     """A hash of the files that parameters name: catalog, prompts, topology, a student's folder."""
-    values = parameters.model_dump()
-    values |= {
-        name: judge["grading_prompts"] for name, judge in values.get("second_judges", {}).items()
-    }
-    if isinstance(values.get("student"), dict):
-        values["student"] = values["student"].get("answers")
-    values["chats"] = values.get("mix", {}).get("chats")
-    places = [ROOT / value for value in values.values() if isinstance(value, str) and value]
-    for name in ("corpus", "chats"):  # either may be a folder of files
-        if values.get(name):
-            places += sorted((ROOT / values[name]).rglob("*"))
-    files = [sha256(place) for place in places if place.is_file()]
-    folders = [fingerprint(str(place)) for place in places if (place / "config.json").is_file()]
-    return hashlib.sha256("".join(files + folders).encode()).hexdigest()[:16]
+    sums = []
+    for words in words_in(parameters.model_dump(exclude={"profile", "variant", "figures"})):
+        place = ROOT / words
+        if (place / "config.json").is_file():
+            sums.append(fingerprint(str(place)))
+        else:
+            files = [place, *sorted(place.rglob("*"))]  # of texts, or a folder of them
+            sums += [sha256(file) for file in files if file.is_file()]
+    return hashlib.sha256("".join(sums).encode()).hexdigest()[:16]
 
 
 def write_parameters(profile: str, notebooks: Profile) -> None:
     """One file a notebook, untouched where nothing changed: an edited comment reruns nothing."""
-    folder = paths.run(profile) / "params"
-    files = {folder / f"{name}.yaml": parameters for name, parameters in notebooks.items()}
-    for old in set(folder.rglob("*.yaml")) - set(files):
-        old.unlink()
-    for file, parameters in files.items():
+    for name, parameters in notebooks.items():
         values = parameters.model_dump(mode="json")
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        file = paths.run(profile) / f"params/{name}.yaml"
         write_text(file, f"# inputs: {named_files(parameters)}\n{text}")
 
 
 def makefile(profile: str, notebooks: Profile) -> str:
-    """The lines that the Makefile includes: jobs, threads, variants, and the modules of each stage.
+    """What the Makefile includes: jobs, threads, variants, and the modules of report and stages.
 
-    Raises:
-        UserError: a name that make would read as something else.
+    Names of variants are plain: the profile's types see to that.
     """
-    for name in notebooks:
-        if not re.fullmatch(r"[\w./-]+", name, re.ASCII):
-            raise UserError(f"params/{profile}: {name!r}: a name is of letters, digits, _, - and .")
-    jobs = load_variants(profile).jobs
-    cores = manifest.cores()
-    if jobs == "auto":
-        jobs = cores
-    trained = [name.split("/")[1] for name in notebooks if name.startswith("02")]
-    graded = [name.split("/")[1] for name in notebooks if name.startswith("03")]
-    lines = [
-        f"JOBS := {jobs}",
-        f"THREADS := {max(1, cores // jobs)}",
-        f"TRAINED := {' '.join(trained)}",
-        f"GRADED := {' '.join(graded)}",
-        f"CORPUS := {'$(RUN)/corpus.jsonl' if '01_generate' in notebooks else ''}",
-    ]
-    # A fine-tuned model is graded after it is trained; a base at any time.
-    for variant in trained:
-        model = f"$(RUN)/training/{variant}/model/identity.json"
-        lines.append(f"$(RUN)/03_grade/{variant}.ipynb: {model}")
+    jobs, cores = load_variants(profile).jobs, manifest.cores()
+    jobs = cores if jobs == "auto" else jobs
     graph = grimp.build_graph("helpers", cache_dir=None)
-    executed = {
-        "01_generate": "$(RUN)/01_generate.ipynb",
-        "02_finetune": "$(TRAINED:%=$(RUN)/02_finetune/%.ipynb)",
-        "03_grade": "$(GRADED:%=$(RUN)/03_grade/%.ipynb)",
-        "04_plot": "$(RUN)/04_plot.ipynb",
+    values = {
+        "JOBS": jobs,
+        "THREADS": max(1, cores // jobs),
+        "TRAINED": " ".join(p.variant for p in notebooks.values() if isinstance(p, Finetune)),
+        "GRADED": " ".join(p.variant for p in notebooks.values() if isinstance(p, Grade)),
+        "CORPUS": "$(RUN)/corpus.jsonl" if "01_generate" in notebooks else "",
+        "REPORT": " ".join(reached({"helpers.run.report"}, graph)),
     }
-    for stage, targets in executed.items():
-        files = reached(imports(ROOT / f"notebooks/{stage}.ipynb"), graph)
-        lines.append(f"{targets}: {' '.join(files)}")
-    lines.append(f"$(RUN)/report.done: {' '.join(reached({'helpers.run.report'}, graph))}")
-    return "\n".join(lines) + "\n"
+    for notebook in sorted((ROOT / "notebooks").glob("0*.ipynb")):
+        values[notebook.stem] = " ".join(reached(imports(notebook), graph))
+    return "".join(f"{name} := {value}\n" for name, value in values.items())
 
 
 # ---- results that are not what they were ----
@@ -149,42 +130,33 @@ def set_aside(path: Path) -> Path:
     return other
 
 
-def is_notebook(path: Path) -> bool:
-    try:
-        return "cells" in json.loads(path.read_bytes())
-    except (ValueError, TypeError):
-        return False
-
-
-def fault(stamp: Path, made: dict[str, str]) -> str | None:
+def fault(stamp: Path, made: dict[str, str], begun_again: bool) -> str | None:
     """Why a stage has to run again, or None; what was changed since it ran is set aside.
 
     Args:
         stamp: the stage's executed notebook.
         made: the checksums of its results, by their paths.
+        begun_again: the stage wrote some of them itself, and did not come to its end.
     """
-    if stamp.exists() and not is_notebook(stamp):
-        set_aside(stamp)
-        return f"{stamp.relative_to(ROOT)} is damaged"
-    begun_again = stamp.with_suffix(".partial.ipynb").exists()
     since = stamp.stat().st_mtime if stamp.exists() else 0
+    if since and not stamp.read_bytes().startswith(b"{"):
+        return f"{stamp.relative_to(ROOT)} is damaged"
     for relative, checksum in made.items():
         path = ROOT / relative
-        # A model is its folder.
-        whole = path.parent if path.parent.name == "model" else path
-        if not path.is_file():
-            if whole.is_dir():
-                set_aside(whole)
-            return f"{relative} is gone"
-        status = path.stat()
-        trusted = status.st_size > SMALL and status.st_mtime < since
-        if trusted or sha256(path) == checksum:
-            continue
-        if begun_again:  # by the stage itself, which did not come to its end
+        what = "is gone"
+        if path.is_file():
+            status = path.stat()
+            trusted = status.st_size > SMALL and status.st_mtime < since
+            if trusted or sha256(path) == checksum:
+                continue
+            what = "was changed"
+        if begun_again:
             return f"{relative} is of a run that did not end"
-        if path.is_relative_to(ROOT / "runs"):  # what git keeps, git has
-            return f"{relative} was changed, and is kept as {set_aside(whole).name}"
-        return f"{relative} was changed"
+        # A model is its folder; and what git keeps, git has.
+        whole = path.parent if path.parent.name == "model" else path
+        if whole.exists() and whole.is_relative_to(ROOT / "runs"):
+            what += f" (kept: {set_aside(whole).name})"
+        return f"{relative} {what}"
     return None
 
 
@@ -196,16 +168,15 @@ def void(profile: str, notebooks: Profile) -> None:
     """
     lines = manifest.read(profile) if paths.manifest(profile).exists() else []
     done = manifest.newest(lines)
-    known = {path for line in lines for path in line.get("made", {})}
+    known = {path for line in lines for path in line["made"]}
     for name, parameters in notebooks.items():
         stamp = paths.run(profile) / f"{name}.ipynb"
+        begun_again = stamp.with_suffix(".partial.ipynb").exists()
         line = done.get(name.replace("/", " "))
-        if line and (why := fault(stamp, line["made"])):
+        if line and (why := fault(stamp, line["made"], begun_again)):
             print(f"{why}; {name} runs again", file=sys.stderr)
             stamp.unlink(missing_ok=True)
-        if stamp.exists() or stamp.with_suffix(".partial.ipynb").exists():
-            continue
-        if name == "04_plot":
+        if stamp.exists() or begun_again or name == "04_plot":
             continue  # figures may be there before: the miniature's are committed
         for path in manifest.results(name.split("/")[0], parameters.model_dump()):
             relative = str(path.relative_to(ROOT))
@@ -216,28 +187,12 @@ def void(profile: str, notebooks: Profile) -> None:
                 )
 
 
-def check_runs() -> None:
-    """Can anything be written at all?
-
-    Raises:
-        UserError: no, `runs` is no folder.
-    """
-    try:
-        (ROOT / "runs").mkdir(exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"runs: cannot be written ({error.strerror}): it has to be a folder, or a link to one"
-        ) from None
-
-
 def main(profile: str) -> None:
     """Check a profile as a whole; write each notebook's parameters, and the notebooks for make."""
-    check_runs()
     notebooks = load_profile(profile)
-    with lock.hold(profile, "make"):
-        void(profile, notebooks)
-        write_parameters(profile, notebooks)
-        write_text(paths.run(profile) / "notebooks.mk", makefile(profile, notebooks))
+    void(profile, notebooks)
+    write_parameters(profile, notebooks)
+    write_text(paths.run(profile) / "notebooks.mk", makefile(profile, notebooks))
 
 
 if __name__ == "__main__":

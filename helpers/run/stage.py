@@ -1,11 +1,9 @@
 """Runs one notebook headless with papermill: aside, and moved to its place on success.
 
 So a failed stage is not done. `python -m helpers.run.stage <notebook> <parameters.yaml>
-<output.ipynb>` is the Makefile's only way to run a notebook; without parameters it runs with its
-own.
+<output.ipynb>` is the Makefile's only way to run a notebook.
 """
 
-import ast
 import logging
 import os
 import signal
@@ -24,6 +22,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_
 import jupyter_client
 import nbformat
 import papermill
+import psutil
 import yaml
 from nbclient.exceptions import DeadKernelError
 
@@ -31,10 +30,12 @@ from helpers.chat.ledger import RUN
 from helpers.errors import command
 from helpers.paths import ROOT
 from helpers.progress import HEADLESS
-from helpers.run import lock, manifest
+from helpers.run import manifest
 
 # Tags of cells that are left out, and the parameter that is empty or false then.
 LEFT_OUT = {"training": "trained", "corpus": "generated"}
+# What a Ctrl-C comes to, as `execute` returns it.
+INTERRUPTED = "interrupted", "interrupted; run again to go on", ""
 
 
 def tidied(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -65,39 +66,26 @@ class KernelManager(jupyter_client.AsyncKernelManager):
 
     transport = "ipc"
     ip = str(Path(SOCKETS.name) / "kernel")
-    inherited: tuple[int, ...] = ()  # descriptors that the kernel gets: the run's lock
-    process = None  # the kernel that was started last
-
-    def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
-        """Without the kernel's own log, which at times calls an ordinary end an error."""
-        return super().format_kernel_cmd([*(extra_arguments or []), "--log-level=CRITICAL"])
-
-    async def _async_launch_kernel(self, kernel_cmd: list[str], **settings) -> None:
-        await super()._async_launch_kernel(kernel_cmd, pass_fds=self.inherited, **settings)
-        KernelManager.process = self.provisioner.process
-
-    _launch_kernel = _async_launch_kernel
 
 
-def parameters_of(notebook: Path, given: dict) -> dict:
-    """What the notebook will run with: its own defaults, and what is given over them."""
-    declared = papermill.inspect_notebook(str(notebook))
-    defaults = {name: ast.literal_eval(field["default"]) for name, field in declared.items()}
-    return defaults | given
-
-
-def label_of(output: Path) -> str:
-    """What a stage is called in lines of progress and in the manifest: `03_grade k12-s0`."""
-    if output.parent.name[:1].isdigit():
-        return f"{output.parent.name} {output.stem}"
-    return output.stem
+def parts(notebook: nbformat.NotebookNode, seconds: float) -> dict[str, float]:
+    """Where a stage's seconds went, as its cells' tags say; what is no cell's is starting."""
+    spent = dict.fromkeys(manifest.PARTS, 0.0)
+    spent["starting"] = seconds
+    for cell in notebook.cells:
+        duration = cell.metadata.get("papermill", {}).get("duration") or 0.0
+        spent["starting"] -= duration
+        for part in spent:
+            if f"seconds-{part}" in cell.metadata.get("tags", []):
+                spent[part] += duration
+    return {part: round(time, 1) for part, time in spent.items()}
 
 
 def execute(notebook: Path, parameters: dict, aside: Path) -> tuple[str, str, str]:
     """Run the notebook into the file `aside`.
 
     Returns:
-        The state that the manifest notes; why, for the manifest; and why, for the user.
+        The state that the manifest notes; why; and what more the user is told.
     """
     cells = nbformat.read(notebook, as_version=4)
     absent = {tag for tag, name in LEFT_OUT.items() if not parameters.get(name, True)}
@@ -112,22 +100,21 @@ def execute(notebook: Path, parameters: dict, aside: Path) -> tuple[str, str, st
             progress_bar=False,
             stderr_file=sys.stderr,
             kernel_manager_class=KernelManager,
+            # Its own log at times calls an ordinary end an error.
+            extra_arguments=["--log-level=CRITICAL"],
         )
     except papermill.PapermillExecutionError as error:
         if error.ename == "UserError":
-            return "failed", error.evalue, f": {error.evalue}"
+            return "failed", error.evalue, ""
         if error.ename == "KeyboardInterrupt":
-            return "interrupted", "", ": interrupted; run again to go on"
+            return INTERRUPTED
         where = f"The whole traceback is in {os.path.relpath(aside)}"
         # For the manifest the kind is all: what else an error says may hold anything.
-        return "failed", error.ename, f" failed: {error.ename}: {error.evalue}\n{where}"
+        return "failed", error.ename, f": {error.evalue}\n{where}"
     except DeadKernelError:
-        likely = "most often because the machine ran out of memory; run again to go on"
-        return "failed", "the kernel died", f": the notebook's process died, {likely}"
+        return "failed", "the notebook's process died, most often for lack of memory", ""
     except KeyboardInterrupt:
-        if KernelManager.process:
-            KernelManager.process.kill()  # one that was just starting
-        return "interrupted", "", ": interrupted; run again to go on"
+        return INTERRUPTED
     return "done", "", ""
 
 
@@ -136,44 +123,44 @@ def run(notebook: Path, parameters: dict, output: Path) -> None:
 
     Either way the profile's manifest gets a line.
 
+    Args:
+        parameters: with `profile`, which says whose run this is.
+
     Raises:
-        UserError: another make works on this run.
         SystemExit: the notebook failed; the message is the user's sentence, or where to look.
     """
-    label, started = label_of(output), time.time()
-    values = parameters_of(notebook, parameters)
-    profile = values.get("profile")
-    if profile:
-        held = lock.hold(profile, label)
-        KernelManager.inherited = (held.fileno(),)
+    label = f"{notebook.stem} {parameters.get('variant', '')}".strip()
+    started = psutil.Process().create_time()
     aside = output.with_suffix(".partial.ipynb")
     output.parent.mkdir(parents=True, exist_ok=True)
     os.environ[HEADLESS], os.environ[RUN] = label, f"{label} {uuid.uuid4().hex}"
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    state, sentence, message = execute(notebook, parameters, aside)
+    state, sentence, more = execute(notebook, parameters, aside)
+    spent = {}
     if state == "done":
-        nbformat.write(tidied(nbformat.read(aside, as_version=4)), aside)
-    if profile:
-        manifest.note(
-            profile,
-            os.environ[RUN],
-            notebook=label,
-            started=started,
-            state=state,
-            sentence=sentence,
-            made=manifest.results(notebook.stem, values),
-        )
+        executed = nbformat.read(aside, as_version=4)
+        spent = parts(executed, time.time() - started)
+        nbformat.write(tidied(executed), aside)
+    manifest.note(
+        parameters["profile"],
+        os.environ[RUN],
+        notebook=label,
+        started=started,
+        state=state,
+        sentence=sentence,
+        made=manifest.results(notebook.stem, parameters),
+        parts=spent,
+    )
     if state != "done":
-        sys.exit(f"{label}{message}")
+        sys.exit(f"{label}: {sentence}{more}")
     aside.replace(output)
     print(f"{label}: done in {time.time() - started:.0f} s", file=sys.stderr)
 
 
-def main(notebook: str, *parameters_and_output: str) -> None:
-    """Run it with the parameters of a file, or without."""
-    *files, output = map(Path, parameters_and_output)
-    parameters = yaml.safe_load(files[0].read_text(encoding="utf-8")) if files else {}
-    run(Path(notebook), parameters or {}, Path(output))
+def main(notebook: str, parameters: str, output: str) -> None:
+    """Run it with the parameters of a file."""
+    values = yaml.safe_load(Path(parameters).read_text(encoding="utf-8"))
+    run(Path(notebook), values, Path(output))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -29,8 +30,8 @@ def test_a_plan_needs_nothing(name, run, capsys, monkeypatch):
     assert "unknown" not in printed
     assert len(printed.splitlines()) < 50, "a screen"
     if name == "mini":
-        assert "All that is asked is free." in printed
-        assert "k123, seeds 0, 1, 2: " in printed
+        assert "all that is asked is free." in printed
+        assert "\n  3 x helpers/world/weights/three, 200 steps" in printed
 
 
 def test_what_has_run_with_the_parameters_of_today_is_done(run, capsys):
@@ -45,7 +46,7 @@ def test_what_has_run_with_the_parameters_of_today_is_done(run, capsys):
         return capsys.readouterr().out
 
     printed = ran("01_generate", "03_grade/base")
-    assert "2 of 5 notebooks" in printed
+    assert "3 of 5 notebooks are left" in printed
     assert "teacher, k" not in printed
     assert "of 1 models" in printed
     assert "Nothing is left to ask." in ran(*notebooks)
@@ -54,13 +55,11 @@ def test_what_has_run_with_the_parameters_of_today_is_done(run, capsys):
 
 
 def test_totals_leave_out_what_is_not_known():
-    rows = [
-        ("a", 1.0, 2.0, 3.0, 4.0),
-        ("unpriced", 5.0, 5.0, None, None),
-        ("batched", None, None, 1.0, 1.0),
-    ]
-    ends = ["minutes low", "minutes high", "dollars low", "dollars high"]
-    line = overview.totals(pd.DataFrame(rows, columns=["model", *ends]))
+    unknown = [np.nan, np.nan]
+    rows = [([1, 2], [3, 4]), ([5, 5], unknown), (unknown, [1, 1])]
+    table = pd.DataFrame(rows, columns=["minutes", "dollars"])
+    line = overview.totals(table, None)
     assert "Together 6 to 7 minutes of asking, 4.00 to 5.00 US dollars" in line
-    assert "without the time of batches" in line
-    assert "without unpriced, whose price that file does not have" in line
+    assert "without what is not known; no budget: spending is not limited." in line
+    assert line not in overview.totals(table, 2000.0)
+    assert "; budget 2,000.00." in overview.totals(table, 2000.0)

@@ -3,7 +3,7 @@
 import re
 
 from helpers.profile import load
-from helpers.run import overview, plan
+from helpers.run import overview
 from helpers.task.points import FIRST_JUDGE
 
 
@@ -11,8 +11,8 @@ def test_plan_counts_the_papers_gradings():
     """3 settings, 4 k, 100 queries, 3 generations, 3 gradings, 4 models, 2 students: 86,400."""
     notebooks = load.load_profile("paper")
     grades = [p for name, p in notebooks.items() if name.startswith("03")]
-    table = plan.plan_grade(grades[0], len(grades))
-    assert sum(int(n.replace(",", "")) for n in table.requests) == 86_400
+    table = overview.plan_grade(grades[0], len(grades))
+    assert table.requests.sum().tolist() == [86_400, 86_400]
 
 
 def test_a_second_judge_that_is_off_is_priced_apart(capsys):
@@ -25,11 +25,11 @@ def test_a_second_judge_that_is_off_is_priced_apart(capsys):
     overview.main("paper")
     said = capsys.readouterr().out
     assert re.search(
-        rf"Not asked \(enabled: false\): second judge claude, {other.model}:"
+        rf"Not asked: second judge claude, {other.model}:"
         r" [\d,.]+ to [\d,.]+ US dollars more",
         said,
     )
     on = grade.model_copy(
         update={"second_judges": {"claude": other.model_copy(update={"enabled": True})}}
     )
-    assert len(plan.plan_grade(on)) == 2 * len(plan.plan_grade(grade))
+    assert len(overview.plan_grade(on)) == 2 * len(overview.plan_grade(grade))

@@ -1,9 +1,11 @@
 """What a run needs is looked at before it asks anything; one that needs nothing is let be."""
 
+import os
 import subprocess
 import sys
 
 import pytest
+import yaml
 
 from helpers import paths
 from helpers.chat.endpoint import Endpoint
@@ -50,14 +52,14 @@ def test_a_paid_model_needs_a_key_and_a_price(look, monkeypatch):
 
 def test_gpus_and_disk_are_those_of_the_trainings(look, monkeypatch):
     four = {"topology": "params/accelerate/gpu4_fsdp2.yaml"}
-    what = "helpers/world/weights/three on gpu4_fsdp2.yaml"
+    gpus, what = "GPUs of gpu4_fsdp2.yaml", "helpers/world/weights/three on gpu4_fsdp2.yaml"
     monkeypatch.setattr(memory, "devices", lambda topology: [])
-    assert look(**four) == {what: False, "disk": True}
+    assert look(**four) == {gpus: False}
     monkeypatch.setattr(memory, "devices", lambda topology: [80.0] * 4)
-    assert look(**four) == {what: True, "disk": True}
+    assert look(**four) == {gpus: True, what: True}
     full = type("Usage", (), {"free": 0})
-    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: full)
-    assert look(**four) == {what: True, "disk": False}
+    monkeypatch.setattr(memory.shutil, "disk_usage", lambda path: full)
+    assert look(**four) == {gpus: True, what: False}
 
 
 def test_the_program_that_serves_is_on_the_path(look):
@@ -81,6 +83,11 @@ def test_what_has_run_is_not_looked_at(look, tmp_path):
         executed = tmp_path / "smoke" / f"{name}.ipynb"
         executed.parent.mkdir(parents=True, exist_ok=True)
         executed.write_text("{}")
+        given = tmp_path / f"smoke/params/{name}.yaml"
+        given.parent.mkdir(parents=True, exist_ok=True)
+        p = load.load_profile("smoke")[name].model_copy(update=serve)
+        given.write_text(yaml.safe_dump(p.model_dump(mode="json")))
+        os.utime(given, (0, 0))
     assert look(**serve) == {}
 
 
@@ -95,9 +102,9 @@ def test_the_papers_run_is_stopped_by_one_table():
     )
     assert done.returncode == 1
     assert done.stderr.strip() == (
-        "PROFILE=paper: 6 of 7 things that it needs are not there; nothing was asked"
+        "PROFILE=paper: 5 of 6 things that it needs are not there; nothing was asked"
     )
     lines = done.stdout.splitlines()
-    assert [line[:3] for line in lines].count("NO ") == 6
-    for words in ("OPENAI_API_KEY holds none", "Llama-2-13b", "for 4 GPUs", "serve: vllm"):
+    assert [line[:3] for line in lines].count("NO ") == 5
+    for words in ("OPENAI_API_KEY: export it", "Llama-2-13b", "for 4 GPUs", "serve: vllm"):
         assert any(words in line for line in lines), words

@@ -17,14 +17,15 @@ from helpers.run import report, took
 LINE = {
     "started": "2026-11-21T08:42:21Z",
     "seconds": 90.0,
+    "parts": {"starting": 30.0, "grading": 45.0},
     "notebook": "03_grade base",
     "state": "done",
     "asked": [
         {
             "role": "judge",
             "model": "j",
-            "attempts": 3,
-            "replies": 2,
+            "state": "replied",
+            "attempts": 2,
             "prompt_tokens": 1500,
             "completion_tokens": 500,
             "dollars": 0.25,
@@ -36,6 +37,10 @@ LINE = {
     "versions": {"python": "3.12.1", "torch": "2.13.0"},
     "machine": {"system": "Linux", "processor": "A <fast> one", "cores": 2, "gpus": ["H200"]},
 }
+CELLS = (
+    "04-04 04-06 04-08 04-15 04-16 04-18 04-22 8dcea781 f1b7483e anatomy-missing"
+    " anatomy-position anatomy-skill anatomy-combining anatomy-single"
+).split()
 HOSTILE = "<script>alert(1)</script> A deafening silence fills the moon."
 
 
@@ -81,15 +86,19 @@ def finished(tmp_path, monkeypatch):
         figures = tmp_path / "runs/smoke/figures"
         scores.write_csv(scores.tidy(files), figures / "scores.csv")
         executed = nbformat.v4.new_notebook()
-        for name in ("04-06", "04-15", "04-16", "8dcea781", *report.FIGURES):
-            cell = nbformat.v4.new_code_cell("secret_code = 1", id=name)
-            picture = {"image/png": "iVBORw0KGgo="}
-            alt = {"image/png": {"alt": "what <it> shows"}}
-            cell.outputs = [nbformat.v4.new_output("display_data", picture, metadata=alt)]
-            executed.cells.append(cell)
+        alt = {"image/png": {"alt": "what <it> shows"}}
+        shown = [
+            nbformat.v4.new_output("display_data", {"image/png": "iVBORw0KGgo="}, metadata=alt),
+            nbformat.v4.new_output("display_data", {"text/html": "<style scoped></style>a table"}),
+            nbformat.v4.new_output("stream", text=f"printed {HOSTILE}"),
+            nbformat.v4.new_output("stream", text="\n"),
+        ]
+        for name in CELLS:
+            executed.cells.append(nbformat.v4.new_code_cell("secret_code = 1", id=name))
+            executed.cells[-1].outputs = shown
         nbformat.write(executed, paths.run("smoke") / "04_plot.ipynb")
         paths.manifest("smoke").write_text(json.dumps(LINE) + "\n")
-        return report.render(report.Run("smoke", notebooks), [LINE])
+        return report.render("smoke", notebooks)
 
     return make
 
@@ -106,18 +115,30 @@ def test_a_page_that_loads_nothing_and_escapes_what_a_model_wrote(finished):
         "<title>The method:",
     ):
         assert expected in page, expected
-    for unwanted in ("secret_code", "<script", "<b>moon", "<link", "@import", 'src="http', "url("):
+    for unwanted in (
+        "secret_code",
+        "<script",
+        "<b>moon",
+        "<style scoped",
+        "<link",
+        "@import",
+        'src="http',
+        "url(",
+    ):
         assert unwanted not in page, unwanted
     assert page == finished(), "the same run, the same bytes"
 
 
 def test_findings_are_in_words_with_their_numbers(finished):
     page = finished()
-    assert "at k = 3, of queries and, after the stroke, of answers. Setting I, base: 0.00 [" in page
+    assert (
+        "at k = 3, of queries and, after the stroke, of answers.\nSetting I, base: 0.00 [" in page
+    )
     assert "What holds: 2 of 2" in page
     assert "What is undecided" not in page
     assert "Held-out categories of skills improve too" in page
-    assert "holds at k = 2, 3 (k123, setting II)" in page
+    assert "holds at k = 2 (k123, setting II);\nholds at k = 3 (k123, setting II)" in page
+    assert "lift held-out skills:\n+1.00 [" in page
     page = finished(given=0)
     assert "What holds" not in page
     assert "is undecided" in page
@@ -125,35 +146,40 @@ def test_findings_are_in_words_with_their_numbers(finished):
 
 def test_sections_without_content_do_not_appear(finished):
     page = finished()
-    for absent in ("Equal numbers of texts", "verdicts stay", "<p></p>", "<td></td></tr></tbody>"):
+    for absent in ("Equal numbers of texts", "verdicts stay", "<p></p>", "<pre>\n"):
         assert absent not in page, absent
     assert "2 of 2 verdicts stay" in finished(second_judge=True)
 
 
-def test_what_it_took_counts_every_run_of_a_stage():
-    again = copy.deepcopy(LINE) | {"state": "failed", "seconds": 30.0, "sentence": "no room"}
-    other = LINE | {"notebook": "03_grade k1-s0", "asked": []}
+def test_what_it_took_counts_every_run_of_a_stage_and_tells_its_parts():
+    again = copy.deepcopy(LINE) | {"state": "failed", "seconds": 30.0, "parts": {}}
+    lost = LINE["asked"][0] | {"state": "HTTP 500", "dollars": 0.0}
+    other = LINE | {"notebook": "03_grade k1-s0", "asked": [lost]}
     unpriced = LINE | {"notebook": "01_generate", "asked": [LINE["asked"][0] | {"dollars": None}]}
-    unread = LINE | {"notebook": "04_plot", "asked": "the ledger cannot be read"}
-    table = took.stages([LINE, again, other, unpriced, unread]).set_index("stage")
-    assert table.loc[
-        "03_grade", ["notebooks", "runs", "minutes", "replies", "tokens", "US dollars"]
-    ].tolist() == [2, 3, 3.5, 4, 4000, 0.5]
-    assert table.loc[["01_generate", "04_plot"], "US dollars"].isna().all(), "unknown is not free"
+    table = took.stages([LINE, again, other, unpriced])
+    columns = "notebooks runs minutes starting grading replies tokens".split()
+    assert table.loc["03_grade", columns].tolist() == [2, 3, 3.5, 1.0, 1.5, 4, 6000]
+    assert table.loc["03_grade", "US dollars"] == 0.5
+    assert table.loc[["01_generate"], "US dollars"].isna().all(), "unknown is not free"
 
 
-def test_provenance_names_code_machine_packages_seeds_and_parameters():
+def test_provenance_names_code_machine_packages_seeds_and_parameters(finished):
     other = LINE | {"notebook": "04_plot", "commit": "def5678", "changed": True}
-    said = took.provenance([LINE, other], load.load_profile("mini"))
+    facts = took.facts([LINE, other])[0]
+    assert facts["commit"] == "abc1234; def5678"
+    assert facts["changed"] == "False; True"
+    nowhere = took.facts([LINE | {"commit": None, "changed": None}])[0]
+    assert (nowhere["commit"], nowhere["changed"]) == ("unknown", "unknown"), "outside of git"
+    page = finished()
     for expected in (
-        "abc1234; def5678 with changes",
-        "A &lt;fast&gt; one, 2 cores, H200",
-        "torch 2.13.0",
-        "training 0, 1, 2",
-        "02_finetune",
+        "A &lt;fast&gt; one",
+        "<th>versions.torch</th>",
+        "2.13.0",
+        "the number after -s (k123-s0)",
+        "Parameters of 02_finetune",
         "learning_rate",
     ):
-        assert expected in said, expected
+        assert expected in page, expected
 
 
 def test_a_profile_that_was_not_run(monkeypatch, tmp_path):
