@@ -8,6 +8,7 @@ import pytest
 from helpers.errors import UserError
 from helpers.files import write_json_lines
 from helpers.training import chats, data
+from helpers.training.recipe import Recipe
 from tests.toys import chats as toy_chats
 from tests.toys import toy
 
@@ -90,7 +91,6 @@ def test_a_chat_that_the_students_template_refuses_is_one_sentence(tmp_path):
     two = {"messages": [USER, USER, ANSWER]}
     write_json_lines(tmp_path / "chats.jsonl", [*toy_chats(1), two])
     tokenizer = data.load_tokenizer(toy(tmp_path / "gemma", "gemma3"))
+    r = Recipe(student="", data=str(tmp_path / "chats.jsonl"), out="")
     with pytest.raises(UserError, match=r"chats.jsonl, line 2: the student's chat template refuse"):
-        data.read_chats(
-            tmp_path / "chats.jsonl", tokenizer, turns="last", max_tokens=512, longer="drop"
-        )
+        data.read_chats(r, tokenizer)

@@ -1,5 +1,6 @@
 """From chats to micro-batches: what is learned, the global batch, and packing."""
 
+import dataclasses
 import shutil
 
 import pytest
@@ -10,6 +11,7 @@ from helpers.errors import UserError
 from helpers.files import write_json_lines
 from helpers.paths import ROOT
 from helpers.training import data
+from helpers.training.recipe import Recipe
 from tests.toys import chats, toy
 
 BASE = ROOT / "helpers/world/weights/three"
@@ -70,15 +72,13 @@ def test_a_template_that_opens_answers_otherwise_is_refused(toys):
 @pytest.mark.parametrize("longer", ["drop", "cut"])
 def test_longer_chats_are_dropped_or_cut_and_counted(toys, tmp_path, longer):
     tokenizer = AutoTokenizer.from_pretrained(toys["llama"])
-    write_json_lines(tmp_path / "chats.jsonl", chats(30))
-    every, _ = data.read_chats(
-        tmp_path / "chats.jsonl", tokenizer, turns="last", max_tokens=10_000, longer=longer
-    )
+    file = tmp_path / "chats.jsonl"
+    write_json_lines(file, chats(30))
+    r = Recipe(student="", data=str(file), out="", longer=longer, max_tokens=10_000)
+    every, _ = data.read_chats(r, tokenizer)
     sizes = [len(ids) for ids, _ in every]
     most = sorted(sizes)[15]
-    kept, counts = data.read_chats(
-        tmp_path / "chats.jsonl", tokenizer, turns="last", max_tokens=most, longer=longer
-    )
+    kept, counts = data.read_chats(dataclasses.replace(r, max_tokens=most), tokenizer)
     long = sum(size > most for size in sizes)
     assert 0 < long < 30
     assert (counts["texts"], counts["dropped"], counts["cut"]) == (
@@ -90,9 +90,7 @@ def test_longer_chats_are_dropped_or_cut_and_counted(toys, tmp_path, longer):
         or longer == "drop"
     )
     assert counts["tokens"] == sum(len(ids) for ids, _ in kept)
-    none, counts = data.read_chats(
-        tmp_path / "chats.jsonl", tokenizer, turns="last", max_tokens=3, longer=longer
-    )
+    none, counts = data.read_chats(dataclasses.replace(r, max_tokens=3), tokenizer)
     assert (none, counts["dropped"]) == ([], 30), "what is left of these has nothing to learn"
 
 
@@ -129,7 +127,7 @@ def test_packing_does_not_mix_texts(toys, family):
     texts = [data.encode(tokenizer, chat["messages"]) for chat in chats(5)]
     packed = AutoModelForCausalLM.from_pretrained(toys[family], attn_implementation="packed")
     alone = AutoModelForCausalLM.from_pretrained(toys[family], attn_implementation="eager")
-    arguments, target, _ = data.collate(texts, list(range(5)), "cpu")
+    arguments, target = data.collate(texts, list(range(5)), "cpu")
     logits = packed(**arguments, use_cache=False).logits[0]
     loss = torch.nn.functional.cross_entropy(logits, target, reduction="sum")
     loss.backward()
