@@ -39,11 +39,7 @@ PEAKS = {
 CHUNK = 2**26
 PROCESS = "memory of a process"
 
-# What `shape_of` reads, and the layers that it takes, in transformers' names.
-STANDARD = (
-    "model_type layer_types num_hidden_layers hidden_size intermediate_size num_attention_heads "
-    "head_dim num_key_value_heads vocab_size tie_word_embeddings sliding_window"
-).split()
+# The layers that `shape_of` takes, in transformers' names.
 ATTENTION = {"attention", "full_attention", "sliding_attention"}
 
 
@@ -119,7 +115,8 @@ def standard(config: dict) -> dict:
         described = AutoConfig.for_model(**config).get_text_config()
     except ValueError:  # a family that transformers does not know
         return config
-    return {name: getattr(described, name, None) for name in STANDARD}
+    common = {name: getattr(described, name) for name in described.attribute_map}
+    return described.to_dict() | common
 
 
 def config_of(student: str) -> dict:
