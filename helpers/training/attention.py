@@ -78,10 +78,40 @@ def on_grid(q, k, v, grid: Grid, scaling: float) -> torch.Tensor:
     return out.transpose(1, 2).flatten(0, 1)[place]
 
 
+def by_kernel(q, k, v, starts: torch.Tensor, longest: int, scaling: float) -> torch.Tensor:
+    """The same by torch's kernels for texts of any length: on GPUs, in 16 bits. Not run by us."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    q, k, v = (a.transpose(0, 1).to(v.dtype) for a in (q, k, v))
+    return varlen_attn(
+        q,
+        k,
+        v,
+        starts,
+        starts,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=(-1, 0),  # causal
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+
+
 def packed_attention(
-    module, q, k, v, attention_mask, scaling=None, blocks=None, softcap=None, s_aux=None, **_
+    module,
+    q,
+    k,
+    v,
+    attention_mask,
+    scaling=None,
+    blocks=None,
+    starts=None,
+    longest=None,
+    softcap=None,
+    s_aux=None,
+    **_,
 ):
-    """The attention named "packed" for `from_pretrained`.
+    """The attentions named "packed" and "kernel" for `from_pretrained`.
 
     q, k, v: (1, heads, T, D). Returns (1, T, heads, D).
 
@@ -93,14 +123,18 @@ def packed_attention(
             f"{type(module).__name__}: attention with capped scores or sinks is not supported"
         )
     dtype = q.dtype
+    q, k, v = q[0], k[0], v[0]
+    if module.config._attn_implementation == "kernel":
+        return by_kernel(q, k, v, starts, longest, scaling)[None].to(dtype), None
     parts = []
     with torch.autocast(q.device.type, enabled=False):
         if q.device.type == "cpu":  # the CPU's flash kernel is 4x slower in bf16 than in fp32
             q, k, v = q.float(), k.float(), v.float()
         for tokens, grid in blocks:
-            parts.append(on_grid(q[0, :, tokens], k[0, :, tokens], v[0, :, tokens], grid, scaling))
+            parts.append(on_grid(q[:, tokens], k[:, tokens], v[:, tokens], grid, scaling))
     return torch.cat(parts)[None].to(dtype), None
 
 
-AttentionInterface.register("packed", packed_attention)
-AttentionMaskInterface.register("packed", lambda *args, **kwargs: None)
+for name in ("packed", "kernel"):
+    AttentionInterface.register(name, packed_attention)
+    AttentionMaskInterface.register(name, lambda *args, **kwargs: None)

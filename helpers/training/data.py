@@ -2,6 +2,7 @@
 
 import functools
 import json
+from itertools import accumulate
 
 import torch
 from jinja2 import TemplateError
@@ -147,5 +148,7 @@ def collate(texts: list[Text], rows: list[int], device) -> tuple[dict, torch.Ten
         "position_ids": torch.tensor(position)[None].to(device),
         "logits_to_keep": keep.to(device),
         "blocks": blocks(sizes, device),
+        "starts": torch.tensor([0, *accumulate(sizes)], dtype=torch.int32).to(device),
+        "longest": max(sizes),
     }
     return arguments, ids.roll(-1)[keep].to(device)

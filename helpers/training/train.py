@@ -74,7 +74,7 @@ def load_model(recipe: Recipe, mixed: bool):
     model = AutoModelForCausalLM.from_pretrained(
         recipe.student,
         dtype="auto",
-        attn_implementation="packed",
+        attn_implementation=os.environ.get("TRAINING_ATTENTION", "packed"),
         revision=revision(recipe.student),
     )
     if not model._supports_attention_backend:

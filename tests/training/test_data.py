@@ -1,6 +1,7 @@
 """From chats to micro-batches: what is learned, the global batch, and packing."""
 
 import dataclasses
+import itertools
 import shutil
 
 import pytest
@@ -120,12 +121,26 @@ def test_micro_batches_hold_every_row_once(world, budget):
     )
 
 
+def text_by_text(q, k, v, starts, ends, *_, scale, window_size, enable_gqa):
+    """What torch says that its kernels for GPUs compute: q, k, v are (tokens, heads, size)."""
+    assert window_size == (-1, 0), "causal"
+    parts = []
+    for start, end in itertools.pairwise(starts.tolist()):
+        one = (a[start:end].transpose(0, 1) for a in (q, k, v))
+        options = {"is_causal": True, "scale": scale, "enable_gqa": enable_gqa}
+        parts.append(torch.nn.functional.scaled_dot_product_attention(*one, **options))
+    assert starts is ends
+    return torch.cat(parts, 1).transpose(0, 1)
+
+
+@pytest.mark.parametrize("attention", ["packed", "kernel"])
 @pytest.mark.parametrize("family", ["llama", "mistral", "gpt2"])
-def test_packing_does_not_mix_texts(toys, family):
+def test_packing_does_not_mix_texts(toys, family, attention, monkeypatch):
     """Loss and gradient of a packed batch are those of each text alone, with stock attention."""
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", text_by_text)
     tokenizer = data.load_tokenizer(toys[family])
     texts = [data.encode(tokenizer, chat["messages"]) for chat in chats(5)]
-    packed = AutoModelForCausalLM.from_pretrained(toys[family], attn_implementation="packed")
+    packed = AutoModelForCausalLM.from_pretrained(toys[family], attn_implementation=attention)
     alone = AutoModelForCausalLM.from_pretrained(toys[family], attn_implementation="eager")
     arguments, target = data.collate(texts, list(range(5)), "cpu")
     logits = packed(**arguments, use_cache=False).logits[0]
