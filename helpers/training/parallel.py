@@ -137,7 +137,6 @@ def save_checkpoint(
         write_json(aside / "meta.json", {"step": step, "identity": identity})
         aside.rename(out / f"step-{step}")
         remove_checkpoints(out, but=step)
-    state.wait_for_everyone()
 
 
 def newest_checkpoint(out: Path, identity: str, state: PartialState) -> int:
@@ -149,7 +148,6 @@ def newest_checkpoint(out: Path, identity: str, state: PartialState) -> int:
     state.wait_for_everyone()  # all have looked before the first removes anything
     if state.is_main_process:
         remove_checkpoints(out, but=ours)
-    state.wait_for_everyone()  # before the first writes anything
     return ours
 
 
