@@ -63,8 +63,10 @@ def encode(tokenizer, messages: list[dict], turns: str = "last") -> Text:
         spans[-1][1] = len(full)
     # The template wrote <bos> already.
     tokens = tokenizer(full, add_special_tokens=False, return_offsets_mapping=True)
-    ends = [end for _, end in tokens["offset_mapping"]]
-    labels = [int(any(start < end <= stop for start, stop in spans)) for end in ends]
+    labels = []
+    for _, end in tokens["offset_mapping"]:
+        is_learned = any(start < end <= stop for start, stop in spans)
+        labels.append(int(is_learned))
     return tokens["input_ids"], labels
 
 
@@ -110,8 +112,11 @@ def permutation(n: int, seed: int, epoch: int) -> list[int]:
 
 def batch_rows(step: int, n: int, batch: int, seed: int) -> list[int]:
     """Row numbers of the global batch `step`: a walk through seeded epochs that needs no state."""
-    places = range(step * batch, (step + 1) * batch)
-    return [permutation(n, seed, place // n)[place % n] for place in places]
+    rows = []
+    for place in range(step * batch, (step + 1) * batch):
+        epoch, i = divmod(place, n)
+        rows.append(permutation(n, seed, epoch)[i])
+    return rows
 
 
 def split_batch(
@@ -134,21 +139,25 @@ def split_batch(
 
 def collate(texts: list[Text], rows: list[int], device) -> tuple[dict, torch.Tensor]:
     """The model's arguments, and the target tokens; of no rows those of some text."""
-    ids, position, learned, sizes = [], [], [], []
+    ids = []
+    position = []
+    learned = []
+    sizes = []
     for row in rows or [0]:
         tokens, labels = texts[row]
         ids += tokens
         position += range(len(tokens))
         learned += [*labels[1:], 0]  # position t predicts t + 1
         sizes.append(len(tokens))
-    ids = torch.tensor(ids)
     keep = torch.tensor(learned).nonzero().squeeze(1)
-    arguments = {
-        "input_ids": ids[None].to(device),
-        "position_ids": torch.tensor(position)[None].to(device),
-        "logits_to_keep": keep.to(device),
-        "blocks": blocks(sizes, device),
-        "starts": torch.tensor([0, *accumulate(sizes)], dtype=torch.int32).to(device),
-        "longest": max(sizes),
+    tensors = {
+        "input_ids": torch.tensor([ids]),
+        "position_ids": torch.tensor([position]),
+        "logits_to_keep": keep,
+        "starts": torch.tensor([0, *accumulate(sizes)], dtype=torch.int32),
     }
-    return arguments, ids.roll(-1)[keep].to(device)
+    arguments = {name: tensor.to(device) for name, tensor in tensors.items()}
+    arguments["blocks"] = blocks(sizes, device)
+    arguments["longest"] = max(sizes)
+    target = tensors["input_ids"][0].roll(-1)[keep]
+    return arguments, target.to(device)
