@@ -12,7 +12,6 @@ on a GPU by us.
 import argparse
 import dataclasses
 import json
-import math
 import os
 import shutil
 import statistics
@@ -37,7 +36,10 @@ from helpers.training import launch, memory, train
 from helpers.training.recipe import Recipe, facts, read_log
 from tests.toys import chats, toy
 
-STEPS = 60
+STEPS = 60  # of the toys
+GPU = torch.cuda.is_available()
+# What is timed: steps, texts a step, tokens of a text.
+LARGE_STEPS, TEXTS, TOKENS = (6, 64, 1024) if GPU else (3, 16, 64)
 
 
 def trained_killed_resumed(folder: Path, family: str, topology: Path) -> str:
@@ -110,41 +112,6 @@ def sampled(folder: Path, family: str, model: str) -> None:
     assert any(answers[0]), f"{family}: every answer is empty"
 
 
-@dataclasses.dataclass(frozen=True)
-class Large:
-    """What is timed: Mistral-7B's layers on a GPU, toy ones on a CPU."""
-
-    shape: dict
-    vocabulary: int
-    steps: int
-    texts: int  # a step
-    tokens: int  # of a text
-
-
-GPU = Large(
-    shape={
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-    },
-    vocabulary=32000,
-    steps=6,
-    texts=64,
-    tokens=1024,
-)
-TOY = Large(
-    shape={
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-    },
-    vocabulary=320,
-    steps=3,
-    texts=8,
-    tokens=64,
-)
 # What differs in a way of training: fields of the recipe, and the environment's attention. The
 # loss is always taken in chunks where it is large. Micro-batches are of so many texts.
 WAYS = {
@@ -156,32 +123,35 @@ WAYS = {
 }
 
 
-def saved(folder: Path, large: Large, topology: memory.Topology) -> tuple[Recipe, int]:
+def mistral(layers: int) -> MistralConfig:
+    """Mistral-7B's shape with so many layers, which transformers has as defaults; else a toy's."""
+    shape = {"num_hidden_layers": layers, "num_key_value_heads": 8, "sliding_window": None}
+    if not GPU:
+        shape |= {"hidden_size": 64, "intermediate_size": 128, "vocab_size": 320}
+        shape |= {"num_attention_heads": 8}
+    return MistralConfig(**shape)
+
+
+def saved(folder: Path, topology: memory.Topology) -> tuple[Recipe, int]:
     """A model of as many layers as fit, and texts that fill it; returns its recipe and layers."""
-    gpu = torch.cuda.is_available()
     recipe = Recipe(
         str(folder / "large"),
         str(folder / "long.jsonl"),
         str(folder / "out"),
-        steps=large.steps,
-        batch=large.texts,
-        max_tokens=large.tokens,
-        micro_tokens=16 * large.tokens,  # the most of all ways
+        steps=LARGE_STEPS,
+        batch=TEXTS,
+        max_tokens=TOKENS,
+        micro_tokens=16 * TOKENS,  # the most of all ways
         longer="cut",
-        save_every=large.steps,
+        save_every=LARGE_STEPS,
     )
     free = min(memory.devices(topology), default=0.0)
     for layers in (32, 24, 16, 8, 4, 2):
-        config = MistralConfig(
-            **large.shape,
-            num_hidden_layers=layers,
-            vocab_size=large.vocabulary,
-            sliding_window=None,
-        )
+        config = mistral(layers)
         need = memory.needs(memory.shape_of(config.to_dict()), recipe, topology)
         if need[memory.PROCESS] < free:
             break
-    with torch.device("cuda" if gpu else "cpu"):
+    with torch.device("cuda" if GPU else "cpu"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(recipe.student)
     del model
@@ -191,7 +161,7 @@ def saved(folder: Path, large: Large, topology: memory.Topology) -> tuple[Recipe
     question = {"role": "user", "content": "Write."}
     words = "the needle turns and waits " * 400
     rows = []
-    for i in range(large.texts):
+    for i in range(TEXTS):
         answer = {"role": "assistant", "content": f"{i} {words}"}
         rows.append({"messages": [question, answer]})
     write_json_lines(Path(recipe.data), rows)
@@ -223,24 +193,24 @@ def timed(recipe: Recipe, topology: Path, way: dict) -> dict:
     return row
 
 
-def loss_alone(large: Large) -> dict:
+def loss_alone() -> dict:
     """The loss of 8 texts and its gradient, at once and in chunks: milliseconds and GB."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    size = (8 * large.tokens, large.vocabulary)
+    device = "cuda" if GPU else "cpu"
+    size = (8 * TOKENS, mistral(2).vocab_size)
     logits = torch.randn(size, device=device, dtype=torch.bfloat16, requires_grad=True)
-    target = torch.randint(large.vocabulary, size[:1], device=device)
+    target = torch.randint(size[1], size[:1], device=device)
     row = {}
-    for name, chunk in (("at once", math.prod(size)), ("in chunks", math.prod(size) // 4)):
-        memory.CHUNK = chunk
+    for name, chunks in (("at once", 1), ("in chunks", 4)):
+        memory.CHUNK = logits.numel() // chunks
         milliseconds = []
+        if GPU:
+            torch.cuda.reset_peak_memory_stats()
         for _ in range(5):
-            if device == "cuda":
-                torch.cuda.reset_peak_memory_stats()
             start = time.perf_counter()
             torch.autograd.grad(train.nats(logits, target), logits)[0].sum().item()
             milliseconds.append(1000 * (time.perf_counter() - start))
-        gb = torch.cuda.max_memory_allocated() / memory.GB if device == "cuda" else None
-        row[name] = {"ms": round(statistics.median(milliseconds), 1), "gb": gb}
+        gb = torch.cuda.max_memory_allocated() / memory.GB  # 0 without a GPU
+        row[name] = {"ms": round(statistics.median(milliseconds), 1), "gb": round(gb, 2)}
     return row
 
 
@@ -248,7 +218,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--topology", default="gpu1.yaml", help="a file of params/accelerate")
     topology = ROOT / "params/accelerate" / parser.parse_args().topology
-    if "cpu" not in topology.name and not torch.cuda.is_available():
+    if "cpu" not in topology.name and not GPU:
         sys.exit("gpu-check: torch sees no CUDA GPU here, so nothing was checked")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     start = time.monotonic()
@@ -259,20 +229,18 @@ def main() -> None:
             model = trained_killed_resumed(Path(folder) / family, family, topology)
             sampled(Path(folder) / family, family, model)
         (Path(folder) / "large").mkdir()
-        gpu = torch.cuda.is_available()
-        large = GPU if gpu else TOY
-        recipe, layers = saved(Path(folder) / "large", large, memory.read_topology(topology))
+        recipe, layers = saved(Path(folder) / "large", memory.read_topology(topology))
         rows = {}
         for name, way in WAYS.items():
             rows[name] = timed(recipe, topology, way)
             print(f"{name}: {rows[name]}", flush=True)
     result = {
-        "device": torch.cuda.get_device_name() if gpu else "CPU",
+        "device": torch.cuda.get_device_name() if GPU else "CPU",
         "layers": layers,
         "training": rows,
-        "loss": loss_alone(large),
+        "loss": loss_alone(),
     }
-    if gpu:
+    if GPU:
         result["sampling"] = sample.on_gpu(1)
     target = ROOT / "runs/bench/gpu.json"
     target.parent.mkdir(parents=True, exist_ok=True)
