@@ -54,7 +54,7 @@ def run(recipe: Recipe, topology: Path) -> float:
                 time.sleep(0.5)
                 if log := read_log(out):
                     progress.note = f", loss {log[-1]['loss']:.3f}"
-                    progress.advance(log[-1]["step"] - progress.done)
+                    progress.advance(log[-1]["step"] - progress.n)
         finally:
             child.terminate()  # so does an interrupted notebook; the last checkpoint stands
             child.wait()
