@@ -100,10 +100,10 @@ def command(recipe: Recipe, topology: memory.Topology) -> tuple[list[str], dict[
 
 def why(output: str, code: int) -> str:
     """The last lines of a training's output, without the launcher's own traceback."""
-    start = output.rfind("Traceback (most recent call last):")
-    if "commands/launch.py" in output[start:]:
-        output = output[:start]
-    lines = [line for line in output.splitlines() if line.strip()]
+    own, _, last = output.rpartition("Traceback (most recent call last):")
+    if "commands/launch.py" not in last:
+        own = output
+    lines = [line for line in own.splitlines() if line.strip()]
     reason = "its last lines were\n" + "\n".join(lines[-12:])
     if code == -signal.SIGKILL or "SIGKILL" in output:
         return f"a process was killed, most often because the machine ran out of memory; {reason}"
