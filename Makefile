@@ -86,7 +86,7 @@ bench-train: .venv-bench-train/done  #: training speed beside TRL's, to runs/ben
 serve-check: $(VENV)/done  #: what a server does, and the YAML for it: SERVE="<command>", or URL=<address> MODEL=<name>
 	@$(PY) -m bench.serve_check
 
-gpu-check: $(VENV)/done  #: does the paper's path work on this machine's GPU? trains, resumes, samples, times; under 8 minutes
+gpu-check: $(VENV)/done  #: does the paper's path work on this machine's GPU? trains, resumes, samples, times ways to train; a quarter of an hour
 	@$(PY) -m bench.gpu_check
 
 bench-chat: $(VENV)/done .venv-bench/done  #: speed of the chat client beside its peers, about five minutes

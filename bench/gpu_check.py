@@ -1,16 +1,19 @@
-"""Does the paper's path work on this GPU? Toy students go through it, then a large one is timed.
+"""Does the paper's path work on this GPU, and which of its ways is the fastest?
 
-`make gpu-check`: one CUDA GPU, no network, under 8 minutes. Toy Llama and Mistral are trained,
-killed, resumed and sampled, through `helpers.training.launch` (FSDP2 on one process, bf16) and
-`helpers.student.local`; then a model with random weights and Mistral-7B's layers, as many as fit,
-is trained for a few steps at 1024 tokens a text, and its tokens a second, MFU and memory are
-printed. With `--topology cpu1.yaml` all of it runs on a CPU, at toy size: the tests do that.
+`make gpu-check`: one CUDA GPU, no network, about a quarter of an hour. Toy Llama and Mistral are
+trained, killed, resumed and sampled, through `helpers.training.launch` (FSDP2 on one process, bf16)
+and `helpers.student.local`. Then a model with random weights and Mistral-7B's layers, as many as
+fit, is trained for a few steps at 1024 tokens a text in each of `WAYS`: tokens a second, MFU and
+memory. At last the loss alone, at once and in chunks, and the sampling of `bench.sample`. With
+`--topology cpu1.yaml` all but the sampling runs on a CPU, at toy size: the tests do that. Not run
+on a GPU by us.
 """
 
 import argparse
 import dataclasses
 import json
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -22,6 +25,7 @@ import psutil
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig
 
+from bench import sample
 from bench.table import write
 from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Request
@@ -29,11 +33,14 @@ from helpers.errors import UserError
 from helpers.files import write_json_lines
 from helpers.paths import ROOT
 from helpers.student.local import Student
-from helpers.training import launch, memory
+from helpers.training import launch, memory, train
 from helpers.training.recipe import Recipe, facts, read_log
 from tests.toys import chats, toy
 
-STEPS = 60
+STEPS = 60  # of the toys
+GPU = torch.cuda.is_available()
+# What is timed: steps, texts a step, tokens of a text.
+LARGE_STEPS, TEXTS, TOKENS = (6, 64, 1024) if GPU else (3, 16, 64)
 
 
 def trained_killed_resumed(folder: Path, family: str, topology: Path) -> str:
@@ -106,84 +113,113 @@ def sampled(folder: Path, family: str, model: str) -> None:
     assert any(answers[0]), f"{family}: every answer is empty"
 
 
-def timed(folder: Path, topology: Path) -> dict:
-    """The benchmark's row: Mistral-7B's layers, as many as fit, at 1024 tokens a text."""
-    gpu = torch.cuda.is_available()
-    free = min(memory.devices(memory.read_topology(topology)), default=0.0)
-    size = {
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-    }
-    size = (
-        size
-        if gpu
-        else {
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-        }
-    )
-    base = toy(folder / "tokenizer", "mistral")
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    steps, texts = (8, 64) if gpu else (3, 8)
+# What differs in a way of training: fields of the recipe, and the environment's attention. The
+# loss is always taken in chunks where it is large. Micro-batches are of so many texts.
+WAYS = {
+    "as it is, 8 texts": {},
+    "16 texts": {"texts": 16},
+    "compiled": {"compile": True},
+    "kernel": {"attention": "kernel"},
+    "compiled, kernel, 16 texts": {"compile": True, "attention": "kernel", "texts": 16},
+}
+
+
+def mistral(layers: int) -> MistralConfig:
+    """Mistral-7B's shape with so many layers, which transformers has as defaults; else a toy's."""
+    shape = {"num_hidden_layers": layers, "num_key_value_heads": 8, "sliding_window": None}
+    if not GPU:
+        shape |= {"hidden_size": 64, "intermediate_size": 128, "vocab_size": 320}
+        shape |= {"num_attention_heads": 8}
+    return MistralConfig(**shape)
+
+
+def saved(folder: Path, topology: memory.Topology) -> tuple[Recipe, int]:
+    """A model of as many layers as fit, and texts that fill it; returns its recipe and layers."""
     recipe = Recipe(
         str(folder / "large"),
         str(folder / "long.jsonl"),
         str(folder / "out"),
-        steps=steps,
-        batch=texts,
-        save_every=steps,
+        steps=LARGE_STEPS,
+        batch=TEXTS,
+        max_tokens=TOKENS,
+        micro_tokens=16 * TOKENS,  # the most of all ways
+        longer="cut",
+        save_every=LARGE_STEPS,
     )
+    free = min(memory.devices(topology), default=0.0)
     for layers in (32, 24, 16, 8, 4, 2):
-        config = MistralConfig(
-            **size, num_hidden_layers=layers, vocab_size=32000 if gpu else 320, sliding_window=None
-        )
-        needed = memory.memory(
-            memory.needs(memory.shape_of(config.to_dict()), recipe, memory.read_topology(topology))
-        )
-        if needed < free:
+        config = mistral(layers)
+        need = memory.needs(memory.shape_of(config.to_dict()), recipe, topology)
+        if need[memory.PROCESS] < free:
             break
-    with torch.device("cuda" if gpu else "cpu"):
+    with torch.device("cuda" if GPU else "cpu"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    weights = model.num_parameters()
-    model.save_pretrained(folder / "large")
-    tokenizer.save_pretrained(folder / "large")
+    model.save_pretrained(recipe.student)
     del model
     torch.cuda.empty_cache()
+    base = toy(folder / "tokenizer", "mistral")
+    AutoTokenizer.from_pretrained(base).save_pretrained(recipe.student)
+    question = {"role": "user", "content": "Write."}
     words = "the needle turns and waits " * 400
-    asked = {"role": "user", "content": "Write."}
-    write_json_lines(
-        folder / "long.jsonl",
-        [
-            {"messages": [asked, {"role": "assistant", "content": f"{i} {words}"}]}
-            for i in range(texts)
-        ],
-    )
+    rows = []
+    for i in range(TEXTS):
+        answer = {"role": "assistant", "content": f"{i} {words}"}
+        rows.append({"messages": [question, answer]})
+    write_json_lines(Path(recipe.data), rows)
+    return recipe, layers
+
+
+def timed(recipe: Recipe, topology: Path, way: dict) -> dict:
+    """Train in one of `WAYS`: tokens a second, MFU, GB; or why it could not be."""
     recipe = dataclasses.replace(
-        recipe, longer="cut", micro_tokens=recipe.micro_tokens if gpu else 2048
+        recipe,
+        micro_tokens=way.get("texts", 8) * recipe.max_tokens,
+        compile=way.get("compile", False),
     )
-    launch.run(recipe, topology)
-    log = read_log(Path(recipe.out))[2:]  # the first steps warm up
-    name = torch.cuda.get_device_name() if gpu else "CPU"
-    return {
-        "device": name,
-        "layers": layers,
-        "weights": weights,
-        "tokens_per_s": round(statistics.median(row["tokens_per_s"] for row in log)),
-        "mfu": statistics.median(row["mfu"] for row in log) if log[0]["mfu"] else None,
-        "memory_gb": log[-1]["memory_gb"],
-        "memory_gb_estimated": round(needed, 1),
-    }
+    os.environ["TRAINING_ATTENTION"] = way.get("attention", "packed")
+    try:
+        launch.run(recipe, topology)
+        log = read_log(Path(recipe.out))[2:]  # the first steps warm up
+    except UserError as error:
+        return {"failed": str(error).splitlines()[-1]}
+    finally:
+        del os.environ["TRAINING_ATTENTION"]
+        shutil.rmtree(recipe.out)
+    shape = memory.shape_of(memory.config_of(recipe.student))
+    need = memory.needs(shape, recipe, memory.read_topology(topology))
+    row = {"memory_gb": log[-1]["memory_gb"], "memory_gb_estimated": round(need[memory.PROCESS], 1)}
+    for name in ("tokens_per_s", "mfu"):
+        values = [line[name] for line in log]
+        row[name] = statistics.median(values) if values[0] else None
+    return row
+
+
+def loss_alone() -> dict:
+    """The loss of 8 texts and its gradient, at once and in chunks: milliseconds and GB."""
+    device = "cuda" if GPU else "cpu"
+    size = (8 * TOKENS, mistral(2).vocab_size)
+    logits = torch.randn(size, device=device, dtype=torch.bfloat16, requires_grad=True)
+    target = torch.randint(size[1], size[:1], device=device)
+    row = {}
+    for name, chunks in (("at once", 1), ("in chunks", 4)):
+        memory.CHUNK = logits.numel() // chunks
+        milliseconds = []
+        if GPU:
+            torch.cuda.reset_peak_memory_stats()
+        for _ in range(5):
+            start = time.perf_counter()
+            torch.autograd.grad(train.nats(logits, target), logits)[0].sum().item()
+            milliseconds.append(1000 * (time.perf_counter() - start))
+        gb = torch.cuda.max_memory_allocated() / memory.GB  # 0 without a GPU
+        row[name] = {"ms": round(statistics.median(milliseconds), 1), "gb": round(gb, 2)}
+    return row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--topology", default="gpu1.yaml", help="a file of params/accelerate")
     topology = ROOT / "params/accelerate" / parser.parse_args().topology
-    if "cpu" not in topology.name and not torch.cuda.is_available():
+    if "cpu" not in topology.name and not GPU:
         sys.exit("gpu-check: torch sees no CUDA GPU here, so nothing was checked")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     start = time.monotonic()
@@ -194,10 +230,23 @@ def main() -> None:
             model = trained_killed_resumed(Path(folder) / family, family, topology)
             sampled(Path(folder) / family, family, model)
         (Path(folder) / "large").mkdir()
-        row = timed(Path(folder) / "large", topology)
+        recipe, layers = saved(Path(folder) / "large", memory.read_topology(topology))
+        rows = {}
+        for name, way in WAYS.items():
+            rows[name] = timed(recipe, topology, way)
+            print(f"{name}: {rows[name]}", flush=True)
+    result = {
+        "device": torch.cuda.get_device_name() if GPU else "CPU",
+        "layers": layers,
+        "training": rows,
+        "loss": loss_alone(),
+    }
+    if GPU:
+        result["sampling"] = sample.on_gpu(1)
     target = ROOT / "runs/bench/gpu.json"
-    write(target, row)
-    print(json.dumps(row), f"{time.monotonic() - start:.0f} s", sep="\n")
+    write(target, result)
+    print(json.dumps(result), f"{time.monotonic() - start:.0f} s", sep="
+")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from functools import partial
@@ -121,13 +122,16 @@ def continuous_batching(
     return sum(len([t for t in o.generated_tokens if t not in end]) for o in outputs.values())
 
 
-def vllm_rates(path: str, prompts: list[list[int]], settings: dict, batch: int, rounds: int):
+def vllm_rates(
+    path: str, prompts: list[list[int]], settings: dict, *, batch: int, rounds: int, dtype: str
+):
     """vLLM's answers and tokens a second, measured by its own Python; None without one."""
     program = os.environ.get("VLLM", "")
     if not program:
         print("VLLM=<path of a vllm program> is not set: vLLM was not measured")
         return None
-    job = {"model": path, "prompts": prompts, "batch": batch, "rounds": rounds, **settings}
+    job = {"model": path, "prompts": prompts, "batch": batch, "rounds": rounds, "dtype": dtype}
+    job |= settings
     job["end"] = sorted(settings["end"])
     device = {} if torch.cuda.is_available() else {"VLLM_TARGET_DEVICE": "cpu"}
     child = subprocess.run(
@@ -232,7 +236,8 @@ def on_cpu(rounds: int, threads: int, most: int | None = None) -> dict:
     alone = prompts[:: max(1, len(prompts) // ALONE)][:ALONE]
     ways = ways_of(model, stock, prompts, alone, settings, batch=p.sample_batch, batches=BATCHES)
     rates = compare(ways, rounds)
-    if theirs := vllm_rates(path, prompts, settings, p.sample_batch, rounds):
+    job = {"batch": p.sample_batch, "rounds": rounds, "dtype": p.sample_dtype}
+    if theirs := vllm_rates(path, prompts, settings, **job):
         rates["vLLM"] = theirs
     return {
         "model": p.student,
@@ -267,6 +272,13 @@ def on_gpu(rounds: int) -> dict:
     settings = {"new_tokens": 512, "temperature": 0.7, "end": set()}
     ways = ways_of(model, stock, prompts, prompts[:1], settings, batch=128, batches=(64, 128))
     rates = compare(ways, rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        stock.save_pretrained(folder)
+        del ways, model, stock  # vLLM wants the whole GPU
+        torch.cuda.empty_cache()
+        job = {"batch": 128, "rounds": rounds, "dtype": "bfloat16"}
+        if theirs := vllm_rates(folder, prompts, settings, **job):
+            rates["vLLM"] = theirs
     about = {
         "model": "Mistral-7B's shape, random weights",
         "prompts": len(prompts),

@@ -15,15 +15,17 @@ def main(job: dict) -> list[tuple[float, float]]:
     longest = max(map(len, job["prompts"])) + job["new_tokens"]
     llm = LLM(
         job["model"],
-        dtype="float32",
+        dtype=job["dtype"],
         max_model_len=longest,
         max_num_seqs=job["batch"],
         generation_config="vllm",
+        skip_tokenizer_init=True,
     )
     settings = SamplingParams(
         temperature=job["temperature"],
         max_tokens=job["new_tokens"],
         stop_token_ids=job["end"],
+        ignore_eos=not job["end"],
         detokenize=False,
     )
     rates = []

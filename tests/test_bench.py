@@ -25,8 +25,13 @@ def test_the_gpu_check_goes_through_on_a_cpu():
     assert run.returncode == 0, run.stderr[-2000:]
     lines = run.stdout.splitlines()
     assert sum("killed and resumed differs by at most" in line for line in lines) == 2
-    row = next(json.loads(line) for line in lines if line.startswith('{"device"'))
-    assert row["tokens_per_s"] > 0
+    found = next(json.loads(line) for line in lines if line.startswith('{"device"'))
+    for name, row in found["training"].items():
+        if "kernel" in name:
+            assert "failed" in row, "these are kernels of GPUs"
+        else:
+            assert row["tokens_per_s"] > 0
+    assert found["loss"]["in chunks"]["ms"] > 0
 
 
 @pytest.mark.slow

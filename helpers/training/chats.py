@@ -67,10 +67,10 @@ def rows_of_data_set(source: dict[str, str]) -> Iterator[str]:
     place = str(ROOT / name) if (ROOT / name).is_dir() else name
     try:
         rows = datasets.load_dataset(place, source.get("config"), split=split)
-    except Exception as error:  # of many libraries: no such name, config or split, no network
+        rows = rows.select_columns("messages")
+    except (
+        Exception
+    ) as error:  # of many libraries: no such name, config, split or column, no network
         why = " ".join(str(error).split())
         raise UserError(f"{where}: the datasets library cannot read it ({why})") from None
-    if "messages" not in rows.column_names:
-        columns = ", ".join(rows.column_names)
-        raise UserError(f"{where}: its rows have no messages, but {columns}")
-    return (json.dumps(row) for row in rows.select_columns("messages"))
+    return (json.dumps(row) for row in rows)

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from pathlib import Path
+from itertools import accumulate
 
 import torch
 from jinja2 import TemplateError
@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from helpers.errors import UserError
 from helpers.training.attention import blocks
 from helpers.training.hub import revision
+from helpers.training.recipe import Recipe
 
 Text = tuple[list[int], list[int]]  # token ids, and 1 for each token to learn
 
@@ -39,23 +40,22 @@ def encode(tokenizer, messages: list[dict], turns: str = "last") -> Text:
     Raises:
         UserError: the chat template does not render an answer's prompt as the chat's beginning.
     """
-
     render = functools.partial(tokenizer.apply_chat_template, tokenize=False)
     full = render(messages)
-    last = len(messages) - 1
     spans = []  # of characters to learn
-    for i, message in enumerate(messages):
-        if message["role"] != "assistant" or (turns == "last" and i < last):
+    for i, message in enumerate(messages, 1):
+        is_learned = turns == "all" or i == len(messages)
+        if message["role"] != "assistant" or not is_learned:
             continue
         prompt = ""  # a chat that opens with the assistant is a document, learned whole
-        if i > 0:
-            prompt = render(messages[:i], add_generation_prompt=True)
-        answered = render(messages[: i + 1])
+        if i > 1:
+            prompt = render(messages[: i - 1], add_generation_prompt=True)
+        answered = render(messages[:i])
         if not (full.startswith(prompt) and full.startswith(answered.rstrip())):
-            advice = "set learned_turns: last" if i < last else "take another student"
             raise UserError(
                 "this student's chat template renders a chat's beginning differently from the "
-                f"whole chat: answers cannot be told; {advice}"
+                "whole chat: answers cannot be told; set learned_turns: last, or take another "
+                "student"
             )
         spans.append([len(prompt), len(answered)])
     if not full.rstrip().endswith(tokenizer.eos_token):
@@ -63,35 +63,36 @@ def encode(tokenizer, messages: list[dict], turns: str = "last") -> Text:
         spans[-1][1] = len(full)
     # The template wrote <bos> already.
     tokens = tokenizer(full, add_special_tokens=False, return_offsets_mapping=True)
-    ends = [end for _, end in tokens["offset_mapping"]]
-    labels = [int(any(start < end <= stop for start, stop in spans)) for end in ends]
+    labels = []
+    for _, end in tokens["offset_mapping"]:
+        is_learned = any(start < end <= stop for start, stop in spans)
+        labels.append(int(is_learned))
     return tokens["input_ids"], labels
 
 
-def read_chats(
-    path: Path, tokenizer, *, turns: str, max_tokens: int, longer: str
-) -> tuple[list[Text], dict]:
-    """The chats of a file, encoded; longer ones are dropped, or cut to `max_tokens`.
+def read_chats(recipe: Recipe, tokenizer) -> tuple[list[Text], dict]:
+    """The chats of the recipe's file, encoded; longer ones are dropped or cut, as it says.
 
     A cut chat has no end token to learn; one with nothing left to learn is dropped all the same.
 
     Returns:
         The texts, and how many there are: texts, dropped, cut, tokens, labelled.
     """
-    counts = {"texts": 0, "dropped": 0, "cut": 0, "tokens": 0, "labelled": 0}
+    counts = dict.fromkeys(("texts", "dropped", "cut", "tokens", "labelled"), 0)
     texts = []
-    with open(path, encoding="utf-8") as file:
+    with open(recipe.data, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             try:
-                ids, learned = encode(tokenizer, json.loads(line)["messages"], turns)
+                ids, learned = encode(tokenizer, json.loads(line)["messages"], recipe.turns)
             except TemplateError as error:
                 raise UserError(
-                    f"{path}, line {number}: the student's chat template refuses it ({error})"
+                    f"{recipe.data}, line {number}: the student's chat template refuses it "
+                    f"({error})"
                 ) from None
-            is_long = len(ids) > max_tokens
-            ids, learned = ids[:max_tokens], learned[:max_tokens]
+            is_long = len(ids) > recipe.max_tokens
+            ids, learned = ids[: recipe.max_tokens], learned[: recipe.max_tokens]
             labelled = sum(learned[1:])  # the first token is never predicted
-            if not labelled or (is_long and longer == "drop"):
+            if not labelled or (is_long and recipe.longer == "drop"):
                 counts["dropped"] += 1
                 continue
             texts.append((ids, learned))
@@ -112,9 +113,9 @@ def permutation(n: int, seed: int, epoch: int) -> list[int]:
 def batch_rows(step: int, n: int, batch: int, seed: int) -> list[int]:
     """Row numbers of the global batch `step`: a walk through seeded epochs that needs no state."""
     rows = []
-    while len(rows) < batch:
-        epoch, i = divmod(step * batch + len(rows), n)
-        rows += permutation(n, seed, epoch)[i : i + batch - len(rows)]
+    for place in range(step * batch, (step + 1) * batch):
+        epoch, i = divmod(place, n)
+        rows.append(permutation(n, seed, epoch)[i])
     return rows
 
 
@@ -123,29 +124,25 @@ def split_batch(
 ) -> list[list[list[int]]]:
     """Micro-batches of at most `budget` padded tokens, in waves of one a process.
 
-    Texts within a wave are alike in length. A micro-batch may be empty: a pass of weight zero.
+    Texts within a wave are alike in length, the longest first. In the last wave a micro-batch may
+    be empty.
     """
-
-    def padded(group: list[int]) -> int:
-        return len(group) * length[group[0]] if group else 0  # the longest comes first
-
-    groups = [[]]
-    for row in sorted(rows, key=lambda r: (-length[r], r)):
-        if groups[-1] and padded([*groups[-1], row]) > budget:
-            groups.append([])
-        groups[-1].append(row)
-    while len(groups) % processes:  # halve the largest, or add an empty one where all hold one text
-        largest = max(groups, key=lambda group: (len(group) > 1, padded(group)))
-        i = groups.index(largest)
-        half = len(largest) // 2 or 1
-        groups[i : i + 1] = [largest[:half], largest[half:]]
-    return [groups[i : i + processes] for i in range(0, len(groups), processes)]
+    rows = sorted(rows, key=lambda row: (-length[row], row))
+    waves = []
+    while rows:
+        each = max(1, budget // length[rows[0]])
+        wave = rows[: each * processes]
+        waves.append([wave[i::processes] for i in range(processes)])
+        rows = rows[len(wave) :]
+    return waves
 
 
-def collate(texts: list[Text], rows: list[int], device) -> tuple[dict, torch.Tensor, float]:
-    """The model's arguments, the target tokens, and the micro-batch's weight (0 if it is empty)."""
-    weight = 1.0 if rows else 0.0
-    ids, position, learned, sizes = [], [], [], []
+def collate(texts: list[Text], rows: list[int], device) -> tuple[dict, torch.Tensor]:
+    """The model's arguments, and the target tokens; of no rows those of some text."""
+    ids = []
+    position = []
+    learned = []
+    sizes = []
     for row in rows or [0]:
         tokens, labels = texts[row]
         ids += tokens
@@ -153,12 +150,14 @@ def collate(texts: list[Text], rows: list[int], device) -> tuple[dict, torch.Ten
         learned += [*labels[1:], 0]  # position t predicts t + 1
         sizes.append(len(tokens))
     keep = torch.tensor(learned).nonzero().squeeze(1)
-    ids = torch.tensor(ids)
-    arguments = {
-        "input_ids": ids[None],
-        "position_ids": torch.tensor(position)[None],
+    tensors = {
+        "input_ids": torch.tensor([ids]),
+        "position_ids": torch.tensor([position]),
         "logits_to_keep": keep,
+        "starts": torch.tensor([0, *accumulate(sizes)], dtype=torch.int32),
     }
-    arguments = {name: a.to(device, non_blocking=True) for name, a in arguments.items()}
+    arguments = {name: tensor.to(device) for name, tensor in tensors.items()}
     arguments["blocks"] = blocks(sizes, device)
-    return arguments, ids.roll(-1)[keep].to(device, non_blocking=True), weight
+    arguments["longest"] = max(sizes)
+    target = tensors["input_ids"][0].roll(-1)[keep]
+    return arguments, target.to(device)

@@ -1,14 +1,16 @@
-"""Starts a training as a child process of the notebook, by `accelerate launch`, and watches it."""
+"""Starts a training as a child process of the notebook, on any topology, and watches it."""
 
 import dataclasses
 import os
-import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import psutil
 
 from helpers.errors import UserError
 from helpers.paths import ROOT
@@ -43,17 +45,10 @@ def run(recipe: Recipe, topology: Path) -> float:
     write_json(out / "recipe.json", dataclasses.asdict(recipe))
     if begun(out) != run_identity(recipe):
         (out / "log.jsonl").unlink(missing_ok=True)  # another run's: no progress of this one
-    environment = {**os.environ, STARTED_BY: f"{socket.gethostname()}:{os.getpid()}"}
-    if memory.read_topology(topology).cpu:
-        environment["CUDA_VISIBLE_DEVICES"] = ""  # torch takes a GPU that it sees
-    with open(out / "train.txt", "w") as output, Progress("steps", recipe.steps) as progress:
-        child = subprocess.Popen(
-            command(recipe, topology),
-            cwd=ROOT,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+    words, environment = command(recipe, memory.read_topology(topology))
+    said = out / "train.txt"
+    with open(said, "w") as output, Progress("steps", recipe.steps) as progress:
+        child = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=output, stderr=output)
         try:
             while child.poll() is None:
                 time.sleep(0.5)
@@ -64,45 +59,52 @@ def run(recipe: Recipe, topology: Path) -> float:
             child.terminate()  # so does an interrupted notebook; the last checkpoint stands
             child.wait()
     if child.returncode != 0:
-        raise UserError(f"the training in {out} failed: {why((out / 'train.txt').read_text())}")
+        reason = why(said.read_text(), child.returncode)
+        raise UserError(f"the training in {out} failed: {reason}")
     return time.monotonic() - start
 
 
-def command(recipe: Recipe, topology: Path) -> list[str]:
-    """What is run: the launcher here, or for several machines once on each of them, through Slurm.
+def command(recipe: Recipe, topology: memory.Topology) -> tuple[list[str], dict[str, str]]:
+    """What is run, and its environment: the script, or its launcher.
+
+    On several machines that is started once on each, through Slurm.
 
     Raises:
         UserError: the topology is for several machines, and this is no Slurm allocation.
     """
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(topology)]
+    environment = {**os.environ, STARTED_BY: f"{socket.gethostname()}:{os.getpid()}"}
+    if topology.cpu:
+        environment["CUDA_VISIBLE_DEVICES"] = ""  # torch takes a GPU that it sees
     script = ["-m", "helpers.training.train", str(Path(recipe.out) / "recipe.json")]
-    machines = memory.read_topology(topology).machines
-    if machines == 1:
-        return launcher + script
+    if not topology.is_launched:  # what the launcher would set and the script reads
+        environment["ACCELERATE_MIXED_PRECISION"] = topology.precision
+        environment.setdefault("OMP_NUM_THREADS", str(psutil.cpu_count(logical=False) or 1))
+        return [sys.executable, *script], environment
+    path = str(topology.path)
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", path]
+    if topology.machines == 1:
+        return launcher + script, environment
     if "SLURM_JOB_NODELIST" not in os.environ:
         raise UserError(
-            f"topology = {topology.name} is for {machines} machines: run it inside a Slurm job, as "
-            "params/accelerate/slurm.sbatch does"
+            f"topology = {topology.path.name} is for {topology.machines} machines: run it inside a "
+            "Slurm job, as params/accelerate/slurm.sbatch does"
         )
     each = (
         'first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1); '
         f'exec {shlex.join(launcher)} --machine_rank "$SLURM_PROCID" '
         f'--main_process_ip "$first" {shlex.join(script)}'
     )
-    tasks = [f"--nodes={machines}", f"--ntasks={machines}", "--ntasks-per-node=1"]
-    return ["srun", *tasks, "bash", "-c", each]
+    tasks = [f"--nodes={topology.machines}", f"--ntasks={topology.machines}"]
+    return ["srun", *tasks, "--ntasks-per-node=1", "bash", "-c", each], environment
 
 
-def why(output: str) -> str:
-    """The last lines of a training's output, without the launcher's own traceback.
-
-    That one says nothing new.
-    """
+def why(output: str, code: int) -> str:
+    """The last lines of a training's output, without the launcher's own traceback."""
     own, _, last = output.rpartition("Traceback (most recent call last):")
     if "commands/launch.py" not in last:
         own = output
     lines = [line for line in own.splitlines() if line.strip()]
-    hint = ""
-    if re.search(r"SIGKILL|exitcode\s*: -9", output):
-        hint = "a process was killed, most often because the machine ran out of memory; "
-    return f"{hint}its last lines were\n" + "\n".join(lines[-12:])
+    reason = "its last lines were\n" + "\n".join(lines[-12:])
+    if code == -signal.SIGKILL or "SIGKILL" in output:
+        return f"a process was killed, most often because the machine ran out of memory; {reason}"
+    return reason

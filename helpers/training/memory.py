@@ -35,12 +35,11 @@ PEAKS = {
     "RTX 3090": 71e12,
     "A10": 125e12,
 }
+# Logits whose loss is computed at once: 2,048 tokens of a vocabulary of 32,768.
+CHUNK = 2**26
+PROCESS = "memory of a process"
 
-# What `shape_of` reads, and the layers that it takes, in transformers' names.
-STANDARD = (
-    "model_type layer_types num_hidden_layers hidden_size intermediate_size num_attention_heads "
-    "head_dim num_key_value_heads vocab_size tie_word_embeddings sliding_window"
-).split()
+# The layers that `shape_of` takes, in transformers' names.
 ATTENTION = {"attention", "full_attention", "sliding_attention"}
 
 
@@ -68,7 +67,7 @@ class Shape:
 
     @property
     def embeddings(self) -> int:
-        return self.vocabulary * self.hidden * (1 if self.tied else 2)
+        return self.vocabulary * self.hidden * (2 - self.tied)
 
     @property
     def weights(self) -> int:
@@ -76,8 +75,8 @@ class Shape:
 
     def adapters(self, rank: int) -> int:
         """Weights of LoRA adapters of this rank on all matrices of all layers."""
-        attention = 4 * self.hidden + 2 * self.queries + 2 * self.keys
-        return self.layers * rank * (attention + 3 * self.hidden + 3 * self.inner)
+        sides = 7 * self.hidden + 2 * self.queries + 2 * self.keys + 3 * self.inner
+        return self.layers * rank * sides
 
 
 def shape_of(config: dict) -> Shape:
@@ -89,21 +88,21 @@ def shape_of(config: dict) -> Shape:
     if "num_attention_heads" not in config:
         config = standard(config)
     heads = config.get("num_attention_heads")
-    recurrent = set(config.get("layer_types") or ()) - ATTENTION
-    if not heads or recurrent:
+    if not heads or set(config.get("layer_types") or ()) - ATTENTION:
         raise UserError(
             f"a student of the kind {config.get('model_type')} cannot be trained here: all its "
             "layers have to be attention, as in Llama, Mistral, Qwen3, Gemma, Phi, OLMo or GPT-2"
         )
-    size = config.get("head_dim") or config["hidden_size"] // heads
+    hidden = config["hidden_size"]
+    size = config.get("head_dim") or hidden // heads
     return Shape(
         layers=config["num_hidden_layers"],
-        hidden=config["hidden_size"],
-        inner=config.get("intermediate_size") or 4 * config["hidden_size"],
+        hidden=hidden,
+        inner=config.get("intermediate_size") or 4 * hidden,
         queries=heads * size,
         keys=(config.get("num_key_value_heads") or heads) * size,
         vocabulary=config["vocab_size"],
-        tied=bool(config.get("tie_word_embeddings", False)),
+        tied=bool(config.get("tie_word_embeddings")),
         window=config.get("sliding_window"),
     )
 
@@ -116,7 +115,8 @@ def standard(config: dict) -> dict:
         described = AutoConfig.for_model(**config).get_text_config()
     except ValueError:  # a family that transformers does not know
         return config
-    return {name: getattr(described, name, None) for name in STANDARD}
+    common = {name: getattr(described, name) for name in described.attribute_map}
+    return described.to_dict() | common
 
 
 def config_of(student: str) -> dict:
@@ -131,11 +131,11 @@ def config_of(student: str) -> dict:
 
         try:
             path = Path(hf_hub_download(student, "config.json", revision=revision(student)))
-        except Exception as e:
-            why = (str(e).strip() or type(e).__name__).splitlines()[0]
+        except Exception as error:
             raise UserError(
-                f"student = {student}: the hub does not give its config.json ({why}); for a gated "
-                "model accept its licence there and set HF_TOKEN"
+                f"student = {student}: the hub does not give its config.json "
+                f"({' '.join(str(error).split())}); for a gated model accept its licence there "
+                "and set HF_TOKEN"
             ) from None
     return json.loads(path.read_text())
 
@@ -147,9 +147,12 @@ def flops(shape: Shape, sizes: Sequence[int], labelled: int) -> float:
     return 6.0 * (body + shape.layers * shape.queries * squares)
 
 
-def peak_flops(device: str) -> float | None:
-    """Of a device by its name; None if it is not in `PEAKS`."""
-    return next((peak for name, peak in PEAKS.items() if name in device), None)
+def mfu(speed: float, device: str) -> float | None:
+    """The share that this many operations a second are of a device's; None if not in `PEAKS`."""
+    for name, peak in PEAKS.items():
+        if name in device:
+            return round(speed / peak, 4)
+    return None
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,11 @@ class Topology:
     recomputes: bool  # activations in the backward pass
     precision: str  # of the computations; the weights are fp32
 
+    @property
+    def is_launched(self) -> bool:
+        """Whether it takes the launcher, which needs seconds to import torch for itself."""
+        return self.sharded or self.processes * self.machines > 1
+
 
 def read_topology(path: Path) -> Topology:
     """A file named cpu... is for CPUs: the launcher starts several processes only as MULTI_GPU."""
@@ -176,46 +184,46 @@ def read_topology(path: Path) -> Topology:
         processes=settings.get("num_processes", 1) // machines,
         machines=machines,
         cpu=path.stem.startswith("cpu"),
-        sharded=settings.get("distributed_type") == "FSDP",
-        regathers=bool(fsdp.get("fsdp_reshard_after_forward", True)),
-        recomputes=bool(fsdp.get("fsdp_activation_checkpointing")),
+        sharded=settings["distributed_type"] == "FSDP",
+        regathers=fsdp.get("fsdp_reshard_after_forward", True),
+        recomputes=fsdp.get("fsdp_activation_checkpointing", False),
         precision=str(settings.get("mixed_precision", "no")),
     )
 
 
 def needs(shape: Shape, recipe: Recipe, topology: Topology) -> dict[str, float]:
-    """GB that one process needs, by part, and `disk` for the run's folder."""
-    shards = topology.processes if topology.sharded else 1
+    """GB that one process needs, by part and in all (`PROCESS`); `disk` is the run's folder's."""
     number = 4 if topology.cpu else 2  # bytes of an activation
     tokens = min(recipe.micro_tokens, recipe.batch * recipe.max_tokens)
     # Saved a token and layer for the backward pass: 16 x the layer's width, 4 x the gated one's.
     layer = (16 * shape.hidden + 4 * shape.inner) * number
-    kept = shape.layers * layer
+    activations = shape.layers * layer
     if topology.recomputes:
-        kept = shape.layers * shape.hidden * number + layer
-    trained, frozen = shape.weights, 0  # trained: weight, gradient, two moments, all fp32
-    gathered = 6 * shape.embeddings + 8 * shape.layer if topology.sharded else 0
-    whole = not (topology.sharded and topology.regathers)
+        activations = shape.layers * shape.hidden * number + layer
+    trained, frozen, copies = shape.weights, 0, 8  # copies: bf16 of two layers, a gradient in fp32
     if recipe.lora:  # what is not trained has no gradient
         trained = shape.adapters(recipe.lora["rank"])
         frozen = (number if recipe.precision == "bf16" else 4) * shape.weights
-        gathered = 2 * shape.embeddings + 4 * shape.layer if topology.sharded else 0
-        whole = topology.sharded and not topology.regathers
-    if whole:
+        copies = 4
+    gathered = copies * (shape.layer + shape.embeddings) * topology.sharded
+    if not topology.regathers if topology.sharded else not recipe.lora:
         gathered += 2 * shape.weights  # bf16 copies of all weights
+    logits = tokens * shape.vocabulary  # every token counted as labelled
+    parts = {
+        # Trained: weight, gradient, two moments, all fp32.
+        "weights, gradients, Adam": (16 * trained + frozen)
+        / (topology.processes if topology.sharded else 1),
+        "working copies": gathered,
+        "activations": tokens * activations,
+        # bf16, and its gradient in parts and whole; in fp32 of one chunk.
+        "logits": 6 * logits + 8 * min(logits, CHUNK),
+        "the process": 0.5 * GB if topology.cpu else 1.5 * GB,
+    }
     # A new checkpoint beside the old one (fp32 weights and two moments each), and the final model.
     saves = recipe.save_every < recipe.steps or recipe.save_minutes > 0
     exported = shape.weights * (2 if recipe.export_dtype == "bfloat16" else 4)
-    parts = {
-        "weights, gradients, Adam": (16 * trained + frozen) / shards,
-        "working copies": gathered,
-        "activations": tokens * kept,
-        # bf16, fp32, and fp32 gradient of each; every token counted as labelled.
-        "logits": tokens * 14 * shape.vocabulary,
-        "the process": 0.5 * GB if topology.cpu else 1.5 * GB,
-        "disk": exported + (24 * trained if saves else 0),
-    }
-    return {name: size / GB for name, size in parts.items()}
+    sizes = {**parts, "disk": exported + 24 * trained * saves, PROCESS: sum(parts.values())}
+    return {name: size / GB for name, size in sizes.items()}
 
 
 def devices(topology: Topology) -> list[float]:
@@ -234,24 +242,12 @@ def devices(topology: Topology) -> list[float]:
     return sizes[: len(visible.replace(",", " ").split())]
 
 
-def memory(need: dict[str, float]) -> float:
-    """GB a process, without the disk."""
-    return sum(size for part, size in need.items() if part != "disk")
-
-
 def misfit(shape: Shape, recipe: Recipe, topology: Topology) -> str | None:
     """Why the training does not fit here, or None."""
     sizes = devices(topology)
     if len(sizes) < topology.processes:
         return f"it is for {topology.processes} GPUs, and this machine shows {len(sizes)}"
-    loaded = 2 * shape.weights * topology.processes / GB
-    free = psutil.virtual_memory().available / GB
-    if not topology.cpu and loaded > free:
-        return (
-            f"its {topology.processes} processes load {loaded:,.1f} GB of weights into this "
-            f"machine's memory first, and {free:,.1f} are free"
-        )
-    need = memory(needs(shape, recipe, topology))
+    need = needs(shape, recipe, topology)[PROCESS]
     if need > min(sizes):
         return f"a process needs about {need:,.1f} GB of memory, and there are {min(sizes):,.1f}"
     return None
@@ -271,7 +267,7 @@ def check(recipe: Recipe, topology_path: Path) -> None:
             f"which is not supported for longer texts; lower chat_tokens (now {recipe.max_tokens})"
         )
     need = needs(shape, recipe, topology)["disk"]
-    held = sum(file.stat().st_size for file in Path(recipe.out).rglob("*") if file.is_file())
+    held = sum(file.stat().st_size for file in Path(recipe.out).rglob("*"))
     free = (shutil.disk_usage(recipe.out).free + held) / GB  # a run that goes on holds some of it
     if need > free:
         raise UserError(
@@ -288,5 +284,4 @@ def check(recipe: Recipe, topology_path: Path) -> None:
 def table(recipe: Recipe, topology: Topology) -> pd.DataFrame:
     """What the training needs by part, in GB, for a notebook."""
     need = needs(shape_of(config_of(recipe.student)), recipe, topology)
-    rows = {**need, "memory of a process": memory(need)}
-    return pd.DataFrame({"GB": pd.Series(rows).round(2)})
+    return pd.DataFrame({"GB": pd.Series(need).round(2)})

@@ -8,7 +8,6 @@ import os
 import resource
 import shutil
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -23,7 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 from torch.nn.parallel import DistributedDataParallel
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from helpers.errors import UserError
 from helpers.training.hub import revision
@@ -75,32 +74,25 @@ def lay_out(model, state: PartialState, mixed: bool):
     """
     if not is_sharded():
         model = masters(model).to(state.device)
-        if state.num_processes == 1:
-            return model
-        devices = [state.device.index] if state.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
-    from torch.distributed.algorithms._checkpoint import checkpoint_wrapper as recompute
+        if state.num_processes > 1:
+            model = DistributedDataParallel(model, gradient_as_bucket_view=True)
+        return model
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     local = int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
-    machines = state.num_processes // local
     shape, names = (local,), ("shard",)
-    if machines > 1:  # shard inside one, replicate across
-        shape, names = (machines, local), ("replicate", "shard")
-    policy = MixedPrecisionPolicy()
-    if mixed:
-        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32)
+    if state.num_processes > local:  # shard inside a machine, replicate across
+        shape, names = (state.num_processes // local, local), ("replicate", "shard")
     options = {
         "mesh": dist.init_device_mesh(state.device.type, shape, mesh_dim_names=names),
-        "mp_policy": policy,
+        "mp_policy": MixedPrecisionPolicy(torch.bfloat16 if mixed else None, torch.float32),
         "reshard_after_forward": parse_flag_from_env("FSDP_RESHARD_AFTER_FORWARD", True),
     }
     for name, layer in layers(model).items():
         masters(layer)
         if parse_flag_from_env("FSDP_ACTIVATION_CHECKPOINTING"):
-            layer = recompute.checkpoint_wrapper(
-                layer, recompute.CheckpointImpl.NO_REENTRANT, preserve_rng_state=False
-            )
+            layer = checkpoint_wrapper(layer, preserve_rng_state=False)
             model.set_submodule(name, layer)
         fully_shard(layer, **options)
     fully_shard(masters(model), **options)
@@ -113,21 +105,6 @@ def masters(module: torch.nn.Module) -> torch.nn.Module:
         if weight.requires_grad:
             weight.data = weight.data.float()
     return module
-
-
-def unsynced(model, last: bool):
-    """Whether processes exchange gradients in this backward pass.
-
-    DDP does so once a step. FSDP2 must each time: kept whole they cost 52 GB a GPU at 13B.
-    """
-    if isinstance(model, DistributedDataParallel) and not last:
-        return model.no_sync()
-    return nullcontext()
-
-
-def whole(norm: torch.Tensor) -> float:
-    """The gradient's norm as a number; FSDP2 holds it in parts."""
-    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
 
 def peak_memory(device: torch.device) -> float:
@@ -146,8 +123,7 @@ TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 def checkpoints(out: Path) -> list[int]:
     """Steps with a whole checkpoint."""
-    steps = [path.name.removeprefix("step-") for path in out.glob("step-*")]
-    return [int(step) for step in steps if step.isdecimal()]
+    return [int(path.name.removeprefix("step-")) for path in out.glob("step-*[0-9]")]
 
 
 def save_checkpoint(
@@ -155,17 +131,12 @@ def save_checkpoint(
 ) -> None:
     """Write `step-N`; only then remove older ones."""
     aside = out / f"step-{step}.tmp"
-    if state.is_main_process:
-        shutil.rmtree(aside, ignore_errors=True)
-    state.wait_for_everyone()
     weights, moments = get_state_dict(model, optimizer, options=TRAINED)
-    dcp.save({"model": weights, "optimizer": moments}, checkpoint_id=str(aside))
+    dcp.save({"model": weights, "optimizer": moments}, checkpoint_id=aside)
     if state.is_main_process:
         write_json(aside / "meta.json", {"step": step, "identity": identity})
-        shutil.rmtree(out / f"step-{step}", ignore_errors=True)
         aside.rename(out / f"step-{step}")
         remove_checkpoints(out, but=step)
-    state.wait_for_everyone()
 
 
 def newest_checkpoint(out: Path, identity: str, state: PartialState) -> int:
@@ -181,17 +152,16 @@ def newest_checkpoint(out: Path, identity: str, state: PartialState) -> int:
 
 
 def remove_checkpoints(out: Path, *, but: int = 0) -> None:
-    for old in checkpoints(out):
-        if old != but:
-            shutil.rmtree(out / f"step-{old}")
-    for half in out.glob("step-*.tmp"):  # a kill in the middle of a save
-        shutil.rmtree(half)
+    """Also what a kill in the middle of a save left."""
+    for old in out.glob("step-*"):
+        if old.name != f"step-{but}":
+            shutil.rmtree(old)
 
 
 def load_checkpoint(path: Path, model, optimizer) -> None:
     weights, moments = get_state_dict(model, optimizer, options=TRAINED)
     loaded = {"model": weights, "optimizer": moments}
-    dcp.load(loaded, checkpoint_id=str(path))
+    dcp.load(loaded, checkpoint_id=path)
     set_state_dict(
         model,
         optimizer,
@@ -204,42 +174,34 @@ def load_checkpoint(path: Path, model, optimizer) -> None:
 # The final folder.
 
 
-def merged(adapters: dict, recipe: Recipe, folder: Path) -> dict:
-    """All weights of the student, with its adapters added; these are kept in `folder` as well."""
-    student = AutoModelForCausalLM.from_pretrained(
-        recipe.student, dtype="auto", revision=revision(recipe.student)
-    )
-    model = adapted(student, recipe.lora)
-    model.load_state_dict(adapters, strict=False)
-    model.save_pretrained(folder, save_embedding_layers=False)
-    return model.merge_and_unload().state_dict()
-
-
 def export(
     path: Path, model, tokenizer, state: PartialState, recipe: Recipe, identity: str
 ) -> None:
-    """Write an ordinary `transformers` folder, aside and then renamed."""
+    """Write an ordinary `transformers` folder, aside and then renamed.
+
+    Adapters are added to the weights, and kept beside the folder as well.
+    """
     options = StateDictOptions(
         full_state_dict=True, cpu_offload=True, ignore_frozen_params=bool(recipe.lora)
     )
     weights = get_model_state_dict(model, options=options)
     if state.is_main_process:
-        trained = getattr(model, "module", model)
         adapter = path.with_name("adapter")
-        shutil.rmtree(adapter, ignore_errors=True)  # of an earlier run
-        if recipe.lora:
-            weights = merged(weights, recipe, adapter)
-        if trained.config.tie_word_embeddings:
-            weights.pop("lm_head.weight", None)  # FSDP2 gathers a tied weight twice
+        aside = path.with_name("model.tmp")
+        for old in (adapter, aside):  # of an earlier run, or a half one
+            shutil.rmtree(old, ignore_errors=True)
         dtype = getattr(torch, recipe.export_dtype)
-        config = AutoConfig.from_pretrained(recipe.student, revision=revision(recipe.student))
-        config.dtype = dtype
-        with torch.device("meta"):
-            shell = AutoModelForCausalLM.from_config(config)
-        shell.generation_config = trained.generation_config
-        aside = path.with_name(path.name + ".tmp")
-        shutil.rmtree(aside, ignore_errors=True)
-        shell.save_pretrained(aside, state_dict={name: w.to(dtype) for name, w in weights.items()})
+        source = recipe.student
+        student = AutoModelForCausalLM.from_pretrained(
+            source, dtype="auto" if recipe.lora else dtype, revision=revision(source)
+        )
+        if recipe.lora:
+            student = adapted(student, recipe.lora)
+        student.load_state_dict(weights, strict=not recipe.lora)
+        if recipe.lora:
+            student.save_pretrained(adapter, save_embedding_layers=False)
+            student = student.merge_and_unload()
+        student.to(dtype).save_pretrained(aside)
         tokenizer.save_pretrained(aside)
         note_identity(aside, identity)
         shutil.rmtree(path, ignore_errors=True)

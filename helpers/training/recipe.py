@@ -77,12 +77,12 @@ def checksum(path: Path) -> str:
     stat = path.stat()
     if stat.st_size < LARGE:
         return sha256(path)
-    file, state = str(path.resolve()), [stat.st_size, stat.st_ctime_ns]
+    state = f"{path.resolve()} {stat.st_size} {stat.st_ctime_ns}"
     known = read_json(CHECKSUMS)
-    if known.get(file, {}).get("state") != state:
-        known[file] = {"state": state, "sha256": sha256(path)}
+    if state not in known:
+        known[state] = sha256(path)
         write_json(CHECKSUMS, known)
-    return known[file]["sha256"]
+    return known[state]
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -94,9 +94,10 @@ def checksums(folder: Path) -> dict[str, str]:
 
 def edited(folder: Path) -> list[str]:
     """Names of files that are other than a training left them, by the folder's `identity.json`."""
-    written = read_json(folder / "identity.json").get("files", {})
-    now = checksums(folder) if written else {}
-    return sorted(name for name in written | now if written.get(name) != now.get(name))
+    written = read_json(folder / "identity.json").get("files")
+    if not written:
+        return []
+    return sorted({name for name, _ in written.items() ^ checksums(folder).items()})
 
 
 def fingerprint(student: str) -> str:
@@ -175,9 +176,8 @@ def other_code(out: Path) -> str:
     Such a model is kept: a training may have taken days.
     """
     model = out / "model"
-    now = code()
     then = read_json(model / "identity.json").get("code", {})
-    changed = sorted(name for name in then if then[name] != now.get(name))
+    changed = sorted({name for name, _ in then.items() - code().items()})
     if not changed:
         return ""
     return (

@@ -8,6 +8,7 @@ import pytest
 from helpers.errors import UserError
 from helpers.files import write_json_lines
 from helpers.training import chats, data
+from helpers.training.recipe import Recipe
 from tests.toys import chats as toy_chats
 from tests.toys import toy
 
@@ -82,7 +83,7 @@ def test_a_data_set_is_read_by_the_hubs_library(data_set):
 def test_a_data_set_without_chats_is_one_sentence(data_set, tmp_path):
     pytest.importorskip("datasets", reason="the datasets library is not installed")
     write_json_lines(tmp_path / "set/train.jsonl", [{"prompt": "?"}])
-    with pytest.raises(UserError, match="its rows have no messages, but prompt"):
+    with pytest.raises(UserError, match=r"split = train: the datasets .*\['prompt'\]"):
         chats.read({"chats": data_set, "split": "train"})
 
 
@@ -90,7 +91,6 @@ def test_a_chat_that_the_students_template_refuses_is_one_sentence(tmp_path):
     two = {"messages": [USER, USER, ANSWER]}
     write_json_lines(tmp_path / "chats.jsonl", [*toy_chats(1), two])
     tokenizer = data.load_tokenizer(toy(tmp_path / "gemma", "gemma3"))
+    r = Recipe(student="", data=str(tmp_path / "chats.jsonl"), out="")
     with pytest.raises(UserError, match=r"chats.jsonl, line 2: the student's chat template refuse"):
-        data.read_chats(
-            tmp_path / "chats.jsonl", tokenizer, turns="last", max_tokens=512, longer="drop"
-        )
+        data.read_chats(r, tokenizer)

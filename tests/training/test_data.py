@@ -1,5 +1,7 @@
 """From chats to micro-batches: what is learned, the global batch, and packing."""
 
+import dataclasses
+import itertools
 import shutil
 
 import pytest
@@ -10,6 +12,7 @@ from helpers.errors import UserError
 from helpers.files import write_json_lines
 from helpers.paths import ROOT
 from helpers.training import data
+from helpers.training.recipe import Recipe
 from tests.toys import chats, toy
 
 BASE = ROOT / "helpers/world/weights/three"
@@ -70,15 +73,13 @@ def test_a_template_that_opens_answers_otherwise_is_refused(toys):
 @pytest.mark.parametrize("longer", ["drop", "cut"])
 def test_longer_chats_are_dropped_or_cut_and_counted(toys, tmp_path, longer):
     tokenizer = AutoTokenizer.from_pretrained(toys["llama"])
-    write_json_lines(tmp_path / "chats.jsonl", chats(30))
-    every, _ = data.read_chats(
-        tmp_path / "chats.jsonl", tokenizer, turns="last", max_tokens=10_000, longer=longer
-    )
+    file = tmp_path / "chats.jsonl"
+    write_json_lines(file, chats(30))
+    r = Recipe(student="", data=str(file), out="", longer=longer, max_tokens=10_000)
+    every, _ = data.read_chats(r, tokenizer)
     sizes = [len(ids) for ids, _ in every]
     most = sorted(sizes)[15]
-    kept, counts = data.read_chats(
-        tmp_path / "chats.jsonl", tokenizer, turns="last", max_tokens=most, longer=longer
-    )
+    kept, counts = data.read_chats(dataclasses.replace(r, max_tokens=most), tokenizer)
     long = sum(size > most for size in sizes)
     assert 0 < long < 30
     assert (counts["texts"], counts["dropped"], counts["cut"]) == (
@@ -90,9 +91,7 @@ def test_longer_chats_are_dropped_or_cut_and_counted(toys, tmp_path, longer):
         or longer == "drop"
     )
     assert counts["tokens"] == sum(len(ids) for ids, _ in kept)
-    none, counts = data.read_chats(
-        tmp_path / "chats.jsonl", tokenizer, turns="last", max_tokens=3, longer=longer
-    )
+    none, counts = data.read_chats(dataclasses.replace(r, max_tokens=3), tokenizer)
     assert (none, counts["dropped"]) == ([], 30), "what is left of these has nothing to learn"
 
 
@@ -122,14 +121,28 @@ def test_micro_batches_hold_every_row_once(world, budget):
     )
 
 
+def text_by_text(q, k, v, starts, ends, *_, scale, window_size, enable_gqa):
+    """What torch says that its kernels for GPUs compute: q, k, v are (tokens, heads, size)."""
+    assert window_size == (-1, 0), "causal"
+    parts = []
+    for start, end in itertools.pairwise(starts.tolist()):
+        one = (a[start:end].transpose(0, 1) for a in (q, k, v))
+        options = {"is_causal": True, "scale": scale, "enable_gqa": enable_gqa}
+        parts.append(torch.nn.functional.scaled_dot_product_attention(*one, **options))
+    assert starts is ends
+    return torch.cat(parts, 1).transpose(0, 1)
+
+
+@pytest.mark.parametrize("attention", ["packed", "kernel"])
 @pytest.mark.parametrize("family", ["llama", "mistral", "gpt2"])
-def test_packing_does_not_mix_texts(toys, family):
+def test_packing_does_not_mix_texts(toys, family, attention, monkeypatch):
     """Loss and gradient of a packed batch are those of each text alone, with stock attention."""
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", text_by_text)
     tokenizer = data.load_tokenizer(toys[family])
     texts = [data.encode(tokenizer, chat["messages"]) for chat in chats(5)]
-    packed = AutoModelForCausalLM.from_pretrained(toys[family], attn_implementation="packed")
+    packed = AutoModelForCausalLM.from_pretrained(toys[family], attn_implementation=attention)
     alone = AutoModelForCausalLM.from_pretrained(toys[family], attn_implementation="eager")
-    arguments, target, _ = data.collate(texts, list(range(5)), "cpu")
+    arguments, target = data.collate(texts, list(range(5)), "cpu")
     logits = packed(**arguments, use_cache=False).logits[0]
     loss = torch.nn.functional.cross_entropy(logits, target, reduction="sum")
     loss.backward()

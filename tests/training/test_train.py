@@ -48,6 +48,20 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(toys, tmp_path):
     assert not list(out.glob("step-*")), "a finished run needs no checkpoint"
 
 
+@pytest.mark.parametrize("rows", [1, 7, 40])
+def test_a_loss_in_chunks_is_the_same(monkeypatch, rows):
+    """The logits of so many of 40 tokens at once: the loss and its gradient."""
+    torch.manual_seed(0)
+    logits = torch.randn(40, 50, requires_grad=True)
+    target = torch.randint(50, (40,))
+    monkeypatch.setattr(train.memory, "CHUNK", rows * 50)
+    loss = train.nats(logits, target)
+    (found,) = torch.autograd.grad(loss, logits)
+    whole = torch.nn.functional.cross_entropy(logits, target, reduction="sum")
+    assert loss.item() == pytest.approx(whole.item())
+    assert torch.equal(found, torch.autograd.grad(whole, logits)[0])
+
+
 @pytest.mark.slow
 def test_compiled_layers_learn_the_same(toys, tmp_path):
     runs = {}
