@@ -245,8 +245,7 @@ def main() -> None:
         result["sampling"] = sample.on_gpu(1)
     target = ROOT / "runs/bench/gpu.json"
     write(target, result)
-    print(json.dumps(result), f"{time.monotonic() - start:.0f} s", sep="
-")
+    print(json.dumps(result), f"{time.monotonic() - start:.0f} s", sep="\n")
 
 
 if __name__ == "__main__":
