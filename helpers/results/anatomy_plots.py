@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -144,37 +145,31 @@ def points_by_skill(skills: pd.DataFrame, *, caption: str) -> Figure:
     if set(skills.setting) > {"III"}:
         skills = skills[skills.setting != "III"]
     skills = placed(skills)
-    named = skills.sort_values("criterion", ascending=False).groupby("place", sort=False)
+    sure = skills.high - skills.low < SURE
+    skills["number"] = (skills["mean"] * 100).map("{:.0f}".format).where(sure, "")
+    named = skills.sort_values("criterion").groupby("place", sort=False)
     names = named.criterion.unique()[skills.place.unique()]
     heights = 0.3 + 0.115 * names.map(len)
     figure, drawn = multiples(skills, "k", list(heights))
     ks = sorted(skills.k.unique())
     for axis, place, _, rows in drawn:
-        shares = rows.pivot(index="criterion", columns="k", values="mean")
-        shares = shares.reindex(index=names[place], columns=ks)
-        lines = range(len(shares))
-        colours = axis.pcolormesh(
-            ks,
-            lines,
-            shares,
+        cells = rows.pivot(index="criterion", columns="k").reindex(names[place])
+        sns.heatmap(
+            cells["mean"].reindex(columns=ks),
+            annot=cells["number"].reindex(columns=ks).fillna(""),
+            fmt="",
+            annot_kws={"size": 5},
             vmin=0,
             vmax=1,
             cmap="cividis",
+            cbar=False,
+            ax=axis,
         )
-        for row in rows[rows.high - rows.low < SURE].itertuples():
-            axis.text(
-                row.k,
-                shares.index.get_loc(row.criterion),
-                f"{row.mean * 100:.0f}",
-                ha="center",
-                va="center",
-                fontsize=5,
-                color="white" if row.mean < 0.6 else "black",
-            )
-        axis.set_yticks(lines, names[place], fontsize=5.5)
+        axis.set(xlabel="", ylabel=place if axis.get_subplotspec().is_first_col() else "")
         axis.tick_params(length=0)
+        axis.tick_params(axis="y", labelsize=5.5, labelrotation=0)
     figure.colorbar(
-        colours,
+        axis.collections[0],
         ax=figure.axes,
         shrink=0.4,
         pad=0.01,
