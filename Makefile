@@ -105,6 +105,8 @@ base: $(VENV)/done  ## rebuild the embedded base students, about half an hour ea
 notebooks: $(VENV)/done  ## keep the outputs of a first run of mini, which this makes
 	@[ ! -e runs/mini ] || { echo "runs/mini is there already: make distclean, or move it away" >&2; exit 1; }
 	@$(MAKE) --no-print-directory reproduce PROFILE=mini
+	@echo "profile: mini" > runs/mini/params/explore.yaml
+	@$(PY) -m helpers.run.stage notebooks/explore.ipynb runs/mini/params/explore.yaml runs/mini/explore.ipynb
 	@$(PY) -m helpers.run.renew mini
 
 clean:  ## remove executed notebooks and uncommitted figures of PROFILE; replies, texts and models stay

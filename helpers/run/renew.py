@@ -37,8 +37,9 @@ def with_outputs(notebook: Path, executed: Path) -> nbformat.NotebookNode:
 
 
 def main(profile: str) -> None:
-    """Renew the four notebooks of the pipeline from the run of `profile`."""
-    for name in ("01_generate", f"02_finetune/{VARIANT}", f"03_grade/{VARIANT}", "04_plot"):
+    """Renew all notebooks from the run of `profile`."""
+    pipeline = ("01_generate", f"02_finetune/{VARIANT}", f"03_grade/{VARIANT}", "04_plot")
+    for name in (*pipeline, "explore"):
         notebook = ROOT / f"notebooks/{name.split('/')[0]}.ipynb"
         executed = paths.run(profile) / f"{name}.ipynb"
         nbformat.write(with_outputs(notebook, executed), notebook)
