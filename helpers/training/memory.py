@@ -170,7 +170,7 @@ class Topology:
 
     @property
     def is_launched(self) -> bool:
-        """Whether it takes the launcher, which needs seconds to import torch for itself."""
+        """Whether the launcher is needed; a single process does without, and saves its seconds."""
         return self.sharded or self.processes * self.machines > 1
 
 
