@@ -120,7 +120,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing; what is read inside is not changed by others before it is committed."""
+        """A transaction: all of it is stored, or nothing, and others change nothing meanwhile."""
         self._do("open_transaction")
         try:
             yield
@@ -235,7 +235,7 @@ class Ledger:
         return [model for (model,) in self._do("unpriced")]
 
     def price(self, model: str, prompt: float, completion: float) -> None:
-        """Note what such attempts cost after all, by dollars per million tokens."""
+        """Note what attempts at an unknown price cost, by dollars per million tokens."""
         self._do("price", model, prompt, completion)
 
     def seconds(self, endpoint: str, model: str) -> float | None:

@@ -35,7 +35,7 @@ Budget = within(float, 0, 10**9) | None
 
 # --------------------------------------------------------------------------------------- words
 def written(pattern: str, words: str) -> AfterValidator:
-    """A type: text that the pattern matches whole; `words` tell a user what is allowed."""
+    """Checks that the pattern matches the whole text; `words` tell a user what is allowed."""
 
     def check(text: str) -> str:
         if not re.fullmatch(pattern, text, re.ASCII):

@@ -181,7 +181,10 @@ def gain_of(model: np.ndarray, against: np.ndarray) -> Gain:
 
 
 def draws(queries: int, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """How often a bootstrap draws each query: a row of ones, what was seen, and a row a sample."""
+    """How often each query counts: once in the first row, which is what was seen.
+
+    Each other row is a bootstrap's sample of the queries.
+    """
     evenly = np.full(queries, 1 / queries)
     drawn = rng.multinomial(queries, evenly, size=samples)
     return np.vstack([np.ones(queries), drawn])
