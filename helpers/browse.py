@@ -1,4 +1,7 @@
-"""The widgets of `explore.ipynb`: rows to filter, sort, open; two models to compare, to ask."""
+"""The widgets of `explore.ipynb`.
+
+Tables of answers and texts to filter, sort and open; two models compared; a question to ask.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -60,7 +63,7 @@ class Browser(VBox):
 
 
 class Live(interactive):
-    """Choices, and what a function makes of them; without a kernel, what it made of them last."""
+    """Choices, and below them what a function shows for them; without a kernel, its last result."""
 
     def __init__(self, make: Callable, settings: dict, **choices):
         super().__init__(make, settings, **choices)
@@ -103,7 +106,7 @@ def corpus(run: Run) -> Browser:
 
 
 def asker(run: Run, skills: Sequence[Skill], topics: list[str]) -> Live:
-    """A query of one's own, asked of any models at the press of a button."""
+    """A form for a query of one's own, which asks the chosen models at the press of a button."""
 
     def ask(topic: str, skills: tuple[Skill, ...], models: Sequence[str], samples: int) -> Page:
         return run.ask(Query(topic, skills), models, samples)

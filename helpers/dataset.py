@@ -1,8 +1,8 @@
-"""Texts that leave, and texts that come: JSON lines that the hub's `datasets` library reads.
+"""Texts for training as a data set: those of a run, written, and somebody else's, read.
 
-01_generate writes `runs/<profile>/dataset/`: a file and a config for each D(k), and a card, from
-`dataset.md`. The same form comes back in: `corpus: <file or folder>` trains on texts that somebody
-else wrote.
+The form is JSON lines, which the hub's library `datasets` reads. 01_generate writes them to
+`runs/<profile>/dataset/`: a file and a config for each D(k), and a card, from `dataset.md`. Texts
+of the same form can be trained on in place of a teacher's: `corpus: <file or folder>`.
 """
 
 from pathlib import Path

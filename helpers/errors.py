@@ -1,4 +1,4 @@
-"""What a user can mend is one exception, and one sentence wherever it is shown: no traceback."""
+"""The exception for what a user can mend, shown as one sentence and without a traceback."""
 
 import errno
 import inspect

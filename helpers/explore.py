@@ -112,7 +112,7 @@ class Run:
         return pages.in_full(p, self.query_of(row), row, self.ledger)
 
     def ask(self, query: Query, models: Sequence[str], samples: int) -> reading.Page:
-        """What models and judge are asked, and the models' answers, graded, side by side.
+        """Ask models a query: a page of what they and the judge are asked, and the graded answers.
 
         Answers are stored in `runs/explore`. Without samples nobody is asked.
 

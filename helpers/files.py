@@ -20,7 +20,7 @@ def sha256(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file. One that would stay the same is left untouched, so make runs nothing.
+    """Write a whole file, unless it holds the same already: then make has nothing to run again.
 
     Raises:
         UserError: it cannot be written (a full disk, no permission); what was there stays.

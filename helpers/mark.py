@@ -1,4 +1,4 @@
-"""A text with its skills marked in colour, as HTML for notebooks and report."""
+"""Highlights in a text, as HTML for notebooks and report: each skill marked in its colour."""
 
 import itertools
 import re

@@ -54,7 +54,7 @@ def write(p: Finetune, results: str = "Not graded yet.") -> None:
 
 @functools.cache
 def licence_of_base(student: str) -> str:
-    """What its own card says, in its folder or on the hub."""
+    """The licence that a base model's own card states, in its folder or on the hub."""
     if not is_hub_name(student):
         return licence(paths.ROOT / student)
     try:
@@ -65,7 +65,7 @@ def licence_of_base(student: str) -> str:
 
 
 def licence(folder: Path) -> str:
-    """What the front matter of the card in a folder says; "unknown" where it says nothing."""
+    """The licence that the card in a folder states in its front matter, or "unknown"."""
     card = folder / "README.md"
     try:
         front = huggingface_hub.metadata_load(card) if card.exists() else None

@@ -62,6 +62,6 @@ def in_full(p: Grade, query: Query, row: dict, ledger: Ledger) -> str:
 
 
 def worked(p: Grade, every: Sequence[Task], answers: pd.DataFrame, ledger: Ledger) -> reading.Page:
-    """Rows of `reading.answers`, each from the judges' replies to points to metrics."""
+    """Rows of `reading.answers` worked through: the judges' replies, points, metrics."""
     pages = [in_full(p, every[i].query, row.to_dict(), ledger) for i, row in answers.iterrows()]
     return reading.Page("<hr>".join(pages))

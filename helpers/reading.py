@@ -1,4 +1,4 @@
-"""Graded texts as HTML to be read: skills marked, points won and lost by their names.
+"""Tables of graded texts, as HTML: skills marked, points won and lost by their names.
 
 Its forms are in `reading.html`.
 """

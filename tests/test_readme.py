@@ -35,6 +35,13 @@ def test_its_own_numbers_stand_in_the_first_table():
         assert number in shown, number
 
 
+def test_its_table_is_full_marks_of_setting_one(table):
+    means = scores.summary(table).set_index(["setting", "model", "k"])["mean"]["I"].unstack()
+    rows = re.findall(r"^\| (\w+|.*`\w+`) ((?:\| \d\.\d\d )+)\|$", README, re.M)
+    shown = {re.findall(r"\w+", name)[-1]: re.findall(r"[\d.]+", cells) for name, cells in rows}
+    assert shown == {name: list(map("{:.2f}".format, row)) for name, row in means.iterrows()}
+
+
 def test_what_is_said_of_mini_full_is_what_its_scores_say():
     path = ROOT / "figures/mini-full/scores.csv.gz"
     assert findings.readme_tables(path)[2] in PAGES

@@ -1,4 +1,6 @@
-"""Asks by the provider's Batch API: half the price, within a day, over the same ledger and keys.
+"""Asks through the provider's Batch API: at half the price, with replies within a day.
+
+Requests have the same keys in the same ledger as those that are sent one by one.
 
 A batch stands in the ledger, with its requests and what they may cost, before it is created, and
 carries our name in its metadata: killed between any two calls, the next run finds it at the
@@ -29,13 +31,13 @@ ENDED = ("completed", "failed", "expired", "cancelled")
 
 
 def line(call: Call) -> bytes:
-    """One request of a batch's file."""
+    """The line of a batch's file for one request."""
     request = {"custom_id": call.key, "method": "POST", "url": ADDRESS, "body": call.body}
     return json.dumps(request, ensure_ascii=False).encode(errors="replace") + b"\n"
 
 
 def chunks(calls: list[Call]) -> Iterator[list[Call]]:
-    """Within the provider's limits."""
+    """The requests of each batch, within the provider's limits."""
     chunk, size = [], 0
     for call in calls:
         length = len(line(call))

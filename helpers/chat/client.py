@@ -69,7 +69,9 @@ class Run:
 
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
-        """While something is sent, and only then: what is stored needs neither key nor price.
+        """Hold a connection while something is sent.
+
+        It is made only then, since what is stored already needs neither a key nor a price.
 
         Raises:
             UserError: no key, or a budget and no price.
@@ -93,10 +95,10 @@ class Run:
 
     @contextlib.asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
-        """Meanwhile no other process asks the same model and stores it in the same ledger.
+        """Hold a lock, so that no other process asks this model for the same ledger meanwhile.
 
-        So the same question is paid once, and rate limits are kept together: the locked file's time
-        says when the next request is due.
+        The same question is so paid once, and all processes keep to the rate limits together: the
+        time of the locked file says when the next request is due.
         """
         name = identity(self.endpoint, {"model": self.endpoint.model}, 0)[:16]
         path = self.ledger.path.with_name(f"{self.ledger.path.name}.{name}.lock")
@@ -127,7 +129,7 @@ class Run:
             self.due = max(self.due, time.time() - AT_ONCE) + 60 * share
 
     def store(self, attempt: int, raw: bytes, request_id: str, price: money.Price | None) -> bool:
-        """Store a reply as it came, then what is read of it; is it an answer?"""
+        """Store a reply as it came, then what is read of it; returns whether it is an answer."""
         self.ledger.replied(attempt, raw, request_id=request_id)
         content = contents(raw)
         usage = usage_of(content)
@@ -139,7 +141,7 @@ class Run:
         return state == "replied"
 
     def note(self, more: str = "") -> None:
-        """What the progress line ends with: the cost so far, unless all is free, and more."""
+        """End the progress line with the cost so far, unless all is free, and with `more`."""
         note = (f", {self.spent:,.2f} US dollars" if self.spent else "") + more
         if note != self.progress.note:
             self.progress.note = note

@@ -9,8 +9,8 @@ parsing: a better parser reads old replies.
 Several processes may share the file. One of them at a time asks a given model: it holds a lock on
 a file beside the ledger, and the system lets go of the lock when the process ends, however it ends.
 That holds for all processes of one machine, also in containers. SQLite's write-ahead log is for one
-machine; a ledger on a network disk is used by one machine after the other, and a disk whose locks
-reach other machines (NFS 4, Lustre with flock) tells them, too.
+machine, so machines use a ledger on a network disk one after the other. The lock sees to that where
+the disk's locks reach other machines (NFS 4, Lustre with flock).
 
 `python -m helpers.chat.ledger <profile>` prints what is in it.
 """
@@ -120,7 +120,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing; what is read inside is not changed by others before it is committed."""
+        """A transaction: all of it is stored, or nothing, and others change nothing meanwhile."""
         self._do("open_transaction")
         try:
             yield
@@ -171,7 +171,7 @@ class Ledger:
         *,
         dollars: float | None = None,
     ) -> None:
-        """Note what was read of a stored reply; without dollars, what was reserved stays so.
+        """Note what was read of a stored reply; without dollars, what was reserved stays reserved.
 
         Args:
             state: replied, or no answer.
@@ -235,7 +235,7 @@ class Ledger:
         return [model for (model,) in self._do("unpriced")]
 
     def price(self, model: str, prompt: float, completion: float) -> None:
-        """Note what such attempts cost after all, by dollars per million tokens."""
+        """Note what attempts at an unknown price cost, by dollars per million tokens."""
         self._do("price", model, prompt, completion)
 
     def seconds(self, endpoint: str, model: str) -> float | None:

@@ -1,4 +1,4 @@
-"""An endpoint's failures, some of which no second try can mend, and how long to wait."""
+"""An endpoint's failures: which of them a second try can mend, and how long to wait for it."""
 
 import json
 import random
@@ -91,9 +91,9 @@ def is_billed(error: Exception) -> bool:
 
 
 def put_off(error: openai.APIStatusError) -> float:
-    """Seconds to wait after a rate limit: what the endpoint says.
+    """Seconds to wait after a rate limit: what the endpoint says, and up to half as much again.
 
-    And up to half as much again, so that not all return at once.
+    The addition is random, so that not all requests return at once.
     """
     try:
         wait = float(error.response.headers["retry-after"])

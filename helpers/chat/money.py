@@ -1,4 +1,4 @@
-"""What requests cost: the dated price file, the most that one can cost, and what its reply did."""
+"""What requests cost: the dated price file, the most that one can cost, what a reply has cost."""
 
 import json
 from typing import Annotated, NamedTuple
@@ -90,7 +90,7 @@ def most_tokens(body: dict) -> tuple[int, int]:
 
 
 def likely_tokens(body: dict) -> float:
-    """What rate limits count: the prompt, by its characters, and all output that may come."""
+    """The tokens that rate limits count: the prompt's, by its characters, and the most output."""
     prompt, answer = most_tokens(body)
     return prompt / CHARACTERS_PER_TOKEN + answer
 

@@ -1,6 +1,7 @@
-"""One request, what is sent for it, and what the ledger's stored bytes say: free to run again.
+"""Requests, what is sent for them, and how their stored replies are read.
 
-`Outcome` alone decides what is asked next, from nothing but the ledger.
+Reading starts from the ledger's bytes, so it costs nothing to do it again. `Outcome` alone decides
+what is asked next, from nothing but the ledger.
 """
 
 import json
@@ -115,7 +116,7 @@ def parse(raw: bytes) -> list[Reply]:
 
 
 def clean(text: Any) -> str:
-    """A choice's text; half a surrogate pair, as some send when cut, could not be sent on."""
+    """A choice's text without halves of surrogate pairs, which some cut replies end with."""
     return text.encode(errors="replace").decode() if isinstance(text, str) else ""
 
 
@@ -126,7 +127,7 @@ def part(content: dict, name: str) -> dict:
 
 
 def usage_of(content: dict) -> Usage | None:
-    """The tokens of a reply, where it says otherwise in two places the larger number.
+    """The tokens of a reply; where it gives two different numbers, the larger one.
 
     A total above prompt and completion holds tokens of thought. A cache's tokens are part of the
     prompt's as OpenAI tells them (in the details), beside them as Anthropic does.

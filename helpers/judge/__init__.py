@@ -1,1 +1,1 @@
-"""From a judge's reply to points, or to *unreadable*. A point is never guessed."""
+"""Asking a judge, and reading its reply: points, or *unreadable*. A point is never guessed."""

@@ -43,7 +43,7 @@ class Reading:
         return text
 
     def opening(self, text: str) -> tuple[set[str], str]:
-        """The criterion whose name a text opens with, the longest one's, and what follows."""
+        """The criterion with whose name a text begins, the longest one, and what follows it."""
         start = wording.LEAD.match(text).end()
         matches = {criterion: name.match(text, start) for criterion, name in self.names.items()}
         ends = {criterion: match.end() for criterion, match in matches.items() if match}
@@ -67,7 +67,7 @@ class Reading:
             self.sentence(line)
 
     def row(self, line: str) -> None:
-        """Of a table: a criterion and its point, the head, or the total."""
+        """Read a row of a table: a criterion and its point, the head, or the total."""
         self.current = set()
         if self.mentioned(line):
             cells = line.strip("|").split("|")
@@ -82,7 +82,7 @@ class Reading:
             raise Doubt("a row that is neither head, total nor criterion")
 
     def entry(self, names: set[str], text: str) -> None:
-        """Of a list: what follows a criterion's name, or its point below."""
+        """Read an entry of a list: what follows a criterion's name, or its point below it."""
         self.current = names
         if point := ONLY_POINT.fullmatch(text):
             self.give(names, point)
@@ -99,7 +99,7 @@ class Reading:
             raise Doubt(f"different points for: {listed}")
 
     def sentence(self, line: str) -> None:
-        """Prose: an introduction, reasons, a total, or an explanation after the points."""
+        """Read prose: an introduction, reasons, a total, or an explanation after the points."""
         is_complete = len(self.points) == len(self.names)
         if is_complete and wording.EXPLANATION.match(line):
             self.prose = self.explained = True
@@ -111,7 +111,7 @@ class Reading:
         self.claim(re.sub(r"^\W*\d+[.):]\s", "", line), self.current)
 
     def claim(self, text: str, about: set[str]) -> None:
-        """Notes what a text says of points, sentence by sentence."""
+        """Note what each sentence says of points; `verdict` compares that with the points given."""
         for part in re.split(r"(?<=[.;!?])\s", text):
             names = self.mentioned(part)
             about = names or about

@@ -1,4 +1,4 @@
-"""Students may write gradings of their own into their texts, and judges quote or copy them."""
+"""Replies of a judge that may be a copy of a grading in the student's own text are not believed."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -14,12 +14,12 @@ Reader = Callable[[str, Sequence[str]], Verdict]
 def own_verdict(
     reply: str, criteria: Sequence[str], text: str, read: Reader = read_verdict
 ) -> Verdict:
-    """What is read of a reply, unless it could be the student's own grading.
+    """What is read of a reply, unless it could be a copy of the student's own grading.
 
-    Where the graded text sets a 0 or 1 beside every criterion's name and the verdict is made of
-    these, nobody can tell the judge's mind from a copy, and an honest judge who happens to agree is
-    lost too: counted, and shown by 03. Zeros throughout are believed: they give nothing away. The
-    last criterion does not count here, since sentences are counted in code.
+    It could be one where the graded text has a 0 or 1 beside every criterion's name, and all points
+    of the verdict are among these. A judge that was honest and happens to agree is lost too; 03
+    counts such replies and shows the number. A reply of zeros only is believed, since it gives the
+    student nothing. The last criterion is left out, since sentences are counted in code.
     """
     verdict = read(reply, criteria)
     if verdict.points is None:
@@ -36,8 +36,8 @@ def own_verdict(
 def points_beside_names(text: str, criteria: Sequence[str]) -> list[set[int]]:
     """For each criterion, every 0 and 1 between its name and the names before and after it.
 
-    However the text sets them: a grading that cannot be read where it stands may be readable once
-    it is quoted.
+    The form does not matter: a grading that cannot be read where it stands may be readable once a
+    judge has quoted it.
     """
     patterns = [pattern_of(criterion) for criterion in criteria]
     names = "|".join(pattern.pattern for pattern in patterns)

@@ -1,4 +1,4 @@
-"""What is read of a judge's reply, free text or structured."""
+"""What the readers of a judge's reply, as free text or as JSON, return and raise."""
 
 from dataclasses import dataclass
 

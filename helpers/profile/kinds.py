@@ -1,7 +1,7 @@
-"""The kinds of values that parameters have, each with its bounds.
+"""The types of parameters' values, each with its bounds.
 
-A value within them can be used; anything else is one sentence. Names and folders end up in paths
-and in make's rules, so neither may hold anything that a shell or make would read.
+A value within them can be used; any other ends in one sentence. Names and folders end up in paths
+and in make's rules, so neither may hold anything that a shell or make would interpret.
 """
 
 import os
@@ -35,7 +35,7 @@ Budget = within(float, 0, 10**9) | None
 
 # --------------------------------------------------------------------------------------- words
 def written(pattern: str, words: str) -> AfterValidator:
-    """Text that the pattern matches from end to end; `words` say to a user what that is."""
+    """Checks that the pattern matches the whole text; `words` tell a user what is allowed."""
 
     def check(text: str) -> str:
         if not re.fullmatch(pattern, text, re.ASCII):

@@ -1,7 +1,7 @@
 """The profiles in `params/`: every notebook's parameters, read and checked as a whole.
 
 A profile is a folder: `shared.yaml` holds what its stages share, and one YAML a stage the rest.
-`helpers.run.reruns` writes what was checked out for the notebooks and for make.
+`helpers.run.reruns` writes the checked parameters to files, for the notebooks and for make.
 """
 
 from helpers.profile import together

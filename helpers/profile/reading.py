@@ -1,4 +1,4 @@
-"""The YAML files of a profile: which there are, and which of them a value comes from.
+"""Reads the YAML files of a profile, and knows which of them a value comes from.
 
 A profile is a folder of `params/`: `shared.yaml` holds what its stages share, and one YAML a stage
 the rest. With `extends: mini` in `shared.yaml`, what is missing is taken from `mini`.

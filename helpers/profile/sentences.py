@@ -1,4 +1,4 @@
-"""What is wrong with a parameter, in one sentence: its file, its key, what is allowed."""
+"""Error messages: what is wrong with a parameter, as a sentence with file, key, what is allowed."""
 
 import difflib
 from collections.abc import Callable, Iterable

@@ -1,4 +1,4 @@
-"""What no single key shows: counts that fit each other, files, models, prices behind names."""
+"""Checks across keys: do counts fit each other, are named files, models and prices there?"""
 
 import contextlib
 from collections import Counter

@@ -24,7 +24,7 @@ def first_judge(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def outcome_of(points: Points) -> str:
-    """`full marks`, or the fault; several faults with a skill among them are told from others."""
+    """`full marks`, or the fault; several faults have another name if a skill is among them."""
     fault = points.fault() or "full marks"
     if fault == "several faults" and not all(points.skills):
         return "skill missing, and more"
@@ -78,10 +78,11 @@ def skill_points(table: pd.DataFrame, by: str) -> pd.DataFrame:
 def independent(table: pd.DataFrame) -> pd.DataFrame:
     """Full marks beside what they would be if the points of an answer were independent.
 
-    Of a query that is the product of its criteria's rates, those of its skills and of topic, sense
-    and sentences: with the model's rates at k = 1 in this setting, or with those at the k itself.
-    What lies between the first and full marks is lost in combining; full marks below the second
-    say that skills displace each other, above it that they come together.
+    Then a query's full marks would be the product of the rates of its criteria: of its skills,
+    topic, sense and sentences. It is computed twice: with the model's rates at k = 1 in this
+    setting (`ALONE`), and with those at the same k (`SAME_K`). What full marks are below the first
+    is lost in combining. Where they are below the second, skills displace each other; where they
+    are above it, skills come together.
 
     Columns: model, setting, k, seeds, queries, mean, low, high, and `full marks`: `full marks` as
     they are, or `SAME_K` or `ALONE`, of which there is none where k = 1 was not asked for.

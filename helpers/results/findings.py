@@ -1,6 +1,6 @@
 """The claims, written down before the seeds that test them, and what a tidy table says of each.
 
-`python -m helpers.results.findings figures/scores.csv` prints the README's tables.
+`python -m helpers.results.findings figures/scores.csv` prints the tables of docs/results.md.
 """
 
 import itertools
@@ -208,7 +208,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def readme_tables(scores_csv: Path) -> list[str]:
-    """The README's tables: full marks by model, setting and k; the verdicts; those of a sweep."""
+    """The tables of docs/results.md: full marks, verdicts, and the verdicts of a sweep."""
     table = read_csv(scores_csv)
     verdicts = [findings(table, claims) for claims in (FINDINGS, sweep_findings(table))]
     tables = [spread(summary(table)), *map(headline, verdicts)]
@@ -216,7 +216,7 @@ def readme_tables(scores_csv: Path) -> list[str]:
 
 
 def main(path: str) -> None:
-    """Print the README's tables."""
+    """Print the tables of docs/results.md."""
     if not Path(path).is_file():
         raise UserError(f"{path}: no file; make reproduce writes figures/scores.csv")
     print(*readme_tables(Path(path)), sep="\n\n")

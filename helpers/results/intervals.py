@@ -47,15 +47,15 @@ def freedom(*parts: tuple[float, float]) -> float:
 
 
 def variance_of(scores: np.ndarray) -> float:
-    """With n - 1; 0 for a single score."""
+    """The variance of scores, with n - 1; 0 for a single score."""
     return float(scores.var(ddof=1)) if scores.size > 1 else 0.0
 
 
 class Estimate:
-    """What has an interval of any width, `between`, and degrees of freedom, `df`."""
+    """A number that has an interval at any level, `between`, and degrees of freedom, `df`."""
 
     def interval(self) -> tuple[float, float]:
-        """95%."""
+        """The 95% interval."""
         return self.between(quantile(0.95, self.df))
 
 
@@ -125,7 +125,7 @@ class Gain(Estimate):
     correlation: float  # of the two means
 
     def apart(self, x: float, y: float) -> float:
-        """The length of a difference of two deviations as correlated as the models' means."""
+        """How far two deviations lead apart, if they correlate as the models' means do."""
         square = x * x + y * y - 2 * self.correlation * x * y
         return sqrt(max(0.0, square))
 
@@ -181,7 +181,10 @@ def gain_of(model: np.ndarray, against: np.ndarray) -> Gain:
 
 
 def draws(queries: int, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """How often a bootstrap draws each query: a row of ones, what was seen, and a row a sample."""
+    """How often each query counts: once in the first row, which is what was seen.
+
+    Each other row is a bootstrap's sample of the queries.
+    """
     evenly = np.full(queries, 1 / queries)
     drawn = rng.multinomial(queries, evenly, size=samples)
     return np.vstack([np.ones(queries), drawn])

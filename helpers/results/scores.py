@@ -72,7 +72,7 @@ def voted(votes: str) -> Points | None:
 
 @functools.cache
 def by_criterion(votes: str) -> list[str]:
-    """`11 01 11` as `1 0 1` for the first criterion, `1 1 1` for the second."""
+    """Votes by criterion: of `11 01 11`, the first one's are `1 0 1`, the second one's `1 1 1`."""
     return [" ".join(points) for points in zip(*votes.split(), strict=True)]
 
 

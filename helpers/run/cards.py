@@ -1,4 +1,4 @@
-"""The cards of a run's trained models once more, now that they are graded."""
+"""Writes the cards of a run's trained models again, with their results, once they are graded."""
 
 from helpers import model_card
 from helpers.paths import ROOT

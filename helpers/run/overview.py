@@ -1,4 +1,4 @@
-"""A whole profile's plan, printed: `python -m helpers.run.overview paper`, which is `make plan`."""
+"""Prints a whole profile's plan: `python -m helpers.run.overview paper`, which is `make plan`."""
 
 from collections import Counter
 

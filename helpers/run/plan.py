@@ -123,7 +123,7 @@ def sent_in_turns(queries: Sequence[Query], pack: Pack, turns: int) -> np.ndarra
 
 
 def questions_of(texts: Iterable[tuple[Query, str]], pack: Pack, n: int) -> dict[str, Request]:
-    """What a judge is asked about texts, n times, by its words: equal texts are one question."""
+    """The questions of n gradings of each text, by their words: equal texts are one question."""
     requests = [grading_request(query, text, pack, gradings=n) for query, text in texts if text]
     return {turn_of(request): request for request in requests}
 

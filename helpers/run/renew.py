@@ -1,4 +1,4 @@
-"""`make notebooks`: the committed notebooks get the outputs of a run's executed copies.
+"""Copies the outputs of a run's executed notebooks into the committed ones: `make notebooks`.
 
 Nothing is run again. What papermill put into the copies, the cell of parameters, is left out.
 """

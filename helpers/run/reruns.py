@@ -3,8 +3,8 @@
 A stage runs again when its notebook, its parameters, a file that these name, a file that it reads
 from an earlier stage or a module that its notebook imports, all the way down, was changed. This
 writes what make needs for that to `runs/<profile>/notebooks.mk`, and one file of parameters a
-notebook to `runs/<profile>/params/`. A stage whose results are gone, changed or damaged loses its
-executed notebook's name, by which make takes it for done.
+notebook to `runs/<profile>/params/`. Where the results of a stage are gone, changed or damaged, it
+removes the stage's executed notebook, so that make does not take the stage for done.
 """
 
 import ast
@@ -161,7 +161,7 @@ def fault(stamp: Path, made: dict[str, str], begun_again: bool) -> str | None:
 
 
 def void(profile: str, notebooks: Profile) -> None:
-    """Take the stamps of stages whose results are not as they made them, and say which.
+    """Remove the executed notebooks of stages whose results were changed, and say which.
 
     Raises:
         UserError: a result stands there already that no stage has made.

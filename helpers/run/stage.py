@@ -69,7 +69,7 @@ class KernelManager(jupyter_client.AsyncKernelManager):
 
 
 def parts(notebook: nbformat.NotebookNode, seconds: float) -> dict[str, float]:
-    """Where a stage's seconds went, as its cells' tags say; what is no cell's is starting."""
+    """Where a stage's seconds went, by its cells' tags; time outside of cells is `starting`."""
     spent = dict.fromkeys(manifest.PARTS, 0.0)
     spent["starting"] = seconds
     for cell in notebook.cells:
@@ -119,9 +119,10 @@ def execute(notebook: Path, parameters: dict, aside: Path) -> tuple[str, str, st
 
 
 def run(notebook: Path, parameters: dict, output: Path) -> None:
-    """Execute; on success `output` is the tidied copy, else `<output>.partial.ipynb` what happened.
+    """Execute a notebook. On success `output` is its tidied copy.
 
-    Either way the profile's manifest gets a line.
+    Else `<output>.partial.ipynb` shows how far it came. Either way the profile's manifest gets a
+    line.
 
     Args:
         parameters: with `profile`, which says whose run this is.

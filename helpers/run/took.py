@@ -1,4 +1,4 @@
-"""What a run took and cost, and on what it ran, as the last tables of its report."""
+"""How long a run took, what it cost, and on what it ran: the last tables of its report."""
 
 import pandas as pd
 

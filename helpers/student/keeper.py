@@ -1,4 +1,4 @@
-"""A server that is started here ends with us, however we end: no GPU stays taken.
+"""Starts a server that ends when this process ends, however it ends: no GPU stays taken.
 
 A shell starts a guard and becomes the server. The guard stands in the server's process group and
 reads from a pipe whose other end we alone hold: it closes when we are gone, and the guard ends the

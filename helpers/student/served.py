@@ -216,7 +216,7 @@ class Served:
         self.is_checked = True
 
     def wait(self, api: openai.OpenAI, body: dict) -> None:
-        """Until it answers.
+        """Wait until the server answers.
 
         Raises:
             UserError: it refuses, has ended, or takes too long; or there is none.
@@ -240,7 +240,7 @@ class Served:
             time.sleep(EVERY)
 
     def check_sampling(self, api: openai.OpenAI, bodies: Sequence[dict]) -> None:
-        """Are there different answers to different seeds, as hot as can be?
+        """Look whether different seeds get different answers, at temperature 2.
 
         A server that takes no such temperature is not asked that.
         """

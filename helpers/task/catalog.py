@@ -255,7 +255,7 @@ def draw(pool: Pool, k: int, *, seed: int, purpose: str) -> Iterator[Query]:
 
 
 def evaluation_queries(pool: Pool, k: int, n: int, *, seed: int, setting: str) -> list[Query]:
-    """n different queries, or all there are if fewer; the first 50 of 100 are the 50 of 50."""
+    """n different queries, or all if there are fewer; a larger n adds to those of a smaller one."""
     queries = {}  # by identity
     for query in draw(pool, k, seed=seed, purpose=f"evaluation {setting}"):
         queries.setdefault(query.identity, query)

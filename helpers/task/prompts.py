@@ -125,7 +125,7 @@ def try_out(path: Path, fill: Callable, *arguments: Any) -> None:
 
 
 def read_as(path: Path, kind: Any, form: str) -> Any:
-    """A JSON file as a kind that pydantic knows; `form` is its form in words."""
+    """A JSON file, checked as a pydantic type; `form` tells a user what it has to be."""
     try:
         return pydantic.TypeAdapter(kind).validate_json(read_text(path))
     except pydantic.ValidationError as e:

@@ -1,4 +1,4 @@
-"""Students that come from the model hub: which revision of them this machine has, or gets."""
+"""Which revision of a student from the model hub this machine has, or gets."""
 
 import functools
 from pathlib import Path

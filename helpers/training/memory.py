@@ -170,12 +170,15 @@ class Topology:
 
     @property
     def is_launched(self) -> bool:
-        """Whether it takes the launcher, which needs seconds to import torch for itself."""
+        """Whether the launcher is needed; a single process does without, and saves its seconds."""
         return self.sharded or self.processes * self.machines > 1
 
 
 def read_topology(path: Path) -> Topology:
-    """A file named cpu... is for CPUs: the launcher starts several processes only as MULTI_GPU."""
+    """What an accelerate YAML says; that it is for CPUs, only a name that begins with cpu does.
+
+    The launcher starts several processes on CPUs, too, only where the YAML says MULTI_GPU.
+    """
     settings = yaml.safe_load(path.read_text())
     machines = settings.get("num_machines", 1)
     fsdp = settings.get("fsdp_config") or {}

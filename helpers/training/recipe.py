@@ -53,7 +53,7 @@ class Recipe:
 
 
 def read_json(path: Path) -> dict:
-    """A file of ours; empty where it is missing or damaged: then it is made again."""
+    """A JSON file of ours; an empty object where it is missing or damaged: it is made again."""
     try:
         return json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
@@ -61,7 +61,7 @@ def read_json(path: Path) -> dict:
 
 
 def write_json(path: Path, value: dict) -> None:
-    """A kill leaves the old file or the new one, never half of one."""
+    """Write JSON; a kill leaves the old file or the new one, never half of one."""
     write_text(path, json.dumps(value, indent=2))
 
 
