@@ -39,6 +39,7 @@ from helpers.errors import UserError
 from helpers.progress import Progress
 
 AT_ONCE = 0.1  # seconds' worth of requests that may go out together, for late wake-ups
+SENT = ("Content-Type", "OpenAI-Organization", "OpenAI-Project")  # of the SDK's headers
 LOOK = 0.1  # seconds between looks at what only others can change: budget, another process's lock
 
 
@@ -79,7 +80,8 @@ class Run:
         http = host(self.endpoint.base_url).http_client()
         async with client(self.endpoint, http) as self.api:
             # Whose account, too: organization and project, where the SDK's variables name them.
-            headers = {name: value for name, value in self.api.default_headers.items() if value}
+            said = self.api.default_headers
+            headers = {name: said[name] for name in SENT if said[name]}
             self.post = partial(
                 http.post,
                 f"{self.api.base_url}chat/completions",
