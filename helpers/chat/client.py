@@ -23,7 +23,7 @@ from filelock import AsyncFileLock
 
 from helpers.chat import batch_api, money
 from helpers.chat.endpoint import Endpoint, client, host, redacted, without_key
-from helpers.chat.ledger import Call, Ledger
+from helpers.chat.ledger import WAIT, Busy, Call, Ledger
 from helpers.chat.limits import FAILURES, NoAnswer, is_billed, name_of, persist
 from helpers.chat.replies import (
     Outcome,
@@ -39,7 +39,8 @@ from helpers.errors import UserError
 from helpers.progress import Progress
 
 AT_ONCE = 0.1  # seconds' worth of requests that may go out together, for late wake-ups
-LOOK = 0.2  # seconds between looks at what only others can change: budget, another process's lock
+SENT = ("Content-Type", "OpenAI-Organization", "OpenAI-Project")  # of the SDK's headers
+LOOK = 0.1  # seconds between looks at what only others can change: budget, another process's lock
 
 
 class Ended(Exception):
@@ -80,10 +81,13 @@ class Run:
         self.price = money.price_of(self.endpoint)
         http = host(self.endpoint.base_url).http_client()
         async with client(self.endpoint, http) as self.api:
+            # Whose account, too: organization and project, where the SDK's variables name them.
+            said = self.api.default_headers
+            headers = {name: said[name] for name in SENT if said[name]}
             self.post = partial(
                 http.post,
                 f"{self.api.base_url}chat/completions",
-                headers={**self.api.auth_headers, "Content-Type": "application/json"},
+                headers=headers | self.api.auth_headers,
                 timeout=self.endpoint.timeout,
             )
             if self.endpoint.batch_api:
@@ -91,7 +95,11 @@ class Run:
                 return
             async with self.alone():
                 await batch_api.collect_ended(self)
-                yield
+                self.ledger.wait_at_most(0)  # here: it would hold up all requests
+                try:
+                    yield
+                finally:
+                    self.ledger.wait_at_most(WAIT)
 
     @contextlib.asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
@@ -102,8 +110,8 @@ class Run:
         """
         name = identity(self.endpoint, {"model": self.endpoint.model}, 0)[:16]
         path = self.ledger.path.with_name(f"{self.ledger.path.name}.{name}.lock")
-        self.note(", waiting for other processes that ask the same model")
-        async with AsyncFileLock(path, poll_interval=LOOK):
+        wait = partial(self.note, ", waiting for other processes that ask the same model")
+        async with await AsyncFileLock(path).acquire(poll_interval=LOOK, cancel_check=wait):
             self.note()
             self.due = path.stat().st_mtime
             try:
@@ -134,18 +142,32 @@ class Run:
         content = contents(raw)
         usage = usage_of(content)
         dollars = money.paid(usage, price)
-        self.spent += dollars or 0
-        self.note(", price unknown" if price is None else "")
         state = "replied" if choices(content) else "no answer"
         self.ledger.settled(attempt, state, *(usage or ())[:2], dollars=dollars)
+        self.spent += dollars or 0
+        self.note(", price unknown" if price is None else "")
         return state == "replied"
+
+    async def write(self, work: partial) -> bool | None:
+        """What a write gives, as soon as no other process writes; meanwhile requests go on.
+
+        One that is cancelled is done all the same: a reply that has come is paid for.
+        """
+        try:
+            while True:
+                with contextlib.suppress(Busy):
+                    return work()
+                self.note(", waiting for a process that holds the ledger")
+                await asyncio.sleep(LOOK)
+        except asyncio.CancelledError:
+            self.ledger.wait_at_most(WAIT)
+            work()
+            raise
 
     def note(self, more: str = "") -> None:
         """End the progress line with the cost so far, unless all is free, and with `more`."""
-        note = (f", {self.spent:,.2f} US dollars" if self.spent else "") + more
-        if note != self.progress.note:
-            self.progress.note = note
-            self.progress.advance(0)
+        self.progress.note = (f", {self.spent:,.2f} US dollars" if self.spent else "") + more
+        self.progress.advance(0)  # shown when it is time, so a wait says it again and again
 
     def check_room(self, dollars: float | None) -> None:
         """Raises `UserError` where the budget has no room for a request."""
@@ -172,11 +194,12 @@ async def begin(run: Run, call: Call) -> int | None:
     await run.wait_for_turn(call.body)
     dollars = money.most(call.body, run.price)
     while not run.ending.is_set():
-        attempt = run.ledger.begin(**vars(call), **run.who, dollars=dollars)
-        if attempt is not None or run.ledger.reply(call.key) is not None:
-            return attempt
-        if not run.in_flight:
-            run.check_room(dollars)
+        with contextlib.suppress(Busy):
+            attempt = run.ledger.begin(**vars(call), **run.who, dollars=dollars)
+            if attempt is not None or run.ledger.reply(call.key) is not None:
+                return attempt
+            if not run.in_flight:
+                run.check_room(dollars)
         await run.pause(LOOK)
     raise Ended
 
@@ -197,14 +220,16 @@ async def send(run: Run, call: Call) -> None:
         if response.status_code >= 400:
             said = contents(response.content)
             raise openai.APIStatusError("", response=response, body=said.get("error", said))
+        raw = without_key(response.content, run.endpoint)
+        request_id = redacted(response.headers.get("x-request-id", ""), run.endpoint)
+        is_answer = await run.write(partial(run.store, attempt, raw, request_id, run.price))
     except FAILURES as error:
-        run.ledger.failed(attempt, name_of(error), is_billed=is_billed(error))
+        may_cost = is_billed(error)
+        await run.write(partial(run.ledger.failed, attempt, name_of(error), is_billed=may_cost))
         raise
     finally:
         run.in_flight -= 1
-    raw = without_key(response.content, run.endpoint)
-    request_id = redacted(response.headers.get("x-request-id", ""), run.endpoint)
-    if not run.store(attempt, raw, request_id, run.price):
+    if not is_answer:
         raise NoAnswer(redacted(raw[:300].decode(errors="replace"), run.endpoint) or "nothing")
 
 

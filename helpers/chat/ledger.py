@@ -49,6 +49,10 @@ def key(endpoint: str, body: dict, replicate: int) -> str:
     return hashlib.sha256(question.encode()).hexdigest()
 
 
+class Busy(UserError):
+    """Another process writes; the same may be tried again."""
+
+
 @dataclass(frozen=True)
 class Call:
     """One request as it is sent."""
@@ -106,7 +110,7 @@ class Ledger:
 
     def _unusable(self, why: Exception) -> UserError:
         words = " ".join(str(why).split())  # SQLite quotes the tables' definitions
-        return UserError(
+        return (Busy if words == "database is locked" else UserError)(
             f"{self.path}: cannot be used as a ledger ({words}); mend that or move the file away;"
             " what it holds is safe, run again to go on"
         )
@@ -129,6 +133,10 @@ class Ledger:
             # An interrupt, too, must not leave later rows in a transaction that nobody commits.
             if self.db.in_transaction:
                 self.db.execute("rollback")
+
+    def wait_at_most(self, seconds: float) -> None:
+        """For other processes' writes; then a write raises `Busy`."""
+        self.db.execute(f"pragma busy_timeout = {seconds * 1000:.0f}")
 
     # ---- one request ----
 

@@ -64,7 +64,7 @@ select ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 'sent'
 where not exists (
   select 1 from attempt
   where key = ?1 and (state = 'replied' or (state = 'sent' and batch is not null)))
-and (?11 is null or (select round(dollars, 9) from spent) + coalesce(?10, 0) <= ?11)
+and (?11 is null or ?10 = 0 or (select round(dollars, 9) from spent) + coalesce(?10, 0) <= ?11)
 returning id;
 
 -- name: replied

@@ -95,8 +95,10 @@ def put_off(error: openai.APIStatusError) -> float:
 
     The addition is random, so that not all requests return at once.
     """
+    headers = error.response.headers
     try:
-        wait = float(error.response.headers["retry-after"])
+        milliseconds = headers.get("retry-after-ms")
+        wait = float(milliseconds) / 1000 if milliseconds else float(headers["retry-after"])
     except (KeyError, ValueError):  # none, or a date
         wait = -1.0
     return (max(wait, LEAST_WAIT) if wait >= 0 else 1.0) * random.uniform(1, 1.5)

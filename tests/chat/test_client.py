@@ -1,6 +1,7 @@
 """The chat client under fire: a real client against a server on loopback with seeded faults."""
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -14,6 +15,7 @@ from collections import Counter
 
 import pytest
 
+from helpers import progress
 from helpers.chat import limits
 from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Ledger
@@ -30,7 +32,7 @@ from tests.faults.asking import (
     states,
     texts,
 )
-from tests.faults.server import Server, said
+from tests.faults.server import Handler, Server, said
 
 
 def number(body):
@@ -305,6 +307,18 @@ def test_processes_with_the_same_questions_pay_once(ledger):
     assert states(ledger) == {"replied": 100}
 
 
+def test_waiting_for_another_process_is_said(ledger, monkeypatch, capsys):
+    monkeypatch.setenv(progress.HEADLESS, "03")
+    monkeypatch.setattr(progress, "EVERY", 0.3)
+    with Server(latency=1.5) as server:
+        children = processes(1, server, ledger, 1)
+        while not server.received:
+            time.sleep(0.01)
+        ask(questions(2), at(server), ledger)
+        finish(children)
+    assert "waiting for other processes that ask the same model" in capsys.readouterr().err
+
+
 def test_what_a_killed_process_was_asking_is_taken_over(ledger):
     with Server(latency=30) as server:
         (child,) = processes(1, server, ledger, 5)
@@ -343,6 +357,58 @@ def test_requests_and_replies_outlast_a_write_lock_that_is_held_elsewhere(ledger
         holder.close()
         assert server.received == 24
     assert states(ledger) == {"replied": 24}
+
+
+def test_requests_on_their_way_go_on_while_a_write_lock_is_held_elsewhere(ledger, monkeypatch):
+    """For longer than one of them may take."""
+    holder = sqlite3.connect(ledger.path, isolation_level=None, check_same_thread=False)
+    begin = ledger.begin
+
+    def begin_and_hold(*args, **settings):
+        attempt = begin(*args, **settings)
+        if attempt == 1:
+            holder.execute("begin immediate")
+            threading.Timer(1.5, holder.execute, ["rollback"]).start()
+        return attempt
+
+    monkeypatch.setattr(ledger, "begin", begin_and_hold)
+    with Server() as server:
+        ask(questions(8), at(server, timeout=0.5), ledger)
+    holder.close()
+    assert states(ledger) == {"replied": 8}
+
+
+def test_a_reply_that_waits_for_a_write_lock_outlasts_an_interrupt(ledger):
+    with Server(latency=0.3) as server:
+        (child,) = processes(1, server, ledger, 3)
+        while server.received < 3:
+            time.sleep(0.01)
+        with contextlib.closing(sqlite3.connect(ledger.path, isolation_level=None)) as holder:
+            holder.execute("begin immediate")
+            server.settle()
+            time.sleep(0.5)
+            child.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+        assert "KeyboardInterrupt" in child.communicate(timeout=60)[1]
+    assert states(ledger) == {"replied": 3}
+
+
+def test_the_account_of_the_sdk_s_variables_pays(ledger, monkeypatch):
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "ours")
+    seen = []
+
+    class Noting(Handler):
+        def respond(self, *what):
+            seen.append(self.headers["OpenAI-Project"])
+            super().respond(*what)
+
+    class Other(Server):
+        def handler(self):
+            return Noting
+
+    with Other() as server:
+        ask(questions(1), at(server), ledger)
+    assert seen == ["ours"]
 
 
 def test_a_new_parser_reads_old_replies_and_asks_nothing(ledger):

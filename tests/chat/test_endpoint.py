@@ -1,10 +1,12 @@
 """An endpoint's settings, on the wire and refused; its key, which stands nowhere."""
 
+import ssl
+
 import pydantic
 import pytest
 
 from helpers.chat import endpoint
-from helpers.chat.endpoint import Endpoint
+from helpers.chat.endpoint import Endpoint, Network
 from helpers.chat.replies import Request
 from helpers.errors import UserError
 from helpers.profile import schema
@@ -171,3 +173,11 @@ def test_what_is_no_address_or_holds_a_secret(address):
 def test_numbers_are_finite_and_names_are_not_empty(settings):
     with pytest.raises(pydantic.ValidationError):
         Endpoint(**{"base_url": "http://a/v1", "model": "m", **settings})
+
+
+def test_only_a_plain_address_goes_without_certificates():
+    def mode(address):
+        return Network(address).http_client()._transport.ssl_context.verify_mode
+
+    assert mode("https://a/v1") == ssl.CERT_REQUIRED
+    assert mode("http://a/v1") == ssl.CERT_NONE

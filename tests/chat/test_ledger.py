@@ -145,6 +145,14 @@ def test_a_batch_is_stored_whole(tmp_path):
     assert [Ledger(ledger.path).reply(f"k{i}") for i in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
 
 
+def test_what_costs_nothing_is_stored_whatever_was_spent(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    reserved(ledger, dollars=2.0)
+    ledger.budget = 1.0
+    ledger.store([("made", {}, 0, b"here")], endpoint="local:1", model="m", role="student")
+    assert ledger.reply("made") == b"here"
+
+
 WRITER = """
 import sys
 from pathlib import Path

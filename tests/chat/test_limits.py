@@ -3,6 +3,8 @@
 import socket
 import time
 
+import httpx2
+import openai
 import pytest
 
 from helpers.chat import client, limits, money
@@ -124,6 +126,22 @@ def test_rate_limits_are_bounded_in_time(ledger, monkeypatch, retry_after):
             ask(questions(1), at(server), ledger)
         assert server.received == 1
     one_sentence(failure)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after-ms": "40000", "retry-after": "2"}, 40),
+        ({"retry-after": "30"}, 30),
+        ({"retry-after-ms": "soon"}, 1),
+        ({}, 1),
+    ],
+)
+def test_a_rate_limit_is_waited_for_as_long_as_it_says(headers, seconds):
+    request = httpx2.Request("POST", "http://a/v1")
+    response = httpx2.Response(429, headers=headers, request=request)
+    wait = limits.put_off(openai.APIStatusError("", response=response, body=None))
+    assert seconds <= wait <= 1.5 * seconds
 
 
 def test_retry_after_zero_is_soon_and_not_at_once(ledger):
