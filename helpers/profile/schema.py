@@ -315,6 +315,16 @@ class Grade(Grading):
     server: StudentServer
     second_judges: dict[JudgeName, SecondJudge] = {}
 
+    @pydantic.model_validator(mode="after")
+    def _judges_differ(self):
+        others = {"enabled", "grading_prompts"}
+        for name, judge in self.second_judges.items():
+            if Writer(**judge.model_dump(exclude=others)) == self.judge:
+                raise ValueError(
+                    f"second_judges.{name} is the first judge again; it would agree with itself"
+                )
+        return self
+
     def judges(self) -> dict[str, Endpoint]:
         """Everyone who grades, by name; `first` is the judge that the results are from."""
         others = {name: judge for name, judge in self.second_judges.items() if judge.enabled}
@@ -354,7 +364,8 @@ class Plot(Experiment):
     @pydantic.model_validator(mode="after")
     def _claims_are_of_mixes(self):
         for mix in (mix for claim in self.claims for mix in (claim.model, claim.against)):
-            if not any(re.fullmatch(rf"(.+-)?{mix}(-s\d+)?", variant) for variant in self.graded):
+            named = rf"(.+-)?{re.escape(mix)}(-s\d+)?"
+            if not any(re.fullmatch(named, variant) for variant in self.graded):
                 raise ValueError(f"claims: {mix} is no mix of {', '.join(self.graded)}")
         return self
 

@@ -75,6 +75,14 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
     with named("03_grade", "server"):
         check_price(grade.server, grade.budget)
         served.check(grade.serve, grade.server, grade.temperature)
+    with named("04_plot", "claims"):
+        for claim in notebooks["04_plot"].claims:
+            if claim.setting not in grade.settings or set(claim.k) - set(grade.evaluation_ks):
+                raise UserError(
+                    f"claims: {claim.model} over {claim.against} is of setting {claim.setting} and"
+                    f" k = {claim.k}; asked are settings {grade.settings} and k ="
+                    f" {grade.evaluation_ks}"
+                )
     with named("04_plot", "figures"):
         check_figures(notebooks["04_plot"].figures, grade.profile)
 

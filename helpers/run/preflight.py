@@ -5,6 +5,8 @@ the program that serves a student. Stages that have run are not looked at; a pro
 of this prints nothing.
 """
 
+import contextlib
+import dataclasses
 import logging
 import os
 import shlex
@@ -13,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from helpers import evaluate
+from helpers import evaluate, paths
 from helpers.chat.endpoint import Endpoint, host, secret_of
 from helpers.chat.money import price_of
 from helpers.errors import UserError, command
@@ -52,7 +54,7 @@ def endpoints(asked: list) -> Iterator[Finding]:
 
 
 def training(p: Finetune) -> Iterator[Finding]:
-    """Chats of one's own; GPUs, and the memory and disk that this training needs by itself."""
+    """Chats of one's own; GPUs, and the memory that this training needs."""
     if "chats" in p.mix:
         yield tried(f"chats of {p.mix['chats']}", "they can be read", chats.read, p.mix)
     recipe, topology = p.recipe(), memory.read_topology(ROOT / p.topology)
@@ -65,6 +67,27 @@ def training(p: Finetune) -> Iterator[Finding]:
         Path(recipe.out).mkdir(parents=True, exist_ok=True)  # whose disk it is
         fits = "it fits this machine"
         yield tried(f"{p.student} on {name}", fits, memory.check, recipe, topology.path)
+
+
+def disk(profile: str, trainings: list[Finetune]) -> Iterator[Finding]:
+    """The models of all trainings on GPUs, and checkpoints of one: they go once it has ended."""
+    models, held, checkpoints = 0.0, 0, [0.0]
+    for p in trainings:
+        recipe, topology = p.recipe(), memory.read_topology(ROOT / p.topology)
+        with contextlib.suppress(UserError):  # told of the student
+            shape = memory.shape_of(memory.config_of(recipe.student))
+            unsaved = dataclasses.replace(recipe, save_every=recipe.steps, save_minutes=0.0)
+            both = (memory.needs(shape, r, topology)["disk"] for r in (unsaved, recipe))
+            model, whole = both if not topology.cpu else (0.0, 0.0)
+            models += model
+            held += sum(file.stat().st_size for file in Path(recipe.out).rglob("*"))
+            checkpoints.append(whole - model)
+    if models:
+        run = paths.run(profile)
+        run.mkdir(parents=True, exist_ok=True)  # whose disk it is
+        need, free = models + max(checkpoints), (shutil.disk_usage(run).free + held) / memory.GB
+        words = f"checkpoints and models need about {need:,.0f} GB, and {free:,.0f} are free"
+        yield "disk", need <= free, words
 
 
 def server(serve: str) -> Finding:
@@ -81,8 +104,8 @@ def look(profile: str, notebooks: dict[str, Model]) -> list[Finding]:
     Raises:
         UserError: answers that somebody else made, and that are not those to this evaluation.
     """
-    findings = []
-    for p in left_of(profile, notebooks).values():
+    findings, left = [], left_of(profile, notebooks).values()
+    for p in left:
         if isinstance(p, Generate):
             findings += endpoints([p.teacher, p.judge])
         student = getattr(p, "student", None)
@@ -97,6 +120,7 @@ def look(profile: str, notebooks: dict[str, Model]) -> list[Finding]:
                 evaluate.answers(p, evaluate.tasks(p), None)
             if p.serve:
                 findings.append(server(p.serve))
+    findings += disk(profile, [p for p in left if isinstance(p, Finetune)])
     return list(dict.fromkeys(findings))
 
 

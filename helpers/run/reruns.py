@@ -10,6 +10,7 @@ executed notebook's name, by which make takes it for done.
 import ast
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from helpers.errors import UserError, command
 from helpers.files import sha256, write_text
 from helpers.paths import ROOT
 from helpers.profile.load import load_profile, load_variants
-from helpers.profile.schema import Finetune, Grade, Model
+from helpers.profile.schema import Finetune, Grade, Model, Plot
 from helpers.run import manifest
 from helpers.training.recipe import fingerprint
 
@@ -139,7 +140,7 @@ def fault(stamp: Path, made: dict[str, str], begun_again: bool) -> str | None:
         begun_again: the stage wrote some of them itself, and did not come to its end.
     """
     since = stamp.stat().st_mtime if stamp.exists() else 0
-    if since and not stamp.read_bytes().startswith(b"{"):
+    if since and not re.fullmatch(rb"\{.*\}\s*", stamp.read_bytes(), re.DOTALL):
         return f"{stamp.relative_to(ROOT)} is damaged"
     for relative, checksum in made.items():
         path = ROOT / relative
@@ -187,10 +188,17 @@ def void(profile: str, notebooks: Profile) -> None:
                 )
 
 
+def void_report(p: Plot) -> None:
+    """Take the stamp of a report that is gone."""
+    if not (ROOT / p.figures / "report.html").exists():
+        (paths.run(p.profile) / "report.done").unlink(missing_ok=True)
+
+
 def main(profile: str) -> None:
     """Check a profile as a whole; write each notebook's parameters, and the notebooks for make."""
     notebooks = load_profile(profile)
     void(profile, notebooks)
+    void_report(notebooks["04_plot"])
     write_parameters(profile, notebooks)
     write_text(paths.run(profile) / "notebooks.mk", makefile(profile, notebooks))
 

@@ -239,10 +239,26 @@ def test_what_a_killed_stage_wrote_is_not_a_users(run, capsys):
 
 def test_a_damaged_notebook_runs_again(run, capsys):
     folder, notebooks = run
-    (folder / "01_generate.ipynb").write_text("")
-    reruns.void(PROFILE, notebooks)
-    assert "01_generate.ipynb is damaged; 01_generate runs again" in capsys.readouterr().err
-    assert not (folder / "01_generate.ipynb").exists()
+    for damaged in ("", NOTEBOOK[:-5]):
+        (folder / "01_generate.ipynb").write_text(damaged)
+        reruns.void(PROFILE, notebooks)
+        assert "01_generate.ipynb is damaged; 01_generate runs again" in capsys.readouterr().err
+        assert not (folder / "01_generate.ipynb").exists()
+
+
+def test_a_report_that_is_gone_is_made_again(run):
+    folder, _ = run
+    report, stamp = folder / "figures/report.html", folder / "report.done"
+    p = load_profile("smoke")["04_plot"]
+    p = p.model_copy(update={"profile": PROFILE, "figures": str(report.parent.relative_to(ROOT))})
+    report.parent.mkdir(exist_ok=True)
+    for file in (stamp, report):
+        file.write_text("")
+    reruns.void_report(p)
+    assert stamp.exists()
+    report.unlink()
+    reruns.void_report(p)
+    assert not stamp.exists()
 
 
 def test_a_file_that_no_stage_made_is_not_overwritten(run):
