@@ -315,16 +315,6 @@ class Grade(Grading):
     server: StudentServer
     second_judges: dict[JudgeName, SecondJudge] = {}
 
-    @pydantic.model_validator(mode="after")
-    def _judges_differ(self):
-        others = {"enabled", "grading_prompts"}
-        for name, judge in self.second_judges.items():
-            if Writer(**judge.model_dump(exclude=others)) == self.judge:
-                raise ValueError(
-                    f"second_judges.{name} is the first judge again; it would agree with itself"
-                )
-        return self
-
     def judges(self) -> dict[str, Endpoint]:
         """Everyone who grades, by name; `first` is the judge that the results are from."""
         others = {name: judge for name, judge in self.second_judges.items() if judge.enabled}

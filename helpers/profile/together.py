@@ -43,6 +43,9 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
         turns = len(grade.pack().generation)
     with named("03_grade", "second_judges", "second_judges: "):
         grade.packs()
+        for name, judge in grade.second_judges.items():
+            if dict(grade.judge).items() <= dict(judge).items():
+                raise UserError(f"{name} is the first judge again; it would agree with itself")
     with named("03_grade", "student_turns"):
         if grade.student_turns > turns:
             raise UserError(
@@ -79,8 +82,7 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
         for claim in notebooks["04_plot"].claims:
             if claim.setting not in grade.settings or set(claim.k) - set(grade.evaluation_ks):
                 raise UserError(
-                    f"claims: {claim.model} over {claim.against} is of setting {claim.setting} and"
-                    f" k = {claim.k}; asked are settings {grade.settings} and k ="
+                    f"claims: {claim} is of more than is asked, settings {grade.settings} and k ="
                     f" {grade.evaluation_ks}"
                 )
     with named("04_plot", "figures"):

@@ -57,23 +57,18 @@ def plan_answers(p: Grade, ledger: Ledger | None = None) -> pd.DataFrame:
     return pd.DataFrame([line])
 
 
-def plan_grade(
-    p: Grade,
-    models: int = 1,
-    judges: dict[str, Endpoint] | None = None,
-    ledger: Ledger | None = None,
-) -> pd.DataFrame:
-    """What the judges are asked for `models` models, none of whose answers is there.
+def plan_grade(p: Grade, **settings) -> pd.DataFrame:
+    """What the judges are asked for models none of whose answers is there.
 
     Args:
-        judges: by name; by default those that grade.
+        settings: those of `plan.plan_gradings`.
     """
     tasks = evaluate.tasks(p)
     answers = []
     for task in tasks:
         text = f"{plan.ANSWER}{task.generation}"  # no two are alike
         answers.append(Conversation([{"role": "assistant", "content": text}]))
-    return plan.plan_gradings(p, tasks, answers, ledger, models=models, judges=judges)
+    return plan.plan_gradings(p, tasks, answers, **settings)
 
 
 def totals(table: pd.DataFrame, budget: float | None) -> str:
@@ -100,7 +95,7 @@ def main(profile: str) -> None:
     if "01_generate" in left:
         parts.insert(0, plan.plan_generate(left["01_generate"], ledger))
     if grades:
-        parts.append(plan_grade(grades[0], len(grades), ledger=ledger))
+        parts.append(plan_grade(grades[0], models=len(grades), ledger=ledger))
     if not parts:
         print("Nothing is left to ask.")
         return
@@ -112,7 +107,7 @@ def main(profile: str) -> None:
         print(f"{ledger.spent():,.2f} US dollars are spent (make ledger).")
     for name, judge in p.second_judges.items():
         if not judge.enabled:
-            price = plan.ranges(plan_grade(p, len(grades), {name: judge})).dollars[0]
+            price = plan.ranges(plan_grade(p, models=len(grades), judges={name: judge})).dollars[0]
             print(f"Not asked: second judge {name}, {judge.model}: {price} US dollars more.")
     if "01_generate" in left:
         print(f"\nQueries\n{feasibility(left['01_generate']).to_string(index=False)}")

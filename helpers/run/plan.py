@@ -68,7 +68,7 @@ def minutes(
     if endpoint.batch_api:
         return np.full(2, np.nan)
     measured = ledger and ledger.seconds(endpoint.base_url, endpoint.model)
-    seconds = np.array(measured or host(endpoint.base_url).reply_seconds)
+    seconds = measured or np.array(host(endpoint.base_url).reply_seconds)
     limits = [
         requests * seconds / endpoint.concurrency / 60,
         requests / (endpoint.requests_per_minute or np.inf),
@@ -238,7 +238,7 @@ def plan_gradings(
     p: Grade,
     tasks: Sequence,
     answers: Sequence[Conversation],
-    ledger: Ledger | None,
+    ledger: Ledger | None = None,
     *,
     judges: dict[str, Endpoint] | None = None,
     models: int = 1,

@@ -5,8 +5,6 @@ the program that serves a student. Stages that have run are not looked at; a pro
 of this prints nothing.
 """
 
-import contextlib
-import dataclasses
 import logging
 import os
 import shlex
@@ -15,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from helpers import evaluate, paths
+from helpers import evaluate
 from helpers.chat.endpoint import Endpoint, host, secret_of
 from helpers.chat.money import price_of
 from helpers.errors import UserError, command
@@ -53,8 +51,8 @@ def endpoints(asked: list) -> Iterator[Finding]:
             yield f"price of {endpoint.model}", bool(price), words
 
 
-def training(p: Finetune) -> Iterator[Finding]:
-    """Chats of one's own; GPUs, and the memory that this training needs."""
+def training(p: Finetune, models: int) -> Iterator[Finding]:
+    """Chats of one's own; GPUs; memory, and disk for itself and this many models in all."""
     if "chats" in p.mix:
         yield tried(f"chats of {p.mix['chats']}", "they can be read", chats.read, p.mix)
     recipe, topology = p.recipe(), memory.read_topology(ROOT / p.topology)
@@ -66,28 +64,7 @@ def training(p: Finetune) -> Iterator[Finding]:
     if count >= topology.processes:
         Path(recipe.out).mkdir(parents=True, exist_ok=True)  # whose disk it is
         fits = "it fits this machine"
-        yield tried(f"{p.student} on {name}", fits, memory.check, recipe, topology.path)
-
-
-def disk(profile: str, trainings: list[Finetune]) -> Iterator[Finding]:
-    """The models of all trainings on GPUs, and checkpoints of one: they go once it has ended."""
-    models, held, checkpoints = 0.0, 0, [0.0]
-    for p in trainings:
-        recipe, topology = p.recipe(), memory.read_topology(ROOT / p.topology)
-        with contextlib.suppress(UserError):  # told of the student
-            shape = memory.shape_of(memory.config_of(recipe.student))
-            unsaved = dataclasses.replace(recipe, save_every=recipe.steps, save_minutes=0.0)
-            both = (memory.needs(shape, r, topology)["disk"] for r in (unsaved, recipe))
-            model, whole = both if not topology.cpu else (0.0, 0.0)
-            models += model
-            held += sum(file.stat().st_size for file in Path(recipe.out).rglob("*"))
-            checkpoints.append(whole - model)
-    if models:
-        run = paths.run(profile)
-        run.mkdir(parents=True, exist_ok=True)  # whose disk it is
-        need, free = models + max(checkpoints), (shutil.disk_usage(run).free + held) / memory.GB
-        words = f"checkpoints and models need about {need:,.0f} GB, and {free:,.0f} are free"
-        yield "disk", need <= free, words
+        yield tried(f"{p.student} on {name}", fits, memory.check, recipe, topology.path, models)
 
 
 def server(serve: str) -> Finding:
@@ -104,8 +81,9 @@ def look(profile: str, notebooks: dict[str, Model]) -> list[Finding]:
     Raises:
         UserError: answers that somebody else made, and that are not those to this evaluation.
     """
-    findings, left = [], left_of(profile, notebooks).values()
-    for p in left:
+    findings, left = [], left_of(profile, notebooks)
+    models = sum(isinstance(p, Finetune) for p in left.values())
+    for p in left.values():
         if isinstance(p, Generate):
             findings += endpoints([p.teacher, p.judge])
         student = getattr(p, "student", None)
@@ -113,14 +91,13 @@ def look(profile: str, notebooks: dict[str, Model]) -> list[Finding]:
             what = f"student {student}"
             findings.append(tried(what, "the hub gives it", memory.config_of, located(student)))
         if isinstance(p, Finetune):
-            findings += training(p)
+            findings += training(p, models)
         if isinstance(p, Grade):
             findings += endpoints([*p.judges().values(), p.student])
             if isinstance(p.student, Answers):
                 evaluate.answers(p, evaluate.tasks(p), None)
             if p.serve:
                 findings.append(server(p.serve))
-    findings += disk(profile, [p for p in left if isinstance(p, Finetune)])
     return list(dict.fromkeys(findings))
 
 

@@ -69,15 +69,12 @@ def of_scores(p: Plot, longest: int) -> dict:
     mixes = main[main.kind != scores.PADDED].sort_values(["texts", "model"])
     best = mixes.model.iloc[-1]
     ks = sorted(set(main.k))
-    unseen = next((k for k in ks if k > longest > 0), ks[-1])
-    lost = anatomy.missing(main).sort_values("mean", ascending=False)
-    lost = lost[(lost.model == best) & (lost.k == unseen) & (lost["mean"] >= 0.005)]
     decided = (scored.k + 2)[scored.gradings > 1].sum()  # points; sentences are counted in code
     return {
         "agreed": 1 - len(anatomy.not_unanimous(scored)) / max(1, decided),
         "full_marks": scores.spread(scores.summary(scored, **rules)),
-        "unseen": unseen,
-        "lost": lost.groupby("setting"),
+        "unseen": next((k for k in ks if k > longest > 0), ks[-1]),
+        "missing": anatomy.missing(main).to_dict("records"),
         "verdicts": verdicts.to_dict("records"),
         "numbers": verdicts.drop(columns=["claim", "seeds", "queries", "se", "p"]),
         "is_single": (verdicts.model.map(scores.mix_of) == "k1").any(),

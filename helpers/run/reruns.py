@@ -24,7 +24,7 @@ from helpers.errors import UserError, command
 from helpers.files import sha256, write_text
 from helpers.paths import ROOT
 from helpers.profile.load import load_profile, load_variants
-from helpers.profile.schema import Finetune, Grade, Model, Plot
+from helpers.profile.schema import Finetune, Grade, Model
 from helpers.run import manifest
 from helpers.training.recipe import fingerprint
 
@@ -188,17 +188,10 @@ def void(profile: str, notebooks: Profile) -> None:
                 )
 
 
-def void_report(p: Plot) -> None:
-    """Take the stamp of a report that is gone."""
-    if not (ROOT / p.figures / "report.html").exists():
-        (paths.run(p.profile) / "report.done").unlink(missing_ok=True)
-
-
 def main(profile: str) -> None:
     """Check a profile as a whole; write each notebook's parameters, and the notebooks for make."""
     notebooks = load_profile(profile)
     void(profile, notebooks)
-    void_report(notebooks["04_plot"])
     write_parameters(profile, notebooks)
     write_text(paths.run(profile) / "notebooks.mk", makefile(profile, notebooks))
 

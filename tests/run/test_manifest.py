@@ -184,7 +184,7 @@ def test_verify_names_what_is_gone_or_another(lines, capsys):
 def test_half_a_line_of_a_killed_stage_is_left_out_and_said(lines, capsys):
     manifest.note(PROFILE, "r", notebook="a", started=0.0, state="done")
     with open(paths.manifest(PROFILE), "a") as file:
-        file.write('\n{"started": "20\nnull\n3\n{}')
+        file.write('\n{"started": "20')
     manifest.note(PROFILE, "r", notebook="b", started=0.0, state="done")
     assert [line["notebook"] for line in manifest.read(PROFILE)] == ["a", "b"]
     assert "line 3 is damaged and left out" in capsys.readouterr().err

@@ -54,23 +54,24 @@ def test_gpus_and_disk_are_those_of_the_trainings(look, monkeypatch):
     four = {"topology": "params/accelerate/gpu4_fsdp2.yaml"}
     gpus, what = "GPUs of gpu4_fsdp2.yaml", "helpers/world/weights/three on gpu4_fsdp2.yaml"
     monkeypatch.setattr(memory, "devices", lambda topology: [])
-    assert look(**four) == {gpus: False, "disk": True}
+    assert look(**four) == {gpus: False}
     monkeypatch.setattr(memory, "devices", lambda topology: [80.0] * 4)
-    assert look(**four) == {gpus: True, what: True, "disk": True}
+    assert look(**four) == {gpus: True, what: True}
     full = type("Usage", (), {"free": 0})
     monkeypatch.setattr(memory.shutil, "disk_usage", lambda path: full)
-    assert look(**four) == {gpus: True, what: False, "disk": False}
+    assert look(**four) == {gpus: True, what: False}
 
 
-def test_the_disk_holds_all_models_and_the_checkpoints_of_one(monkeypatch, tmp_path):
-    monkeypatch.setattr(paths, "run", lambda profile: tmp_path)
+def test_the_disk_holds_the_models_of_all_trainings(look, monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "devices", lambda topology: [80.0] * 4)
     p = load.load_profile("smoke")["02_finetune/k123-s0"]
-    p = p.model_copy(update={"topology": "params/accelerate/gpu4_fsdp2.yaml", "save_every": 1})
+    p = p.model_copy(update={"topology": "params/accelerate/gpu4_fsdp2.yaml"})
     shape = memory.shape_of(memory.config_of(p.recipe().student))
     one = memory.needs(shape, p.recipe(), memory.read_topology(ROOT / p.topology))["disk"]
-    free = type("Usage", (), {"free": 1.1 * one * memory.GB})
-    monkeypatch.setattr(memory.shutil, "disk_usage", lambda path: free)
-    assert [next(preflight.disk("smoke", [p] * n))[1] for n in (1, 2)] == [True, False]
+    usage = type("Usage", (), {"free": 1.1 * one * memory.GB})
+    monkeypatch.setattr(memory.shutil, "disk_usage", lambda path: usage)
+    fits = [next(row[1] for row in preflight.training(p, n) if " on " in row[0]) for n in (1, 2)]
+    assert fits == [True, False]
 
 
 def test_the_program_that_serves_is_on_the_path(look):

@@ -246,21 +246,6 @@ def test_a_damaged_notebook_runs_again(run, capsys):
         assert not (folder / "01_generate.ipynb").exists()
 
 
-def test_a_report_that_is_gone_is_made_again(run):
-    folder, _ = run
-    report, stamp = folder / "figures/report.html", folder / "report.done"
-    p = load_profile("smoke")["04_plot"]
-    p = p.model_copy(update={"profile": PROFILE, "figures": str(report.parent.relative_to(ROOT))})
-    report.parent.mkdir(exist_ok=True)
-    for file in (stamp, report):
-        file.write_text("")
-    reruns.void_report(p)
-    assert stamp.exists()
-    report.unlink()
-    reruns.void_report(p)
-    assert not stamp.exists()
-
-
 def test_a_file_that_no_stage_made_is_not_overwritten(run):
     folder, notebooks = run
     paths.manifest(PROFILE).unlink()
