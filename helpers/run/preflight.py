@@ -5,7 +5,6 @@ the program that serves a student. Stages that have run are not looked at; a pro
 of this prints nothing.
 """
 
-import logging
 import os
 import shlex
 import shutil
@@ -86,10 +85,6 @@ def look(profile: str, notebooks: dict[str, Model]) -> list[Finding]:
     for p in left.values():
         if isinstance(p, Generate):
             findings += endpoints([p.teacher, p.judge])
-        student = getattr(p, "student", None)
-        if isinstance(student, str) and is_hub_name(student):
-            what = f"student {student}"
-            findings.append(tried(what, "the hub gives it", memory.config_of, located(student)))
         if isinstance(p, Finetune):
             findings += training(p, models)
         if isinstance(p, Grade):
@@ -98,6 +93,10 @@ def look(profile: str, notebooks: dict[str, Model]) -> list[Finding]:
                 evaluate.answers(p, evaluate.tasks(p), None)
             if p.serve:
                 findings.append(server(p.serve))
+    for student in {str(getattr(p, "student", "")): None for p in left.values()}:  # each once
+        if is_hub_name(student):
+            what = f"student {student}"
+            findings.append(tried(what, "the hub gives it", memory.config_of, located(student)))
     return list(dict.fromkeys(findings))
 
 
@@ -107,7 +106,7 @@ def main(profile: str) -> None:
     Raises:
         UserError: something is not there.
     """
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each attempt
+    os.environ["HF_HUB_VERBOSITY"] = "error"  # it tells of each attempt
     findings = look(profile, load_profile(profile))
     for what, good, words in findings:
         print(f"{'yes' if good else 'NO':4}{what}: {words}")

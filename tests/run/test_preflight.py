@@ -74,6 +74,13 @@ def test_the_disk_holds_the_models_of_all_trainings(look, monkeypatch, tmp_path)
     assert fits == [True, False]
 
 
+def test_the_hub_is_asked_once_for_a_student(look, monkeypatch):
+    asked = []
+    monkeypatch.setattr(memory, "config_of", asked.append)
+    assert look(student="owner/model") == {"student owner/model": True}
+    assert asked == ["owner/model"]
+
+
 def test_the_program_that_serves_is_on_the_path(look):
     assert look(serve="no-such-server {model} {port}") == {"serve: no-such-server": False}
     assert look(serve=f"{sys.executable} {{model}} {{port}}") == {f"serve: {sys.executable}": True}
