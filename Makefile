@@ -141,7 +141,9 @@ $(VENV)/done: requirements.txt
 # are in notebooks.mk, computed by `helpers.run.reruns`.
 STAGE   = @$(PY) -m helpers.run.stage $< $(RUN)/params/$(@:$(RUN)/%.ipynb=%).yaml $@
 
+# report.done holds the report's path: one that is gone is made again.
 notebooks-of-profile:
+	@[ -e "$$(cat $(RUN)/report.done 2>&1)" ] || rm -f $(RUN)/report.done
 	@$(MAKE) --no-print-directory -j$(JOBS) $(RUN)/report.done
 	@echo "PROFILE=$(PROFILE) is done: $$(cat $(RUN)/report.done)"
 

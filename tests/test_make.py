@@ -168,7 +168,10 @@ def test_nothing_is_done_twice_and_only_what_changed_is_done(checkout):
 
     reproduce()
     before = results(folder)
+    page = folder / "runs/smoke/figures/report.html"
+    page.unlink()
     assert "done in" not in reproduce()
+    assert page.exists()
     edit("helpers/results/findings.py", '"""', '"""Changed. ')
     changed = reproduce()
     assert "04_plot: done in" in changed

@@ -101,7 +101,7 @@ def test_size_and_cost():
     grades = [p for name, p in notebooks.items() if name.startswith("03")]
     parts = [
         plan.plan_generate(notebooks["01_generate"]),
-        overview.plan_grade(grades[0], len(grades)),
+        overview.plan_grade(grades[0], models=len(grades)),
     ]
     dollars = pd.concat(parts).dollars.sum()
     assert "{:,.0f} to {:,.0f} US dollars".format(*dollars) in PAGES

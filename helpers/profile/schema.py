@@ -354,7 +354,8 @@ class Plot(Experiment):
     @pydantic.model_validator(mode="after")
     def _claims_are_of_mixes(self):
         for mix in (mix for claim in self.claims for mix in (claim.model, claim.against)):
-            if not any(re.fullmatch(rf"(.+-)?{mix}(-s\d+)?", variant) for variant in self.graded):
+            named = rf"(.+-)?{re.escape(mix)}(-s\d+)?"
+            if not any(re.fullmatch(named, variant) for variant in self.graded):
                 raise ValueError(f"claims: {mix} is no mix of {', '.join(self.graded)}")
         return self
 

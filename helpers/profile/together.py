@@ -43,6 +43,9 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
         turns = len(grade.pack().generation)
     with named("03_grade", "second_judges", "second_judges: "):
         grade.packs()
+        for name, judge in grade.second_judges.items():
+            if dict(grade.judge).items() <= dict(judge).items():
+                raise UserError(f"{name} is the first judge again; it would agree with itself")
     with named("03_grade", "student_turns"):
         if grade.student_turns > turns:
             raise UserError(
@@ -75,6 +78,13 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
     with named("03_grade", "server"):
         check_price(grade.server, grade.budget)
         served.check(grade.serve, grade.server, grade.temperature)
+    with named("04_plot", "claims"):
+        for claim in notebooks["04_plot"].claims:
+            if claim.setting not in grade.settings or set(claim.k) - set(grade.evaluation_ks):
+                raise UserError(
+                    f"claims: {claim} is of more than is asked, settings {grade.settings} and k ="
+                    f" {grade.evaluation_ks}"
+                )
     with named("04_plot", "figures"):
         check_figures(notebooks["04_plot"].figures, grade.profile)
 

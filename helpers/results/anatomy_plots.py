@@ -163,6 +163,7 @@ def points_by_skill(skills: pd.DataFrame, *, caption: str) -> Figure:
             vmax=1,
             cmap="cividis",
             cbar=False,
+            yticklabels=True,  # every skill's, in whatever space
             ax=axis,
         )
         axis.set(xlabel="", ylabel=place if axis.get_subplotspec().is_first_col() else "")

@@ -20,8 +20,8 @@ from helpers.run import plan
 ASSUMED = f"""\
 Tokens are characters / {CHARACTERS_PER_TOKEN}. Assumed are answers of \
 {plan.shown(*plan.ANSWER_TOKENS)} tokens, gradings of {plan.shown(*plan.GRADE_TOKENS)},
-and {plan.KEPT[0]:.0%} to {plan.KEPT[1]:.0%} of the teacher's texts kept; minutes are guessed from\
- the usual time of a reply.
+and {plan.KEPT[0]:.0%} to {plan.KEPT[1]:.0%} of the teacher's texts kept; minutes are guessed\
+ until replies have been measured.
 """
 
 
@@ -42,7 +42,7 @@ def left_of(profile: str, notebooks: dict[str, Model]) -> dict[str, Model]:
     return left
 
 
-def plan_answers(p: Grade) -> pd.DataFrame:
+def plan_answers(p: Grade, ledger: Ledger | None = None) -> pd.DataFrame:
     """What a model with an address of its own is asked, none of whose answers is there."""
     queries = [task.query for task in evaluate.tasks(p)]
     line = plan.row(
@@ -52,24 +52,23 @@ def plan_answers(p: Grade) -> pd.DataFrame:
         len(queries) * p.student_turns,
         plan.sent_in_turns(queries, p.pack(), p.student_turns),
         plan.ANSWER_TOKENS,
+        ledger=ledger,
     )
     return pd.DataFrame([line])
 
 
-def plan_grade(
-    p: Grade, models: int = 1, judges: dict[str, Endpoint] | None = None
-) -> pd.DataFrame:
-    """What the judges are asked for `models` models, none of whose answers is there.
+def plan_grade(p: Grade, **settings) -> pd.DataFrame:
+    """What the judges are asked for models none of whose answers is there.
 
     Args:
-        judges: by name; by default those that grade.
+        settings: those of `plan.plan_gradings`.
     """
     tasks = evaluate.tasks(p)
     answers = []
     for task in tasks:
         text = f"{plan.ANSWER}{task.generation}"  # no two are alike
         answers.append(Conversation([{"role": "assistant", "content": text}]))
-    return plan.plan_gradings(p, tasks, answers, None, models=models, judges=judges)
+    return plan.plan_gradings(p, tasks, answers, **settings)
 
 
 def totals(table: pd.DataFrame, budget: float | None) -> str:
@@ -92,11 +91,11 @@ def main(profile: str) -> None:
     ledger = Ledger(path) if path.exists() else None
     print(f"Profile {profile}: {len(left)} of {len(notebooks)} notebooks are left to run.")
     grades = [p for p in left.values() if isinstance(p, Grade)]
-    parts = [plan_answers(p) for p in grades if isinstance(p.student, Endpoint)]
+    parts = [plan_answers(p, ledger) for p in grades if isinstance(p.student, Endpoint)]
     if "01_generate" in left:
         parts.insert(0, plan.plan_generate(left["01_generate"], ledger))
     if grades:
-        parts.append(plan_grade(grades[0], len(grades)))
+        parts.append(plan_grade(grades[0], models=len(grades), ledger=ledger))
     if not parts:
         print("Nothing is left to ask.")
         return
@@ -108,7 +107,7 @@ def main(profile: str) -> None:
         print(f"{ledger.spent():,.2f} US dollars are spent (make ledger).")
     for name, judge in p.second_judges.items():
         if not judge.enabled:
-            price = plan.ranges(plan_grade(p, len(grades), {name: judge})).dollars[0]
+            price = plan.ranges(plan_grade(p, models=len(grades), judges={name: judge})).dollars[0]
             print(f"Not asked: second judge {name}, {judge.model}: {price} US dollars more.")
     if "01_generate" in left:
         print(f"\nQueries\n{feasibility(left['01_generate']).to_string(index=False)}")

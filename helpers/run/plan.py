@@ -54,17 +54,21 @@ def ranges(table: pd.DataFrame) -> pd.DataFrame:
 # ---- how much, how long, for how many dollars ----
 
 
-def minutes(endpoint: Endpoint, requests: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """How long requests take at the endpoint's limits, and at the usual speed of its replies.
+def minutes(
+    endpoint: Endpoint, requests: np.ndarray, tokens: np.ndarray, ledger: Ledger | None
+) -> np.ndarray:
+    """How long requests take at the endpoint's limits, and at the speed of its last replies.
 
     Not a number for batches, which come within a day.
 
     Args:
         tokens: in all, as rate limits count: what is sent, and the most that may come back.
+        ledger: holds the last replies; where it has none, the usual speed counts.
     """
     if endpoint.batch_api:
         return np.full(2, np.nan)
-    seconds = np.array(host(endpoint.base_url).reply_seconds)
+    measured = ledger and ledger.seconds(endpoint.base_url, endpoint.model)
+    seconds = measured or np.array(host(endpoint.base_url).reply_seconds)
     limits = [
         requests * seconds / endpoint.concurrency / 60,
         requests / (endpoint.requests_per_minute or np.inf),
@@ -83,6 +87,7 @@ def row(
     *,
     n: int = 1,
     stored: int = 0,
+    ledger: Ledger | None = None,
 ) -> dict:
     """One line of the plan.
 
@@ -105,7 +110,7 @@ def row(
         "requests": missing,
         "input tokens": tokens_in,
         "output tokens": tokens_out,
-        "minutes": minutes(endpoint, missing, limited),
+        "minutes": minutes(endpoint, missing, limited, ledger),
         "dollars": cost((tokens_in, tokens_out), price) if price else np.full(2, np.nan),
     }
 
@@ -195,6 +200,7 @@ def plan_generate(p: Generate, ledger: Ledger | None = None) -> pd.DataFrame:
                 sent_in_turns(sample, pack, turns),
                 ANSWER_TOKENS,
                 stored=written,
+                ledger=ledger,
             )
             rows.append(teacher)
         is_claimed = p.corpus and p.corpus_grades == "claimed"  # then nobody is asked
@@ -207,6 +213,7 @@ def plan_generate(p: Generate, ledger: Ledger | None = None) -> pd.DataFrame:
             GRADE_TOKENS,
             n=p.filter_gradings,
             stored=judged,
+            ledger=ledger,
         )
         rows.append(judge)
     return pd.DataFrame(rows)
@@ -231,7 +238,7 @@ def plan_gradings(
     p: Grade,
     tasks: Sequence,
     answers: Sequence[Conversation],
-    ledger: Ledger | None,
+    ledger: Ledger | None = None,
     *,
     judges: dict[str, Endpoint] | None = None,
     models: int = 1,
@@ -259,6 +266,7 @@ def plan_gradings(
             GRADE_TOKENS,
             n=p.gradings,
             stored=look(questions.values(), judge, ledger)[0] if ledger else 0,
+            ledger=ledger,
         )
         rows.append(line)
     return pd.DataFrame(rows)

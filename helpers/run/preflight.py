@@ -5,7 +5,6 @@ the program that serves a student. Stages that have run are not looked at; a pro
 of this prints nothing.
 """
 
-import logging
 import os
 import shlex
 import shutil
@@ -51,8 +50,8 @@ def endpoints(asked: list) -> Iterator[Finding]:
             yield f"price of {endpoint.model}", bool(price), words
 
 
-def training(p: Finetune) -> Iterator[Finding]:
-    """Chats of one's own; GPUs, and the memory and disk that this training needs by itself."""
+def training(p: Finetune, models: int) -> Iterator[Finding]:
+    """Chats of one's own; GPUs; memory, and disk for itself and this many models in all."""
     if "chats" in p.mix:
         yield tried(f"chats of {p.mix['chats']}", "they can be read", chats.read, p.mix)
     recipe, topology = p.recipe(), memory.read_topology(ROOT / p.topology)
@@ -64,7 +63,7 @@ def training(p: Finetune) -> Iterator[Finding]:
     if count >= topology.processes:
         Path(recipe.out).mkdir(parents=True, exist_ok=True)  # whose disk it is
         fits = "it fits this machine"
-        yield tried(f"{p.student} on {name}", fits, memory.check, recipe, topology.path)
+        yield tried(f"{p.student} on {name}", fits, memory.check, recipe, topology.path, models)
 
 
 def server(serve: str) -> Finding:
@@ -81,22 +80,23 @@ def look(profile: str, notebooks: dict[str, Model]) -> list[Finding]:
     Raises:
         UserError: answers that somebody else made, and that are not those to this evaluation.
     """
-    findings = []
-    for p in left_of(profile, notebooks).values():
+    findings, left = [], left_of(profile, notebooks)
+    models = sum(isinstance(p, Finetune) for p in left.values())
+    for p in left.values():
         if isinstance(p, Generate):
             findings += endpoints([p.teacher, p.judge])
-        student = getattr(p, "student", None)
-        if isinstance(student, str) and is_hub_name(student):
-            what = f"student {student}"
-            findings.append(tried(what, "the hub gives it", memory.config_of, located(student)))
         if isinstance(p, Finetune):
-            findings += training(p)
+            findings += training(p, models)
         if isinstance(p, Grade):
             findings += endpoints([*p.judges().values(), p.student])
             if isinstance(p.student, Answers):
                 evaluate.answers(p, evaluate.tasks(p), None)
             if p.serve:
                 findings.append(server(p.serve))
+    for student in {str(getattr(p, "student", "")): None for p in left.values()}:  # each once
+        if is_hub_name(student):
+            what = f"student {student}"
+            findings.append(tried(what, "the hub gives it", memory.config_of, located(student)))
     return list(dict.fromkeys(findings))
 
 
@@ -106,7 +106,7 @@ def main(profile: str) -> None:
     Raises:
         UserError: something is not there.
     """
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each attempt
+    os.environ["HF_HUB_VERBOSITY"] = "error"  # it tells of each attempt
     findings = look(profile, load_profile(profile))
     for what, good, words in findings:
         print(f"{'yes' if good else 'NO':4}{what}: {words}")

@@ -10,6 +10,7 @@ removes the stage's executed notebook, so that make does not take the stage for 
 import ast
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,7 +140,7 @@ def fault(stamp: Path, made: dict[str, str], begun_again: bool) -> str | None:
         begun_again: the stage wrote some of them itself, and did not come to its end.
     """
     since = stamp.stat().st_mtime if stamp.exists() else 0
-    if since and not stamp.read_bytes().startswith(b"{"):
+    if since and not re.fullmatch(rb"\{.*\}\s*", stamp.read_bytes(), re.DOTALL):
         return f"{stamp.relative_to(ROOT)} is damaged"
     for relative, checksum in made.items():
         path = ROOT / relative

@@ -273,10 +273,10 @@ def training_queries(pool: Pool, k: int, *, seed: int, avoid: set) -> Iterator[Q
         UserError: every query is to be avoided.
     """
     reserved = sum(len(skills) == k for _, skills in avoid)
-    if reserved >= pool.distinct(k):
+    if reserved >= pool.distinct(k) > 0:  # without any, there are too few skills
         raise UserError(
-            f"k = {k}: every query is an evaluation query;"
-            " ask for fewer evaluation queries or add skills"
+            f"k = {k}: every query is an evaluation query; lower evaluation_queries below"
+            f" {pool.distinct(k)}, or give more skills or topics to the training"
         )
     for query in draw(pool, k, seed=seed, purpose="training"):
         if query.identity not in avoid:

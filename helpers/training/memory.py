@@ -194,6 +194,11 @@ def read_topology(path: Path) -> Topology:
     )
 
 
+def exported(shape: Shape, recipe: Recipe) -> int:
+    """Bytes of the final model."""
+    return shape.weights * (2 if recipe.export_dtype == "bfloat16" else 4)
+
+
 def needs(shape: Shape, recipe: Recipe, topology: Topology) -> dict[str, float]:
     """GB that one process needs, by part and in all (`PROCESS`); `disk` is the run's folder's."""
     number = 4 if topology.cpu else 2  # bytes of an activation
@@ -224,8 +229,11 @@ def needs(shape: Shape, recipe: Recipe, topology: Topology) -> dict[str, float]:
     }
     # A new checkpoint beside the old one (fp32 weights and two moments each), and the final model.
     saves = recipe.save_every < recipe.steps or recipe.save_minutes > 0
-    exported = shape.weights * (2 if recipe.export_dtype == "bfloat16" else 4)
-    sizes = {**parts, "disk": exported + 24 * trained * saves, PROCESS: sum(parts.values())}
+    sizes = {
+        **parts,
+        "disk": exported(shape, recipe) + 24 * trained * saves,
+        PROCESS: sum(parts.values()),
+    }
     return {name: size / GB for name, size in sizes.items()}
 
 
@@ -256,8 +264,11 @@ def misfit(shape: Shape, recipe: Recipe, topology: Topology) -> str | None:
     return None
 
 
-def check(recipe: Recipe, topology_path: Path) -> None:
+def check(recipe: Recipe, topology_path: Path, models: int = 1) -> None:
     """Does the training fit this machine?
+
+    Args:
+        models: how many are still to be trained, with this one; their checkpoints go, they stay.
 
     Raises:
         UserError: no; or the student cannot be trained here.
@@ -269,12 +280,12 @@ def check(recipe: Recipe, topology_path: Path) -> None:
             f"student = {recipe.student}: some of its layers look back {shape.window} tokens only, "
             f"which is not supported for longer texts; lower chat_tokens (now {recipe.max_tokens})"
         )
-    need = needs(shape, recipe, topology)["disk"]
+    need = needs(shape, recipe, topology)["disk"] + (models - 1) * exported(shape, recipe) / GB
     held = sum(file.stat().st_size for file in Path(recipe.out).rglob("*"))
     free = (shutil.disk_usage(recipe.out).free + held) / GB  # a run that goes on holds some of it
     if need > free:
         raise UserError(
-            f"{recipe.out}: checkpoints and model need about {need:,.1f} GB of disk, and "
+            f"{recipe.out}: checkpoints and models need about {need:,.1f} GB of disk, and "
             f"{free:,.1f} are free; make room"
         )
     if why := misfit(shape, recipe, topology):

@@ -49,7 +49,7 @@ def test_no_query_left_is_refused_and_few_are_thin(changed):
     assert "many will be alike" in table.note[2]
     assert not table.note[1]
     changed("shared", evaluation_queries=distinct)
-    refused(name, "01_generate.yaml: texts: k = 2: every query is an evaluation query; ask")
+    refused(name, "01_generate.yaml: texts: k = 2: every query is an evaluation query; lower")
 
 
 @pytest.mark.parametrize(
@@ -83,6 +83,16 @@ def test_no_query_left_is_refused_and_few_are_thin(changed):
         ("02_finetune", "topology", "params/catalog/topics.txt", "topics.txt: "),
         ("03_grade", "second_judges", {"a/b": {"base_url": "world:", "model": "judge"}},
          "second_judges has a key 'a/b'"),
+        ("03_grade", "second_judges", {"other": {"base_url": "world:", "model": "judge"}},
+         "03_grade.yaml: second_judges: other is the first judge again; it would agree"),
+        ("shared", "evaluation_queries", 10**6, "lower evaluation_queries below"),
+        ("01_generate", "texts", {"30": 40}, "k = 30 needs 30 skills, and the pool for training"),
+        ("04_plot", "claims", [{"model": "k...", "against": "base", "setting": "I", "k": [3]}],
+         "04_plot.yaml: claims: k... is no mix of base, k123-s0"),
+        ("04_plot", "claims", [{"model": "k123", "against": "base", "setting": "I", "k": [3, 4]}],
+         "04_plot.yaml: claims: model='k123' against='base' setting='I' k=[3, 4] is of more"),
+        ("04_plot", "claims", [{"model": "k123", "against": "base", "setting": "III", "k": [3]}],
+         "k=[3] is of more than is asked, settings ['I', 'II'] and k = [1, 2, 3]"),
         ("04_plot", "caption", "costs $5", "caption = 'costs $5' is wrong"),
         ("03_grade", "serve", "x {model.y} {port}", "cannot be filled"),
         ("03_grade", "server", {"model": "{name.x}"}, "the fields are {model} and {name}"),

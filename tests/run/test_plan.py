@@ -91,17 +91,19 @@ def test_the_gradings_that_are_missing_are_those_that_are_asked(ledger, takes_n)
     assert left.requests.sum()[0] == missing // 3
 
 
-def test_minutes_are_those_of_the_tightest_limit():
+def test_minutes_are_those_of_the_tightest_limit(ledger, monkeypatch):
     requests, sent = np.array([6000, 12_000]), np.array([600_000, 1_200_000])
 
-    def minutes(base_url="http://a/v1", **settings):
+    def minutes(base_url="http://a/v1", ledger=None, **settings):
         settings |= {"base_url": base_url, "model": "gpt-6-luna"}
         endpoint = Endpoint(**settings, concurrency=10, max_tokens=1000)
         tokens = sent + requests * 2 * 1000
-        return plan.minutes(endpoint, requests, tokens).tolist()
+        return plan.minutes(endpoint, requests, tokens, ledger).tolist()
 
     low, high = Network.reply_seconds
     assert minutes() == pytest.approx([6000 * low / 10 / 60, 12_000 * high / 10 / 60])
+    monkeypatch.setattr(Ledger, "seconds", lambda *asked: 3.0)
+    assert minutes(ledger=ledger) == pytest.approx([6000 * 3 / 10 / 60, 12_000 * 3 / 10 / 60])
     assert minutes(requests_per_minute=10.0) == [600, 1200]
     as_providers_count = [12_600_000 / 10_000, 25_200_000 / 10_000]
     assert minutes(tokens_per_minute=10_000.0) == as_providers_count

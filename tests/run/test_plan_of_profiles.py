@@ -11,7 +11,7 @@ def test_plan_counts_the_papers_gradings():
     """3 settings, 4 k, 100 queries, 3 generations, 3 gradings, 4 models, 2 students: 86,400."""
     notebooks = load.load_profile("paper")
     grades = [p for name, p in notebooks.items() if name.startswith("03")]
-    table = overview.plan_grade(grades[0], len(grades))
+    table = overview.plan_grade(grades[0], models=len(grades))
     assert table.requests.sum().tolist() == [86_400, 86_400]
 
 

@@ -62,6 +62,25 @@ def test_gpus_and_disk_are_those_of_the_trainings(look, monkeypatch):
     assert look(**four) == {gpus: True, what: False}
 
 
+def test_the_disk_holds_the_models_of_all_trainings(look, monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "devices", lambda topology: [80.0] * 4)
+    p = load.load_profile("smoke")["02_finetune/k123-s0"]
+    p = p.model_copy(update={"topology": "params/accelerate/gpu4_fsdp2.yaml"})
+    shape = memory.shape_of(memory.config_of(p.recipe().student))
+    one = memory.needs(shape, p.recipe(), memory.read_topology(ROOT / p.topology))["disk"]
+    usage = type("Usage", (), {"free": 1.1 * one * memory.GB})
+    monkeypatch.setattr(memory.shutil, "disk_usage", lambda path: usage)
+    fits = [next(row[1] for row in preflight.training(p, n) if " on " in row[0]) for n in (1, 2)]
+    assert fits == [True, False]
+
+
+def test_the_hub_is_asked_once_for_a_student(look, monkeypatch):
+    asked = []
+    monkeypatch.setattr(memory, "config_of", asked.append)
+    assert look(student="owner/model") == {"student owner/model": True}
+    assert asked == ["owner/model"]
+
+
 def test_the_program_that_serves_is_on_the_path(look):
     assert look(serve="no-such-server {model} {port}") == {"serve: no-such-server": False}
     assert look(serve=f"{sys.executable} {{model}} {{port}}") == {f"serve: {sys.executable}": True}

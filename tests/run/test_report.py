@@ -134,6 +134,7 @@ def test_findings_are_in_words_with_their_numbers(finished):
     assert (
         "at k = 3, of queries and, after the stroke, of answers.\nSetting I, base: 0.00 [" in page
     )
+    assert "Single answers of k123 at k = 3.\nIn setting I:\nfull marks 100%." in page
     assert "What holds: 2 of 2" in page
     assert "What is undecided" not in page
     assert "Held-out categories of skills improve too" in page
@@ -146,7 +147,13 @@ def test_findings_are_in_words_with_their_numbers(finished):
 
 def test_sections_without_content_do_not_appear(finished):
     page = finished()
-    for absent in ("Equal numbers of texts", "verdicts stay", "<p></p>", "<pre>\n"):
+    for absent in (
+        "Equal numbers of texts",
+        "single skills alone",
+        "verdicts stay",
+        "<p></p>",
+        "<pre>\n",
+    ):
         assert absent not in page, absent
     assert "2 of 2 verdicts stay" in finished(second_judge=True)
 

@@ -239,10 +239,11 @@ def test_what_a_killed_stage_wrote_is_not_a_users(run, capsys):
 
 def test_a_damaged_notebook_runs_again(run, capsys):
     folder, notebooks = run
-    (folder / "01_generate.ipynb").write_text("")
-    reruns.void(PROFILE, notebooks)
-    assert "01_generate.ipynb is damaged; 01_generate runs again" in capsys.readouterr().err
-    assert not (folder / "01_generate.ipynb").exists()
+    for damaged in ("", NOTEBOOK[:-5]):
+        (folder / "01_generate.ipynb").write_text(damaged)
+        reruns.void(PROFILE, notebooks)
+        assert "01_generate.ipynb is damaged; 01_generate runs again" in capsys.readouterr().err
+        assert not (folder / "01_generate.ipynb").exists()
 
 
 def test_a_file_that_no_stage_made_is_not_overwritten(run):
