@@ -1,7 +1,7 @@
 """How a model lies on its processes (one, DDP, FSDP2), its checkpoints, and the final folder.
 
-The launcher's YAML chooses the layout; it comes here through the environment that
-`accelerate launch` sets.
+The topology's YAML chooses the layout; it comes here through the environment that
+`accelerate launch`, or for one process `helpers.training.launch`, sets.
 """
 
 import os

@@ -1,8 +1,8 @@
 """Fine-tuning of a causal language model on chats ([ZK24] section 3), on every topology.
 
-Run as `accelerate launch --config_file params/accelerate/<topology>.yaml -m helpers.training.train
-<recipe.json>`. The launcher's YAML alone says one process, several with DDP, or FSDP2; the recipe
-says the rest. A step is one step of the optimizer on the *global* batch, however many processes
+`helpers.training.launch` starts it: one process on one machine by `python -m helpers.training.train
+<recipe.json>`, every other topology through `accelerate launch`. The topology's YAML alone says one
+process, several with DDP, or FSDP2; the recipe says the rest. A step is one step of the optimizer on the *global* batch, however many processes
 share it: the loss is a sum over the batch's labelled tokens divided by their number, so the split
 into processes and micro-batches does not change the gradient.
 """
