@@ -2,9 +2,10 @@
 
 `helpers.training.launch` starts it: one process on one machine by `python -m helpers.training.train
 <recipe.json>`, every other topology through `accelerate launch`. The topology's YAML alone says one
-process, several with DDP, or FSDP2; the recipe says the rest. A step is one step of the optimizer on the *global* batch, however many processes
-share it: the loss is a sum over the batch's labelled tokens divided by their number, so the split
-into processes and micro-batches does not change the gradient.
+process, several with DDP, or FSDP2; the recipe says the rest. A step is one step of the optimizer
+on the *global* batch, however many processes share it: the loss is a sum over the batch's labelled
+tokens divided by their number, so the split into processes and micro-batches does not change the
+gradient.
 """
 
 import os
