@@ -5,10 +5,12 @@ skills, a text file of topics.
 """
 
 import csv
+import itertools
 import math
 import random
+import zlib
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -281,6 +283,15 @@ def training_queries(pool: Pool, k: int, *, seed: int, avoid: set) -> Iterator[Q
     for query in draw(pool, k, seed=seed, purpose="training"):
         if query.identity not in avoid:
             yield query
+
+
+def count_apart(names: Iterable[str], share: float) -> int:
+    """How many pairs of these skills are kept apart: no text for training shows both.
+
+    A pair's names decide, so that `share` of all pairs are apart whatever else a catalog holds.
+    """
+    pairs = itertools.combinations(sorted(names), 2)
+    return sum(zlib.crc32("+".join(pair).encode()) < share * 2**32 for pair in pairs)
 
 
 def counts_of(kind: str) -> tuple[int, int]:
