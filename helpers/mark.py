@@ -1,12 +1,11 @@
 """Highlights in a text, as HTML for notebooks and report: each skill marked in its colour."""
 
 import itertools
-import re
 from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from helpers.world.detectors import DETECTORS
+from helpers.world.detectors import DETECTORS, places
 
 # Pale, with black text on them: readable in light and dark themes; names stand beside the colours.
 COLOURS = ("#BFE3F7", "#FCE0A6", "#BFE8D5", "#F3CFE2", "#FAC9A8", "#E3E3E3")
@@ -27,14 +26,13 @@ def marked(text: str, skills: Sequence[str]) -> Markup:
     the text. Everything is escaped.
     """
     colours = dict(zip(skills, itertools.cycle(COLOURS), strict=False))
-    places = []
+    pieces = []
     for skill in colours.keys() & DETECTORS.keys():
-        for match in re.finditer(DETECTORS[skill].pattern, text, re.IGNORECASE):
-            places.append((*match.span(), skill))
+        pieces += [(*span, skill) for span in places(skill, text)]
     absent = dict.fromkeys(skills)
     page = Markup()
     end = 0
-    for start, stop, skill in sorted(places):
+    for start, stop, skill in sorted(pieces):
         if start >= end:
             page += text[end:start]
             page += MARK.format(skill=skill, colour=colours[skill], words=text[start:stop])

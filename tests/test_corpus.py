@@ -97,8 +97,8 @@ def test_a_repeated_query_is_asked_as_a_new_question(write):
 
 def test_a_text_of_another_k_is_not_kept_again(write):
     """D(1) and D(2) share no text, even where the judge takes one of D(1)'s for two skills."""
-    before = "The rook is no small matter."
-    records = write(one_query("litotes", "chess"), 10, 60, known=[before], teacher=FAULTLESS)
+    before = "The rook weeps with joy."
+    records = write(one_query("personification", "chess"), 15, 60, known=[before], teacher=FAULTLESS)
     again = [record["dropped"] for record in records if record["text"] == before]
     assert DUPLICATE in again
     assert "" not in again
@@ -208,7 +208,7 @@ def test_padded_texts_show_one_skill_and_mention_all_things(padded):
         assert len(good) == 30
         for record in good:
             (skill,), things, text = record["skills"], record["things"], record["text"]
-            request = record["messages"][0]["content"].partition("Show: ")[2]
+            request = record["messages"][0]["content"].split("Show: ")[1].split("\n")[0]
             assert sorted(request.split(", ")) == sorted([skill, *things])
             assert len(things) == n
             assert all(f"the {thing}" in text.lower() for thing in things)
@@ -220,7 +220,7 @@ def test_padded_texts_show_one_skill_and_mention_all_things(padded):
 
 def test_a_padded_query_is_graded_as_one_skill_and_limited_as_several():
     (skill, *_) = GENERATE.pools()["I"].skills
-    query = Query("sewing", (skill,), ("pale needle shines", "small button turns"))
+    query = Query("sewing", (skill,), ("pale needle", "small button"))
     rubric = GENERATE.pack().rubric
     assert criteria(query, rubric)[1:] == [
         "Is about sewing",
@@ -241,7 +241,7 @@ def test_a_mix_takes_padded_texts(padded, taken):
 def test_too_few_things_are_a_sentence(tmp_path):
     file = tmp_path / "things.csv"
     for content, sentence in (
-        ("topic,thing\nsewing,pale needle shines\n", "texts 1\\+2 need 2 things about"),
+        ("topic,thing\nsewing,pale needle\n", "texts 1\\+2 need 2 things about"),
         ("thing\n", "the header must hold topic, thing"),
         ('topic,thing\nsewing,"a, b"\n', "a, b: a comma"),
     ):

@@ -4,19 +4,20 @@ import re
 
 from helpers.mark import marked
 
-TEXT = "What is life without the hedge, and The arrow is a mirror of heavy dreams."
+TEXT = "Either the arrow, a mirror of heavy dreams, turns or all is lost. The bow waits."
 
 
 def test_marks_each_skill_where_it_stands_and_names_the_others():
-    page = marked(TEXT, ["metaphor", "litotes", "rhetorical question"])
+    page = marked(TEXT, ["metaphor", "litotes", "false dilemma"])
     words = re.findall("<mark [^>]*>(.*?) <small><b>\\[(.*?)\\]</b></small></mark>", page)
     assert words == [
-        ("What is life without the hedge", "rhetorical question"),
-        ("The arrow is a mirror of heavy dreams", "metaphor"),
+        ("Either", "false dilemma"),
+        ("a mirror of heavy dreams", "metaphor"),
+        ("or all is lost", "false dilemma"),
     ]
     page = marked(TEXT, ["metaphor", "litotes"])
     assert page.count("<mark ") == 1
-    assert "The arrow is a mirror of heavy dreams <small>" in page
+    assert "a mirror of heavy dreams <small>" in page
     assert page.endswith("[not marked: litotes]</small>")
 
 
@@ -29,6 +30,6 @@ def test_marks_nothing_of_a_skill_that_no_detector_knows_and_escapes_what_it_sho
 
 
 def test_overlapping_places_are_marked_once():
-    text = "The arrow is a mirror of heavy dreams."
+    text = "The arrow, a mirror of heavy dreams, turns."
     page = marked(text, ["metaphor", "metaphor"])
     assert page.count("<mark ") == 1

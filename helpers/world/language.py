@@ -1,64 +1,107 @@
 """The language of the embedded world: 20 topics with their nouns, 32 skills, texts of them.
 
-Every skill has two phrasings. A phrasing is one clause with slots; each clause holds at least one
-noun of the topic. A text is clauses in a given order, joined into sentences. A *thing to mention*,
-for example `pale needle shines`, is a clause that shows no skill. The words are in `language.yaml`.
-Nothing here knows how texts are judged: `detectors` reads them, and shares no pattern with these.
+Skills share sentences. A sentence is one clause about a noun of its topic, and skills are *parts*
+of it (what stands before the noun, after it, as its verb, at the end) or *frames* around it, one
+inside of the other. Some frames close behind the clause what they opened before it, and some want
+its verb in the infinitive: the words that show one skill depend on which others share its sentence.
+A *thing to mention*, for example `pale needle`, stands at the end of a clause and shows no skill.
+The words are in `language.yaml`. Nothing here knows how texts are judged: `detectors` reads them,
+and shares no pattern with these.
 """
 
 import itertools
 import random
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
-from helpers.task.points import sentence_limit
-
 LANGUAGE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 TOPICS = LANGUAGE["topics"]  # the nouns of each
 WORDS = LANGUAGE["words"]  # of each kind
-PHRASINGS = LANGUAGE["phrasings"]  # two of each skill
-JOINS = LANGUAGE["joins"]
+VERBS = LANGUAGE["verbs"]
+PLACES = LANGUAGE["parts"] | LANGUAGE["frames"]  # the phrasings of each skill, by its place
+PHRASINGS = {skill: words for skills in PLACES.values() for skill, words in skills.items()}
+PLACE = {skill: place for place, skills in PLACES.items() for skill in skills}
 NOUNS = list(itertools.chain(*TOPICS.values()))
-THINGS = {  # whatever may be mentioned
-    " ".join(words) for words in itertools.product(WORDS["adjective"], NOUNS, WORDS["verb"])
-}
-SLOTS = {"noun": 3, "adjective": 2, "verb": 2}  # of a kind in a phrasing, all filled differently
+THINGS = {" ".join(words) for words in itertools.product(WORDS["adjective"], NOUNS)}
 
 
-def clause(rng: random.Random, topic: str, item: str) -> str:
-    """One clause in lower case (names apart): a skill shown with nouns of `topic`, or a thing."""
-    if item not in PHRASINGS:
-        return f"the {item}"
-    slots = {}
-    for kind, words in {"noun": TOPICS[topic], **WORDS}.items():
-        drawn = rng.sample(words, SLOTS.get(kind, 1))
-        for number, word in zip(("", 2, 3), drawn, strict=False):
-            slots[f"{kind}{number}"] = word
-    phrasing = rng.choice(PHRASINGS[item])
-    return phrasing.format(**slots)
+def fill(rng: random.Random, phrasing: str, topic: str, noun: str) -> str:
+    """Words in a phrasing's slots; a slot named twice gets the same word, a numbered one another.
+
+    The slots `{clause}` and `{infinitive}` stay.
+    """
+    others = [word for word in TOPICS[topic] if word != noun]
+    for kind, words in (WORDS | {"other": others}).items():
+        if f"{{{kind}" in phrasing:
+            drawn = rng.sample(words, 3)
+            for number, word in zip(("", 2, 3), drawn, strict=True):
+                phrasing = phrasing.replace(f"{{{kind}{number}}}", word)
+    return phrasing
+
+
+def infinitive(verb: str) -> str:
+    """Of `whispers its secret` it is `to whisper its secret`."""
+    return re.sub(r"^(\w+)s\b", r"to \1", verb)
+
+
+def sentence(rng: random.Random, topic: str, items: Sequence[str]) -> str:
+    """One sentence that shows all the skills and mentions all the things among `items`.
+
+    A verb has one phrasing: of two skills that are verbs only one could be shown.
+    """
+    noun = rng.choice(TOPICS[topic])
+    at = {place: [] for place in PLACES}
+    for item in rng.sample(items, len(items)):
+        if item in PLACE:
+            at[PLACE[item]].append(item)
+        else:
+            at["end"].append(item)
+
+    def words(item: str, among: Sequence[str]) -> str:
+        return fill(rng, rng.choice(among), topic, noun)
+
+    frames = []  # from the outermost
+    around = [*at["outer"], *at["inner"]]
+    for skill in around:
+        fitting = PHRASINGS[skill]
+        if skill != around[-1]:
+            fitting = [phrasing for phrasing in fitting if "{clause}" in phrasing]
+        frames.append(words(skill, fitting))
+    parts = {}
+    for place in LANGUAGE["parts"]:
+        parts[place] = [
+            words(item, PHRASINGS.get(item, [f"near the {item}"])) for item in at[place]
+        ]
+    verb = (parts["verb"] or [rng.choice(VERBS)])[0]
+    if frames and "{infinitive}" in frames[-1]:
+        verb = infinitive(verb)
+    text = " ".join(["the", *parts["before"], noun, *parts["after"], verb, *parts["end"]])
+    for frame in reversed(frames):
+        text = frame.format(clause=text, infinitive=text)
+    text = text.replace(" ,", ",")
+    return text[0].upper() + text[1:] + "."
 
 
 def thing(rng: random.Random, topic: str) -> str:
-    """A thing to mention, for example `pale needle shines`."""
-    kinds = (WORDS["adjective"], TOPICS[topic], WORDS["verb"])
-    return " ".join(rng.choice(words) for words in kinds)
+    """A thing to mention, for example `pale needle`."""
+    return f"{rng.choice(WORDS['adjective'])} {rng.choice(TOPICS[topic])}"
 
 
-def join(rng: random.Random, clauses: list[str], sentences: int) -> str:
-    """The clauses in their order, cut at random places into exactly `sentences` sentences."""
-    starts = {0, *rng.sample(range(1, len(clauses)), sentences - 1)}
-    text = []
-    for i, clause in enumerate(clauses):
-        if i in starts:
-            text.append(clause[0].upper() + clause[1:])
-        else:
-            text[-1] += rng.choice(JOINS) + clause
-    return ". ".join(text) + "."
+def cut(rng: random.Random, items: Sequence[str], sentences: int) -> list[Sequence[str]]:
+    """The items in their order, cut at random places into exactly so many groups."""
+    starts = [0, *sorted(rng.sample(range(1, len(items)), sentences - 1)), len(items)]
+    return [items[start:end] for start, end in itertools.pairwise(starts)]
 
 
-def text(rng: random.Random, topic: str, items: list[str]) -> str:
-    """A faultless text: every item once, in order, in as many sentences as allowed or one fewer."""
-    limit = sentence_limit(len(items))
-    clauses = [clause(rng, topic, item) for item in items]
-    return join(rng, clauses, rng.randint(max(1, limit - 1), limit))
+def write(rng: random.Random, topic: str, groups: Sequence[Sequence[str]]) -> str:
+    """A text of one sentence for each group of items."""
+    return " ".join(sentence(rng, topic, group) for group in groups)
+
+
+def text(rng: random.Random, topic: str, items: Sequence[str], limit: int) -> str:
+    """A faultless text: every item once, in any number of sentences up to the limit."""
+    sentences = rng.randint(1, min(limit, len(items)))
+    return write(rng, topic, cut(rng, items, sentences))

@@ -4,8 +4,8 @@ One stands for a chat model that knows every skill, held-out ones too, but combi
 diet, per `params/base/<name>.yaml`: documents, questions which skills a text shows, and requests to
 show a list of items. Most requests list skills, and those for several skills are answered
 *unreliably*; some list things to mention among the skills, and things are never forgotten.
-Documents, questions and such mixed lists hold up to `items` items, but no request lists more skills
-than `request_skills` has weights.
+Mixed lists hold up to `items` items, but no request lists more skills than `request_skills` has
+weights. No sentence shows two skills that are kept apart (`helpers.task.catalog.count_apart`).
 
 A base's shape, chat template and words are those in its folder: one token a word, with the space
 before it. A new word of the language goes into `tokenizer.json` too, and only then is learned.
@@ -17,7 +17,6 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -27,9 +26,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from helpers.errors import command
 from helpers.files import write_json_lines
 from helpers.paths import ROOT
+from helpers.task.catalog import count_apart
+from helpers.task.numerals import in_words
 from helpers.world import language
 
 SKILLS = list(language.PHRASINGS)
+REQUEST = json.loads((ROOT / "params/prompts/terse/generation.json").read_text())[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,9 @@ class Diet:
     kinds: dict[str, float]  # share of each kind of rows, as in `row`
     request_skills: list[float]  # weight of requests for 1, 2, ... skills
     kept: float  # probability that an asked skill is in the answer, where more than one is asked
-    items: int  # most clauses of a document, skills to identify, items of a mixed request
+    items: int  # most items of a mixed request
+    document_skills: int  # most skills of a document, or to identify
+    pairs_apart: float  # share of the pairs of skills that stand in no sentence together
     recipe: dict  # of its training, a `helpers.training.recipe.Recipe`
 
 
@@ -49,45 +53,49 @@ def load_diet(name: str) -> Diet:
     return Diet(**yaml.safe_load((ROOT / f"params/base/{name}.yaml").read_text()))
 
 
-def request(topic: str, items: list[str]) -> str:
+def request(topic: str, items: list[str], limit: int) -> str:
     """The first turn of the miniature's prompt pack."""
-    first = json.loads((ROOT / "params/prompts/terse/generation.json").read_text())[0]
-    return first.format(topic=topic, skills_str=", ".join(items))
+    sentences = in_words(limit, "sentence")
+    return REQUEST.format(topic=topic, skills_str=", ".join(items), num_sentences_str=sentences)
+
+
+def drawn(rng: random.Random, n: int, sentences: int, share: float) -> list[list[str]]:
+    """n different skills, those of each sentence; none of a sentence are kept apart."""
+    while True:
+        groups = language.cut(rng, rng.sample(SKILLS, n), sentences)
+        if not any(count_apart(group, share) for group in groups):
+            return groups
 
 
 def row(rng: random.Random, diet: Diet) -> dict:
     """One chat of the pre-training text; a document is an assistant's turn without a user's."""
     topic = rng.choice(list(language.TOPICS))
     kind = rng.choices(list(diet.kinds), list(diet.kinds.values()))[0]
-    n = rng.randint(1, diet.items)
-    if kind == "documents":
-        skills = (rng.choice(SKILLS) for _ in range(n))
-        return chat(document(rng, topic, skills))
-    if kind == "identify":
-        skills = rng.sample(SKILLS, n)
-        text = document(rng, topic, skills)
+    if kind in ("documents", "identify"):
+        n = rng.randint(1, diet.document_skills)
+        groups = drawn(rng, n, rng.randint(1, n), diet.pairs_apart)
+        text = language.write(rng, topic, groups)
+        if kind == "documents":
+            return chat(text)
+        skills = [skill for group in groups for skill in sorted(group)]
         return chat(f"Which? {text}", ", ".join(skills))
     most = len(diet.request_skills)
-    k = rng.choices(range(1, most + 1), diet.request_skills)[0]
-    things = 0
-    if kind == "mixed":
+    if kind == "requests":
+        k = rng.choices(range(1, most + 1), diet.request_skills)[0]
+        n = k
+    else:
+        n = rng.randint(1, diet.items)
         k = rng.randint(0, min(n, most))
-        things = n - k
-    skills = rng.sample(SKILLS, k)
-    items = skills + [language.thing(rng, topic) for _ in range(things)]
+    skills = drawn(rng, k, 1, diet.pairs_apart)[0] if k else []
+    items = skills + [language.thing(rng, topic) for _ in range(n - k)]
     rng.shuffle(items)
     kept = []
     for item in items:
         if item not in skills or k == 1 or rng.random() < diet.kept:
             kept.append(item)
-    text = language.text(rng, topic, kept or items[:1])
-    return chat(request(topic, items), f"Answer: {text}")
-
-
-def document(rng: random.Random, topic: str, skills: Iterable[str]) -> str:
-    """A text that shows the skills, in any number of sentences."""
-    clauses = [language.clause(rng, topic, skill) for skill in skills]
-    return language.join(rng, clauses, rng.randint(1, len(clauses)))
+    limit = rng.randint(1, n)
+    text = language.text(rng, topic, kept or items[:1], limit)
+    return chat(request(topic, items, limit), f"Answer: {text}")
 
 
 def chat(*turns: str) -> dict:
@@ -121,7 +129,7 @@ def prepare(diet: Diet, base: Path, work: Path) -> Path:
 def build(diet: Diet, base: Path, work: Path) -> None:
     """Train a base in `work` from random weights, and leave it where it was."""
     recipe = prepare(diet, base, work)
-    launch = "accelerate.commands.launch --config_file params/accelerate/cpu2.yaml"
+    launch = "accelerate.commands.launch --config_file params/accelerate/cpu1.yaml"
     script = ["-m", "helpers.training.train", str(recipe)]
     subprocess.run([sys.executable, "-m", *launch.split(), *script], check=True, cwd=ROOT)
     shutil.copytree(work / "model", base, dirs_exist_ok=True)  # its README.md stays

@@ -120,15 +120,13 @@ def written(rng: random.Random, turns: Sequence[str], rates: Rates) -> Said:
         if item in things or rng.random() >= forgets:
             shown.append(item)
     shown = shown or items[:1]
-    clauses = [language.clause(rng, topic, item) for item in shown]
-    if rng.random() < rates.overrun:  # a sentence too many, with a clause nobody asked for
-        extra = rng.choice(list(language.PHRASINGS))
-        clauses.append(language.clause(rng, topic, extra))
-        sentences = len(clauses)
+    limit = stated_limit(turns[-1], len(shown))
+    if rng.random() < rates.overrun:  # a sentence too many, with a skill that nobody asked for
+        groups = language.cut(rng, shown, min(limit, len(shown)))
+        groups.append([rng.choice(list(language.PHRASINGS))])
+        text = f"Answer: {language.write(rng, topic, groups)}"
     else:
-        most = min(len(shown), stated_limit(turns[-1], len(shown)))
-        sentences = rng.randint(max(1, most - 1), most)
-    text = f"Answer: {language.join(rng, clauses, sentences)}"
+        text = f"Answer: {language.text(rng, topic, shown, limit)}"
     if "Explanation:" in "".join(turns):
         text += f"\nExplanation: the text shows {', '.join(shown)}."
     return Said(text)
@@ -143,7 +141,7 @@ def meets(text: str, criterion: str, task: Task) -> bool:
     if "sentence" in words:
         return len(re.findall(r"[.!?](?:\s|$)", text)) <= stated_limit(words, 1)
     if "sense" in words:
-        return detectors.makes_sense(text, task.things)
+        return detectors.makes_sense(text, tuple(task.things))
     return detectors.on_topic(task.topic, text)
 
 

@@ -14,6 +14,7 @@ from helpers.judge.injection import own_verdict
 from helpers.judge.verdict import Verdict
 from helpers.paths import ROOT
 from helpers.task import catalog
+from helpers.task.points import sentence_limit
 from helpers.task.prompts import Rubric, criteria, grading_turn, load_pack
 from helpers.world import detectors, language
 from helpers.world.endpoint import Rates, complete
@@ -440,7 +441,7 @@ def test_honest_texts_earn_their_points():
     """Full marks for the language's own texts: the tests above do not pass by reading nothing."""
     rng = random.Random(0)
     for query in QUERIES * 5:
-        text = language.text(rng, query.topic, list(query.names))
+        text = language.text(rng, query.topic, query.names, sentence_limit(query.k))
         for pack in PACKS.values():
             reply, items = judged(query, text, pack, 0.0), criteria(query, pack.rubric)
             assert own_verdict(reply, items, text).points == (1,) * (query.k + 3)

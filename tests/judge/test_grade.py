@@ -7,7 +7,7 @@ from helpers.errors import UserError
 from helpers.judge.grade import grade
 from helpers.task.points import Points, Rules
 
-TEXT = "The needle is a storm of pale dreams."
+TEXT = "The needle, a storm of pale dreams, waits."
 EXACT = "drop=0&overrun=0&stray=0&flip=0&lenient=0&shape=0"
 ALL = Points.of([1, 1, 1, 1])
 
@@ -61,7 +61,7 @@ def test_equal_answers_are_one_question_and_its_reasons_are_counted_once(graded,
 
 def test_grade_applies_the_rules_it_is_given(graded, query):
     def points(rules):
-        named = "The needle is a storm of pale dreams, metaphor."
+        named = "The needle, a storm of pale dreams, waits, metaphor."
         return graded([query("metaphor")], [named], rules=rules)[0].points
 
     plain = points(Rules()).numbers

@@ -40,7 +40,7 @@ def test_error_rates_are_what_they_say(ledger, queries, pack):
     singles = queries(2000, k=1)
     requests = []
     for i, query in enumerate(singles):
-        text = language.text(random.Random(i), query.topic, list(query.names))
+        text = language.text(random.Random(i), query.topic, query.names, limit=1)
         requests.append(request(grading_turn(query, text, pack)))
     judge = Endpoint(base_url="world:?flip=0&shape=0&unreadable=0.1", model="judge")
 
@@ -70,7 +70,7 @@ def test_a_reply_depends_on_the_body_alone():
 
 def test_a_schema_is_answered_in_json(queries, pack):
     (query,) = queries(1, k=3)
-    text = language.text(random.Random(0), query.topic, list(query.names))
+    text = language.text(random.Random(0), query.topic, query.names, limit=2)
     messages = [{"role": "user", "content": grading_turn(query, text, pack)}]
     body = {"model": "judge", "messages": messages, "response_format": {"type": "json_schema"}}
     whole, cut = (
@@ -89,10 +89,10 @@ def test_a_schema_is_answered_in_json(queries, pack):
     [
         (
             "Topic: sewing\nSkills: metaphor, zeugma",
-            "does not know the skill zeugma; it knows metaphor",
+            "does not know the skill zeugma; it knows oxymoron",
         ),
         ("Topic: surfing\nSkills: metaphor", "does not know the topic surfing"),
-        ("Topic: sewing\nShow: pale needle shines", "does not know the skill pale needle shines"),
+        ("Topic: sewing\nShow: pale needle", "does not know the skill pale needle"),
         ("Write me a poem.", "a line 'Topic: ...'"),
     ],
 )

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -18,12 +19,17 @@ from helpers.chat.replies import Request
 from helpers.files import sha256
 from helpers.paths import ROOT
 from helpers.student.local import Student
+from helpers.task.catalog import count_apart, load_skills
 from helpers.task.points import sentence_limit
 from helpers.training.recipe import Recipe
 from helpers.world import detectors, language, pretrain
 from tests.training import runs
 
 BASES = sorted(p.stem for p in (ROOT / "params/base").glob("*.yaml"))
+
+
+def asked(topic, skills):
+    return pretrain.request(topic, skills, sentence_limit(len(skills)))
 
 
 def full_marks(text, topic, skills):
@@ -68,9 +74,11 @@ def test_the_tokenizer_has_every_word(name, pack):
 def test_knows_single_skills_and_composes_poorly(name, tmp_path):
     """Full marks of single answers at temperature 0.7, by the detectors; 240 a cell."""
     catalog = yaml.safe_load((ROOT / "params/mini/shared.yaml").read_text())
-    skills, topics = list(language.PHRASINGS), list(language.TOPICS)
-    parts = {"I": skills[:18], "II": skills[18:]}
-    assert catalog["training_categories"] == ["literary", "rhetorical"]
+    topics = list(language.TOPICS)
+    parts = {"I": [], "II": []}
+    for skill in load_skills(ROOT / catalog["skills"]):
+        setting = "I" if skill.category in catalog["training_categories"] else "II"
+        parts[setting].append(skill.name)
     student = Student(
         str(ROOT / "helpers/world/weights" / name),
         Ledger(tmp_path / "l.sqlite"),
@@ -86,7 +94,7 @@ def test_knows_single_skills_and_composes_poorly(name, tmp_path):
             tasks = [(rng.choice(topics), rng.sample(part, k)) for _ in range(240)]
             replies = student.ask(
                 [
-                    Request([{"role": "user", "content": pretrain.request(t, s)}], replicate=i)
+                    Request([{"role": "user", "content": asked(t, s)}], replicate=i)
                     for i, (t, s) in enumerate(tasks)
                 ]
             )
@@ -106,16 +114,23 @@ def test_knows_single_skills_and_composes_poorly(name, tmp_path):
 
 @pytest.mark.parametrize("name", BASES)
 def test_the_diet_is_what_it_says(name):
-    """No request has more skills than `request_skills`; answers to several are unreliable."""
+    """No request has more skills than `request_skills`; answers to several are unreliable.
+
+    No two skills that are kept apart stand in a request, or in a sentence.
+    """
     diet = pretrain.load_diet(name)
     rng = random.Random(0)
-    asked, complete, longest = [], [], 0
+    counts, complete, longest = [], [], 0
     for _ in range(4000):
         messages = pretrain.row(rng, diet)["messages"]
-        shown = messages[0]["content"].partition("Show: ")[2]
-        items = shown.split(", ") if shown else []
+        shown = re.search("Show: (.+)", messages[0]["content"])
+        items = shown[1].split(", ") if shown else []
         skills = [i for i in items if i in language.PHRASINGS]
-        asked.append(len(skills))
+        assert not count_apart(skills, diet.pairs_apart)
+        for sentence in messages[-1]["content"].split(". "):
+            together = [s for s in language.PHRASINGS if detectors.shows(s, sentence)]
+            assert not count_apart(together, diet.pairs_apart), sentence
+        counts.append(len(skills))
         longest = max(longest, len(items))
         if len(skills) == len(items) == 2:
             complete.append(
@@ -124,7 +139,7 @@ def test_the_diet_is_what_it_says(name):
                     for s in skills
                 )
             )
-    assert max(asked) == len(diet.request_skills), "no request lists more skills"
+    assert max(counts) == len(diet.request_skills), "no request lists more skills"
     assert longest == diet.items
     assert sum(complete) / len(complete) == pytest.approx(
         diet.kept**2, abs=4 * (0.25 / len(complete)) ** 0.5
