@@ -24,7 +24,8 @@ def build(p: Generate, ledger: Ledger) -> list[dict]:
     """D(1), D(2), ...: every text asked for, training skills and topics only, in the order of k.
 
     Texts with things to mention, the control's, come last: they leave the others as they are. With
-    `corpus` the texts are somebody else's, and none that answers an evaluation query is taken.
+    `corpus` the texts are somebody else's, and none that answers an evaluation query, or shows a
+    pair of skills that is kept apart, is taken.
 
     Returns:
         A record for every text: kind, k, topic, skills, things, messages, text, points (in the
@@ -32,7 +33,8 @@ def build(p: Generate, ledger: Ledger) -> list[dict]:
     """
     theirs = []
     if p.corpus:
-        theirs = dataset.read(paths.ROOT / p.corpus, p.pools()["I"], reserved=p.reserved())
+        source, pool = paths.ROOT / p.corpus, p.pools()["I"]
+        theirs = dataset.read(source, pool, reserved=p.reserved(), pairs_apart=p.pairs_apart)
     known: set[str] = set()
     records = []
     for kind in sorted(p.texts, key=lambda kind: counts_of(kind)[::-1]):

@@ -5,6 +5,7 @@ The form is JSON lines, which the hub's library `datasets` reads. 01_generate wr
 of the same form can be trained on in place of a teacher's: `corpus: <file or folder>`.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ from helpers.errors import UserError
 from helpers.files import validated, write_card, write_json_lines
 from helpers.profile.schema import Generate
 from helpers.results.scores import outcomes
-from helpers.task.catalog import Pool, Query
+from helpers.task.catalog import Pool, Query, count_apart
 from helpers.training.chats import Message
 
 SIZES = {"n<1K": 1_000, "1K<n<10K": 10_000, "10K<n<100K": 100_000, "100K<n<1M": 1_000_000}
@@ -117,13 +118,18 @@ class Row(pydantic.BaseModel):
         return self
 
 
-def read(path: Path, pool: Pool, *, reserved: set = frozenset()) -> list[dict]:
+def read(
+    path: Path, pool: Pool, *, reserved: set = frozenset(), pairs_apart: float = 0.0
+) -> list[dict]:
     """Somebody's texts as records of the corpus, with the points that they claim, or full marks.
+
+    Left out, and counted in a printed line, are those that no training may show.
 
     Args:
         path: JSON lines, or a folder of them.
         pool: the skills and topics that may be trained on.
-        reserved: identities of queries; texts that answer them are left out.
+        reserved: identities of the evaluation's queries; texts that answer them are left out.
+        pairs_apart: the share of pairs of skills of which a text shows none, or is left out.
 
     Raises:
         UserError: no such file, or a row that cannot be used; names its line.
@@ -132,7 +138,7 @@ def read(path: Path, pool: Pool, *, reserved: set = frozenset()) -> list[dict]:
     if not files or not files[0].is_file():
         raise UserError(f"corpus: {path}: no such file, and no folder with *.jsonl files")
     skills = {skill.name: skill for skill in pool.skills}
-    records = []
+    records, left_out = [], Counter()
     for file in files:
         for number, row in validated(file.read_bytes().split(b"\n"), Row, f"corpus: {file}"):
             named = [("skill", name, skills) for name in row.skills]
@@ -145,6 +151,14 @@ def read(path: Path, pool: Pool, *, reserved: set = frozenset()) -> list[dict]:
             shown = tuple(skills[name] for name in row.skills)
             query = Query(row.topic, shown, tuple(row.things))
             messages = [message.model_dump() for message in row.messages]
-            if query.identity not in reserved:
+            if query.identity in reserved:
+                left_out["they answer a query of the evaluation"] += 1
+            elif count_apart(query.names, pairs_apart):
+                left_out[
+                    f"they show a pair of skills kept apart (pairs_apart = {pairs_apart})"
+                ] += 1
+            else:
                 records.append(record_of(query, messages, row.points or [1] * (query.k + 3)))
+    for why, n in left_out.items():
+        print(f"{n:,} texts of the corpus are left out: {why}")
     return records

@@ -25,7 +25,7 @@ from helpers.paths import ROOT
 from helpers.profile.schema import Answers, Grade
 from helpers.results.leaks import nearest
 from helpers.student.served import Served, arguments
-from helpers.task.catalog import Query, evaluation_queries, read_text
+from helpers.task.catalog import Query, count_apart, evaluation_queries, read_text
 from helpers.task.prompts import extract_answer
 from helpers.training.recipe import fingerprint
 
@@ -219,6 +219,7 @@ def evaluate(
             "generation": task.generation,
             "topic": task.query.topic,
             "skills": list(task.query.names),
+            "apart": count_apart(task.query.names, p.pairs_apart),
             "text": conversation.text,
             "cut": conversation.cut,
             "refused": conversation.refused,

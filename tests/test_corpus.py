@@ -9,7 +9,7 @@ from helpers.chat.ledger import Ledger
 from helpers.errors import UserError
 from helpers.files import write_json_lines
 from helpers.profile.load import load_profile
-from helpers.task.catalog import Query, evaluation_queries, training_queries
+from helpers.task.catalog import Query, count_apart, evaluation_queries, training_queries
 from helpers.task.points import COUNTERS, DUPLICATE, NOT_NEEDED
 from helpers.task.prompts import criteria, fields
 from helpers.world import detectors
@@ -75,6 +75,7 @@ def test_training_and_evaluation_are_apart(built):
     pools, records = GENERATE.pools(), built[0]
     assert {s for r in records for s in r["skills"]} <= {s.name for s in pools["I"].skills}
     assert {r["topic"] for r in records} <= set(pools["I"].topics)
+    assert not any(count_apart(r["skills"], GENERATE.pairs_apart) for r in records)
     for k in (2, 3):
         n = GENERATE.evaluation_queries
         held = {q.identity for q in evaluation_queries(pools["I"], k, n, seed=0, setting="I")}

@@ -159,6 +159,20 @@ def test_no_answer_to_an_evaluation_query_is_taken(made, ledger, tmp_path):
     assert corpus.build(p, ledger) == []
 
 
+def test_no_text_with_a_pair_kept_apart_is_taken_and_they_are_counted(made, tmp_path, capsys):
+    rows = [record for record in made[0] if record["k"] == 2 and not record["dropped"]][:4]
+    file = tmp_path / "own.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pool = SMOKE.pools()["I"]
+    assert len(dataset.read(file, pool, pairs_apart=SMOKE.pairs_apart)) == 4
+    assert capsys.readouterr().out == ""
+    assert dataset.read(file, pool, pairs_apart=0.99) == []
+    assert capsys.readouterr().out == (
+        "4 texts of the corpus are left out: they show a pair of skills kept apart"
+        " (pairs_apart = 0.99)\n"
+    )
+
+
 GOOD = {
     "topic": SMOKE.pools()["I"].topics[0],
     "skills": ["simile"],

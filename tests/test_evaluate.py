@@ -88,11 +88,15 @@ def test_leaks_are_counted_on_the_files(ledger, graded):
     training, held_out = counted[counted.setting == "I"], counted[counted.setting == "II"]
     assert not training[training.k > 1].same_task.any()
     assert not held_out[["same_topic", "same_skill"]].any(axis=None)
+    assert not counted.pair_shown.any()
     assert (training.same_topic == training.queries).all()
     pair = next(record for record in texts if record["k"] == 2)
     query = {"topic": pair["topic"], "skills": pair["skills"], "k": 2, "nearest": 95.0}
     counted = leaks({"x": [record | query for record in graded[:3]]}, [pair | {"dropped": ""}])
     assert counted.same_task.sum() == 1
+    assert counted.pair_shown.sum() == 0
+    apart = [record | query | {"apart": 1} for record in graded[:3]]
+    assert leaks({"x": apart}, [pair | {"dropped": ""}]).pair_shown.sum() == 1, "it was shown"
     assert counted.near_texts.sum() == 3
 
 

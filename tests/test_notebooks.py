@@ -66,7 +66,7 @@ def test_pipeline_notebooks_close_with_result_and_check(path):
     headings = [c.source.splitlines()[0] for c in notebook.cells if c.cell_type == "markdown"]
     assert "## Result" in headings
     assert headings[-1] == "## Check"
-    assert 8 <= len(code(notebook)) <= 17
+    assert 8 <= len(code(notebook)) <= 18
     assert "assert " in code(notebook)[-1].source
     tagged = [c for c in code(notebook) if "parameters" in c.metadata.get("tags", [])]
     assert len(tagged) == 1

@@ -29,6 +29,7 @@ NewTokens = within(int, 1, 2**20)  # of an answer
 Temperature = within(float, 0, 10)
 Minutes = within(float, 0, 10**5)
 Share = Annotated[float, Field(gt=0, le=1)]
+ShareApart = Annotated[float, Field(ge=0, lt=1)]
 # US dollars that everything in the profile's ledger, all stages together, may cost; null: no limit.
 Budget = within(float, 0, 10**9) | None
 

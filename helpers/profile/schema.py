@@ -35,6 +35,7 @@ from helpers.profile.kinds import (
     Seed,
     Several,
     Share,
+    ShareApart,
     Student,
     Temperature,
     Texts,
@@ -98,6 +99,7 @@ class Tasks(Experiment):
     grading_prompts: RepositoryFile
     evaluation_ks: Several[Few]
     evaluation_queries: Count
+    pairs_apart: ShareApart = 0.0  # of the pairs of skills; no training text shows one
 
     def pools(self) -> dict[str, Pool]:
         """Settings I, II, III."""
@@ -178,14 +180,18 @@ class Generate(Grading):
         return {query.identity for query in queries}
 
     def queries(self, kind: str) -> Iterator[Query]:
-        """Endless queries for texts of a kind, a key of `texts`; none that is reserved.
+        """Endless queries for texts of a kind, a key of `texts`.
+
+        None is reserved, none shows a pair of skills that is kept apart.
 
         Raises:
-            UserError: too few skills, or things for a training topic; all queries are reserved.
+            UserError: too few skills, or things for a training topic; no query is left.
         """
         k, n = counts_of(kind)
         pool = self.pools()["I"]
-        queries = training_queries(pool, k, seed=self.seed, avoid=self.reserved())
+        queries = training_queries(
+            pool, k, seed=self.seed, avoid=self.reserved(), pairs_apart=self.pairs_apart
+        )
         if not n:
             return queries
         if not self.things:
@@ -339,6 +345,8 @@ class Claim(Model):
     against: Name
     setting: Literal["I", "II", "III"]
     k: Several[Count]
+    apart: bool = False  # only of queries all of whose pairs of skills are kept apart
+    claim: Line = ""  # in words
 
 
 class Plot(Experiment):
@@ -353,10 +361,15 @@ class Plot(Experiment):
 
     @pydantic.model_validator(mode="after")
     def _claims_are_of_mixes(self):
-        for mix in (mix for claim in self.claims for mix in (claim.model, claim.against)):
-            named = rf"(.+-)?{re.escape(mix)}(-s\d+)?"
-            if not any(re.fullmatch(named, variant) for variant in self.graded):
-                raise ValueError(f"claims: {mix} is no mix of {', '.join(self.graded)}")
+        for claim in self.claims:
+            for mix in (claim.model, claim.against):
+                named = rf"(.+-)?{re.escape(mix)}(-s\d+)?"
+                if not any(re.fullmatch(named, variant) for variant in self.graded):
+                    raise ValueError(f"claims: {mix} is no mix of {', '.join(self.graded)}")
+            if claim.model == claim.against:
+                raise ValueError(f"claims: {claim.model} is claimed to be better than itself")
+            if claim.apart and 1 in claim.k:
+                raise ValueError("claims: apart is of pairs of skills, and at k = 1 there are none")
         return self
 
 

@@ -15,7 +15,7 @@ from helpers.profile.reading import Files, names, read_yaml, source
 from helpers.profile.schema import Finetune, Generate, Grade, Model, Variants
 from helpers.profile.sentences import checked
 from helpers.student import served
-from helpers.task.catalog import counts_of, draw
+from helpers.task.catalog import counts_of, draw, left_for_training
 
 THIN = 10  # texts a query from which on they are much alike
 
@@ -80,9 +80,15 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
         served.check(grade.serve, grade.server, grade.temperature)
     with named("04_plot", "claims"):
         for claim in notebooks["04_plot"].claims:
+            if claim.apart and not grade.pairs_apart:
+                raise UserError(
+                    f"claims: {claim.model} over {claim.against} is of pairs kept apart, and"
+                    " pairs_apart is 0"
+                )
             if claim.setting not in grade.settings or set(claim.k) - set(grade.evaluation_ks):
                 raise UserError(
-                    f"claims: {claim} is of more than is asked, settings {grade.settings} and k ="
+                    f"claims: {claim.model} over {claim.against}, setting {claim.setting}, k ="
+                    f" {claim.k}, is of more than is asked, settings {grade.settings} and k ="
                     f" {grade.evaluation_ks}"
                 )
     with named("04_plot", "figures"):
@@ -101,17 +107,18 @@ def feasibility(p: Generate) -> pd.DataFrame:
 
     Returns:
         One row a k. Columns: k; distinct (queries of training skills and topics); reserved (for the
-        evaluation; none at k = 1, where there are too few to keep any apart); left (for training);
-        texts (that are wanted); texts a query; note (of so many that they will be much alike).
+        evaluation; none at k = 1, where there are too few to reserve any); left (for training,
+        which shows no pair of skills that is kept apart); texts (that are wanted); texts a query;
+        note (of so many that they will be much alike).
     """
-    pool = p.pools()["I"]
-    reserved = Counter(len(skills) for _, skills in p.reserved())
+    pool, avoid = p.pools()["I"], p.reserved()
+    reserved = Counter(len(skills) for _, skills in avoid)
     rows = []
     for kind, texts in p.texts.items():
         k, things = counts_of(kind)
         if not things:  # with things there are queries without number
-            distinct = pool.distinct(k)
-            rows.append((k, distinct, reserved[k], distinct - reserved[k], texts))
+            left = left_for_training(pool, k, avoid=avoid, pairs_apart=p.pairs_apart)
+            rows.append((k, pool.distinct(k), reserved[k], left, texts))
     table = pd.DataFrame(sorted(rows), columns=["k", "distinct", "reserved", "left", "texts"])
     share = table.texts / table.left
     notes = {True: f"more than {THIN} texts a query: many will be alike", False: ""}

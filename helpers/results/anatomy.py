@@ -167,7 +167,7 @@ def single_skills(table: pd.DataFrame, verdicts: pd.DataFrame) -> str:
     }
     means = answers.assign(**parts).groupby(CELL)[["full_marks", *parts]].mean()
     lines = []
-    is_single = verdicts.model.map(mix_of) == "k1"
+    is_single = (verdicts.model.map(mix_of) == "k1") & ~verdicts.apart.astype(bool)
     for row in verdicts[is_single].to_dict("records"):
         place = (row["setting"], row["k"])
         before = means.loc[(row["against"], *place)]

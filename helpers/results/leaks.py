@@ -1,7 +1,8 @@
 """What training and evaluation share: topics, skills, queries, near-duplicate texts."""
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,11 @@ def nearest(texts: Sequence[str], known: Sequence[str]) -> list[float]:
     return [similarity[text] for text in texts]
 
 
+def pairs_of(skills: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Every two of the skills, in the order of their names."""
+    return itertools.combinations(sorted(skills), 2)
+
+
 def leaks(graded: dict[str, list[dict]], corpus: list[dict]) -> pd.DataFrame:
     """What each model's training and evaluation share (protocol, "Settled").
 
@@ -31,14 +37,16 @@ def leaks(graded: dict[str, list[dict]], corpus: list[dict]) -> pd.DataFrame:
     Returns:
         Columns: model (all its training seeds together), setting, k, queries, answers; same_task
         (queries whose topic and skills were trained on: must be 0 in setting I from k = 2 on),
-        same_topic and same_skill (must be 0 in setting II), near_texts (answers that are
-        near-duplicates of a text the model was trained on). NaN are the first three of a model
+        pair_shown (queries of whose pairs of skills more were trained on than are not kept apart:
+        must be 0), same_topic and same_skill (must be 0 in setting II), near_texts (answers that
+        are near-duplicates of a text the model was trained on). NaN are all but the last of a model
         that was trained on chats from elsewhere, whose topics and skills nobody knows.
     """
     kept = [record for record in corpus if not record["dropped"]]
     trained_tasks = {(record["topic"], frozenset(record["skills"])) for record in kept}
     trained_topics = {record["topic"] for record in kept}
     trained_skills = {skill for record in kept for skill in record["skills"]}
+    trained_pairs = {pair for record in kept for pair in pairs_of(record["skills"])}
     rows = []
     for variant, records in graded.items():
         model = re.sub(r"-s\d+$", "", variant)
@@ -46,6 +54,7 @@ def leaks(graded: dict[str, list[dict]], corpus: list[dict]) -> pd.DataFrame:
             topic, skills = record["topic"], frozenset(record["skills"])
             first = record["generation"] == 0  # counts the query once
             known = np.nan if "chats" in record["mix"] else float(first)
+            unseen = sum(pair not in trained_pairs for pair in pairs_of(skills))
             rows.append(
                 {
                     "model": model,
@@ -54,6 +63,7 @@ def leaks(graded: dict[str, list[dict]], corpus: list[dict]) -> pd.DataFrame:
                     "queries": first,
                     "answers": 1,
                     "same_task": known * ((topic, skills) in trained_tasks),
+                    "pair_shown": known * (unseen < record["apart"]),
                     "same_topic": known * (topic in trained_topics),
                     "same_skill": known * (not trained_skills.isdisjoint(skills)),
                     "near_texts": record["nearest"] >= NEAR,

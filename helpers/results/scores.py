@@ -26,7 +26,7 @@ OTHERS = ("on topic", "makes sense", "sentences")  # after the skills, in the ru
 
 
 COLUMNS = (
-    "model kind texts seed judge setting k query skills generation cut gradings votes"
+    "model kind texts seed judge setting k query skills apart generation cut gradings votes"
     " full_marks all_skills skill_fraction"
 ).split()
 
@@ -81,9 +81,10 @@ def tidy(files: Sequence[Path]) -> pd.DataFrame:
 
     Columns: model (a variant without its seed), kind and texts (which k it was trained on, or the
     mix's name where it is of chats of no known k; and how many texts in all), seed, judge, setting,
-    k, query, skills, generation, cut (the answer stopped at the token limit), gradings (how many
-    were readable), votes (their points in the rubric's order, as `11011 11001 11011`), the three
-    metrics (NaN where no grading was readable).
+    k, query, skills, apart (how many of their pairs no training text shows), generation, cut (the
+    answer stopped at the token limit), gradings (how many were readable), votes (their points in
+    the rubric's order, as `11011 11001 11011`), the three metrics (NaN where no grading was
+    readable).
     """
     rows = []
     for path in files:
@@ -118,13 +119,19 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """The tidy table; votes are text, not numbers."""
-    return pd.read_csv(
+    """The tidy table; votes are text, not numbers. In older ones no pairs were kept apart."""
+    table = pd.read_csv(
         path,
         dtype={"votes": str},
         keep_default_na=False,
         na_values=dict.fromkeys(METRICS, ""),
     )
+    return table.assign(apart=table.get("apart", 0))
+
+
+def all_apart(table: pd.DataFrame) -> pd.DataFrame:
+    """The answers to queries of several skills all of whose pairs are kept apart."""
+    return table[(table.k > 1) & (table.apart == table.k * (table.k - 1) // 2)]
 
 
 def criteria(table: pd.DataFrame) -> pd.DataFrame:
@@ -243,6 +250,23 @@ def spread(summary: pd.DataFrame) -> pd.DataFrame:
     """
     table = summary.sort_values("setting", kind="stable")
     return by_k(table, ["setting", "model"], "{mean:.2f} [{low:.2f}, {high:.2f}] / {single:.2f}")
+
+
+def by_pairs(table: pd.DataFrame, metric: str = "full_marks", **rules) -> pd.DataFrame:
+    """Pairs of skills that training texts may show, beside those that are kept apart: k = 2 in I.
+
+    `rules` are those of `per_query`. A row a model; a cell is as in `spread`, and the number of
+    queries. Empty where no pairs are kept apart.
+    """
+    two = table[(table.setting == "I") & (table.k == 2)]
+    if not two.apart.any():
+        return pd.DataFrame()
+    cells = {}
+    cell = "{mean:.2f} [{low:.2f}, {high:.2f}] / {single:.2f} ({queries} queries)"
+    for pair, rows in (("may be shown", two[two.apart == 0]), ("kept apart", all_apart(two))):
+        of_models = summary(rows, metric, **rules).set_index("model")
+        cells[pair] = {name: cell.format(**row) for name, row in of_models.iterrows()}
+    return pd.DataFrame(cells)
 
 
 def manners(graded: dict[str, list[dict]]) -> pd.DataFrame:

@@ -78,6 +78,7 @@ def of_scores(p: Plot, longest: int) -> dict:
         "verdicts": verdicts.to_dict("records"),
         "numbers": verdicts.drop(columns=["claim", "seeds", "queries", "se", "p"]),
         "is_single": (verdicts.model.map(scores.mix_of) == "k1").any(),
+        "is_apart": bool(main.apart.any()),
         "is_swept": bool(findings.sweep_findings(scored)),
         "swapped": agreement.swap(scored, written, **rules),
         "best": best,

@@ -5,6 +5,7 @@ skills, a text file of topics.
 """
 
 import csv
+import functools
 import itertools
 import math
 import random
@@ -17,6 +18,7 @@ from pathlib import Path
 from helpers.errors import UserError
 
 SKIPPED_STATUS = {"remove", "in review", "maybe"}  # as the reference implementation does
+MOST_DRAWS = 10_000  # for one query; a share of the pool that is smaller is called none
 SETTINGS = {
     "I": "training skills and topics",
     "II": "held-out skills and topics",
@@ -87,9 +89,12 @@ class Pool:
     skills: tuple[Skill, ...]
     topics: tuple[str, ...]
 
-    def distinct(self, k: int) -> int:
-        """How many distinct queries of k skills there are."""
-        return len(self.topics) * math.comb(len(self.skills), k)
+    def distinct(self, k: int, pairs_apart: float = 0.0) -> int:
+        """How many distinct queries of k skills there are, none of whose pairs is kept apart."""
+        if not pairs_apart:
+            return len(self.topics) * math.comb(len(self.skills), k)
+        names = tuple(skill.name for skill in self.skills)
+        return len(self.topics) * sets_together(names, k, pairs_apart)
 
 
 def read_text(path: Path) -> str:
@@ -265,24 +270,38 @@ def evaluation_queries(pool: Pool, k: int, n: int, *, seed: int, setting: str) -
             return list(queries.values())
 
 
-def training_queries(pool: Pool, k: int, *, seed: int, avoid: set) -> Iterator[Query]:
+def training_queries(
+    pool: Pool, k: int, *, seed: int, avoid: set, pairs_apart: float = 0.0
+) -> Iterator[Query]:
     """Endless queries, repeats allowed.
 
-    From k = 2 on none whose identity is in `avoid`, the evaluation queries of setting I. At k = 1
-    there are too few pairs of a topic and a skill to keep any apart (docs/protocol.md, "Settled").
+    From k = 2 on none whose identity is in `avoid`, the evaluation queries of setting I, and none
+    with a pair of skills that is kept apart. At k = 1 there are too few pairs of a topic and a
+    skill to reserve any (docs/protocol.md, "Settled").
 
     Raises:
-        UserError: every query is to be avoided.
+        UserError: no query is left, or so few that drawing would hardly meet one.
     """
-    reserved = sum(len(skills) == k for _, skills in avoid)
-    if reserved >= pool.distinct(k) > 0:  # without any, there are too few skills
+    distinct = pool.distinct(k)
+    left = left_for_training(pool, k, avoid=avoid, pairs_apart=pairs_apart)
+    if left * MOST_DRAWS < distinct:  # without any, there are too few skills: `draw` says so
+        apart = f", and pairs_apart = {pairs_apart}," if pairs_apart else ""
         raise UserError(
-            f"k = {k}: every query is an evaluation query; lower evaluation_queries below"
-            f" {pool.distinct(k)}, or give more skills or topics to the training"
+            f"k = {k}: the evaluation's queries{apart} leave {left:,} of {distinct:,} queries to"
+            f" the training; lower {'pairs_apart or ' if apart else ''}evaluation_queries, or give"
+            " more skills or topics to the training"
         )
     for query in draw(pool, k, seed=seed, purpose="training"):
-        if query.identity not in avoid:
+        if query.identity not in avoid and not count_apart(query.names, pairs_apart):
             yield query
+
+
+def left_for_training(pool: Pool, k: int, *, avoid: set, pairs_apart: float = 0.0) -> int:
+    """How many distinct queries a training text may answer, as `training_queries` has it."""
+    reserved = 0
+    for _, names in avoid:
+        reserved += len(names) == k and not count_apart(names, pairs_apart)
+    return pool.distinct(k, pairs_apart) - reserved
 
 
 def count_apart(names: Iterable[str], share: float) -> int:
@@ -292,6 +311,18 @@ def count_apart(names: Iterable[str], share: float) -> int:
     """
     pairs = itertools.combinations(sorted(names), 2)
     return sum(zlib.crc32("+".join(pair).encode()) < share * 2**32 for pair in pairs)
+
+
+@functools.cache
+def sets_together(names: tuple[str, ...], k: int, pairs_apart: float) -> int:
+    """How many sets of k of these skills hold no pair that is kept apart."""
+    if k == 1:
+        return len(names)
+    total = 0
+    for number, name in enumerate(names):
+        joined = [other for other in names[:number] if not count_apart((name, other), pairs_apart)]
+        total += sets_together(tuple(joined), k - 1, pairs_apart)
+    return total
 
 
 def counts_of(kind: str) -> tuple[int, int]:

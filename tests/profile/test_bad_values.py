@@ -35,6 +35,7 @@ ACCEPTED = {
     "deduct_named_skills": [True],
     "seed": [0],
     "learning_rate": [0.5],
+    "pairs_apart": [0, 0.5],
     "save_minutes": [0, 0.5],
     "shown_seeds": [[], [1, 1]],
     "warmup": [0],

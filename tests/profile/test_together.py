@@ -1,5 +1,7 @@
 """What a profile's values are together: enough queries, models with weights, folders of its own."""
 
+from itertools import islice
+
 import pytest
 import yaml
 
@@ -35,7 +37,10 @@ def test_feasibility_counts_the_queries_that_there_are():
     assert table.distinct.tolist() == [pool.distinct(k) for k in (1, 2, 3)]
     reserved = evaluation_queries(pool, 2, p.evaluation_queries, seed=p.seed, setting="I")
     assert table.reserved.tolist() == [0, len(reserved), len(reserved)]
-    assert (table.left == table.distinct - table.reserved).all()
+    assert table.left[1] == table.distinct[1]
+    assert table.left[2] == len({query.identity for query in islice(p.queries("2"), 20_000)})
+    alone = feasibility(p.model_copy(update={"pairs_apart": 0.0})).set_index("k")
+    assert (alone.left == alone.distinct - alone.reserved).all()
     assert not table.note.any()
     assert table["texts a query"][1] == round(1200 / pool.distinct(1), 2)
 
@@ -43,13 +48,18 @@ def test_feasibility_counts_the_queries_that_there_are():
 def test_no_query_left_is_refused_and_few_are_thin(changed):
     p = load.load_profile("smoke")["01_generate"]
     distinct = p.pools()["I"].distinct(2)
-    name = changed("shared", evaluation_queries=distinct - 3)
+    name = changed("shared", evaluation_queries=distinct - 3, pairs_apart=0.0)
     table = feasibility(load.load_profile(name)["01_generate"]).set_index("k")
     assert table.left[2] == 3
     assert "many will be alike" in table.note[2]
     assert not table.note[1]
     changed("shared", evaluation_queries=distinct)
-    refused(name, "01_generate.yaml: texts: k = 2: every query is an evaluation query; lower")
+    refused(name, f"texts: k = 2: the evaluation's queries leave 0 of {distinct:,} queries to the")
+    changed("shared", pairs_apart=0.333)
+    refused(
+        name,
+        "01_generate.yaml: texts: k = 2: the evaluation's queries, and pairs_apart = 0.333, leave",
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,14 +95,21 @@ def test_no_query_left_is_refused_and_few_are_thin(changed):
          "second_judges has a key 'a/b'"),
         ("03_grade", "second_judges", {"other": {"base_url": "world:", "model": "judge"}},
          "03_grade.yaml: second_judges: other is the first judge again; it would agree"),
-        ("shared", "evaluation_queries", 10**6, "lower evaluation_queries below"),
+        ("shared", "evaluation_queries", 10**6, "lower pairs_apart or evaluation_queries, or"),
+        ("shared", "pairs_apart", 1.0, "pairs_apart = 1.0 is wrong: input should be less than 1"),
+        ("shared", "pairs_apart", 0.99, "pairs_apart = 0.99, leave"),
         ("01_generate", "texts", {"30": 40}, "k = 30 needs 30 skills, and the pool for training"),
         ("04_plot", "claims", [{"model": "k...", "against": "base", "setting": "I", "k": [3]}],
          "04_plot.yaml: claims: k... is no mix of base, k123-s0"),
         ("04_plot", "claims", [{"model": "k123", "against": "base", "setting": "I", "k": [3, 4]}],
-         "04_plot.yaml: claims: model='k123' against='base' setting='I' k=[3, 4] is of more"),
+         "04_plot.yaml: claims: k123 over base, setting I, k = [3, 4], is of more"),
         ("04_plot", "claims", [{"model": "k123", "against": "base", "setting": "III", "k": [3]}],
-         "k=[3] is of more than is asked, settings ['I', 'II'] and k = [1, 2, 3]"),
+         "k = [3], is of more than is asked, settings ['I', 'II'] and k = [1, 2, 3]"),
+        ("04_plot", "claims", [{"model": "k123", "against": "k123", "setting": "I", "k": [3]}],
+         "04_plot.yaml: claims: k123 is claimed to be better than itself"),
+        ("04_plot", "claims",
+         [{"model": "k123", "against": "base", "setting": "I", "k": [1, 2], "apart": True}],
+         "04_plot.yaml: claims: apart is of pairs of skills, and at k = 1 there are none"),
         ("04_plot", "caption", "costs $5", "caption = 'costs $5' is wrong"),
         ("03_grade", "serve", "x {model.y} {port}", "cannot be filled"),
         ("03_grade", "server", {"model": "{name.x}"}, "the fields are {model} and {name}"),
@@ -108,6 +125,14 @@ def test_no_query_left_is_refused_and_few_are_thin(changed):
 )  # fmt: skip
 def test_what_would_break_later_is_refused_now(changed, file, key, value, said):
     refused(changed(file, **{key: value}), said)
+
+
+def test_without_pairs_apart_nothing_is_claimed_of_them(changed):
+    claim = {"model": "k123", "against": "base", "setting": "I", "k": [2], "apart": True}
+    changed("04_plot", claims=[claim])
+    load.load_profile(changed("shared", pairs_apart=0.5))
+    name = changed("shared", pairs_apart=0.0)
+    refused(name, "claims: k123 over base is of pairs kept apart, and pairs_apart is 0")
 
 
 def test_a_topology_is_accelerates(changed):

@@ -7,8 +7,11 @@ import pytest
 TEXTS = {"base": 0, "k1": 1200, "k12": 2400, "k123": 3600, "padded": 3600}
 
 
-def draw(rng, means, *, seeds=3, queries=40, setting="I", ks=(2, 3, 4, 5), texts=None):
-    """Full marks drawn per query, with queries of differing difficulty that all models share."""
+def draw(rng, means, *, seeds=3, queries=40, setting="I", ks=(2, 3, 4, 5), texts=None, apart=0):
+    """Full marks drawn per query, with queries of differing difficulty that all models share.
+
+    All pairs of the first `apart` queries of a k are kept apart, and no other.
+    """
     rows = []
     numbers = TEXTS | (texts or {})
     for k in ks:
@@ -25,7 +28,14 @@ def draw(rng, means, *, seeds=3, queries=40, setting="I", ks=(2, 3, 4, 5), texts
             for seed in range(1 if model == "base" else seeds):
                 marks = rng.random(queries) < np.clip(mean + difficulty, 0, 1)
                 rows += [
-                    {**about, "seed": seed, "query": q, "generation": 0, "full_marks": float(m)}
+                    {
+                        **about,
+                        "seed": seed,
+                        "query": q,
+                        "generation": 0,
+                        "apart": k * (k - 1) // 2 * (q < apart),
+                        "full_marks": float(m),
+                    }
                     for q, m in enumerate(marks)
                 ]
     return pd.DataFrame(rows)

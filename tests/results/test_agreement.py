@@ -21,7 +21,7 @@ def answer(query, judge, votes, *, skills="metaphor; simile", seed=0):
         "k": 2,
         "query": query,
     }
-    return {**about, "skills": skills, "generation": 0, "votes": votes}
+    return {**about, "skills": skills, "apart": 0, "generation": 0, "votes": votes}
 
 
 def test_kappa_by_hand():

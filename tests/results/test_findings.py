@@ -10,6 +10,12 @@ import pytest
 from helpers.results import findings, scores
 
 
+def claim(model, against, k, **more):
+    """A profile's own, as its YAML has it."""
+    given = {"model": model, "against": against, "setting": "I", "k": k}
+    return SimpleNamespace(**{"apart": False, "claim": "", **given, **more})
+
+
 def test_verdicts():
     assert findings.verdict(0.3, 0.4, 0.001) == "holds"
     assert findings.verdict(-0.3, -0.2, 0.001) == "does not hold"
@@ -136,7 +142,7 @@ def test_what_no_claim_covers_is_shown_without_a_verdict(simulated):
 def test_a_profiles_own_claims_are_tested_and_not_exploratory(simulated):
     table = simulated(np.random.default_rng(9), {"base": 0.1, "k1": 0.1, "k123": 0.8})
     table = table.replace({"k1": "k3", "k123": "k23"})
-    own = SimpleNamespace(model="k23", against="k3", setting="I", k=[3, 4])
+    own = claim("k23", "k3", [3, 4])
     verdicts = findings.findings(table, findings.with_own([own]))
     assert verdicts.k.tolist() == [3, 4]
     assert set(verdicts.verdict) == {"holds"}
@@ -159,7 +165,7 @@ def test_models_and_claims_stand_in_the_order_given(simulated):
     table = table.replace(dict(zip(("base", "k1", "k12", "k123"), given, strict=True)))
     assert list(dict.fromkeys(scores.summary(table).model)) == given
     assert list(scores.spread(scores.summary(table)).index.get_level_values("model")) == given
-    own = [SimpleNamespace(model=m, against="base", setting="I", k=[3]) for m in ("zeta", "k2")]
+    own = [claim(model, "base", [3]) for model in ("zeta", "k2")]
     verdicts = findings.findings(table, findings.with_own(own))
     rows = findings.headline(verdicts).index
     written = [claim.claim for claim in findings.with_own(own)]
@@ -194,3 +200,39 @@ def test_no_cell_of_a_claim_is_without_its_verdict(simulated):
     for row in verdicts.itertuples():
         cell = cells[(row.claim, row.setting, row.model, row.against, row.k)]
         assert cell.startswith(f"{row.verdict}: {row.gain:+.2f} [")
+
+
+def test_a_claim_of_pairs_kept_apart_is_of_their_queries_alone(simulated):
+    """Of 40 queries 15: there the mixes are equal, and elsewhere k123 has all."""
+    table = simulated(np.random.default_rng(3), {"base": 0.2, "k123": 0.2}, ks=(2, 3), apart=15)
+    table.loc[(table.model == "k123") & (table.apart == 0), "full_marks"] = 1.0
+    own = [claim("k123", "base", [2, 3]), claim("k123", "base", [2, 3], apart=True)]
+    found = findings.findings(table, findings.with_own(own)[len(findings.FINDINGS) :])
+    assert (
+        found.claim.tolist() == ["k123 over base"] * 2 + ["k123 over base (pairs kept apart)"] * 2
+    )
+    assert found.queries.tolist() == [40, 40, 15, 15]
+    assert found.verdict.tolist()[:2] == ["holds"] * 2
+    assert (found.gain[2:].abs() < 0.4).all(), "k123 has all of the others alone"
+    at_two = found[found.k == 2]
+    gains = findings.exploratory(table, at_two[at_two.apart])
+    assert 2 in set(gains.k), "a claim of some queries leaves the gain of all to be explored"
+    assert 2 not in set(findings.exploratory(table, at_two).k)
+
+
+def test_unseen_pairs_are_claimed_where_there_are_any(simulated):
+    means = {"base": 0.1, "k123": 0.9, "padded": 0.1}
+    without = findings.findings(simulated(np.random.default_rng(3), means))
+    assert not without.claim.str.startswith(findings.PAIRS).any()
+    found = findings.findings(simulated(np.random.default_rng(3), means, apart=15))
+    unseen = found[found.claim.str.startswith(findings.PAIRS)]
+    assert list(zip(unseen.against, unseen.k, unseen.queries, strict=True)) == [
+        ("base", 2, 15),
+        ("padded", 2, 15),
+    ]
+    assert unseen.verdict.tolist() == ["holds"] * 2
+
+
+def test_a_claims_own_words_stand_in_its_rows():
+    [*_, own] = findings.with_own([claim("k2", "k1", [2], claim="pairs teach", apart=True)])
+    assert own.claim == "pairs teach (pairs kept apart)"

@@ -28,6 +28,7 @@ def records(rng, *, mix=None, ks=(1, 2, 3), settings=("I", "II"), queries=4):
             "cut": False,
             "topic": "sewing",
             "skills": [f"skill {i}" for i in range(k)],
+            "apart": 0,
             "mix": mix or {},
             "grades": {
                 "first": {"gradings": gradings(k, 0.8, rng.choice([3, 3, 1, 0]))},
@@ -168,3 +169,26 @@ def test_single_answers_stand_beside_the_best(simulated):
 def test_the_control_is_a_kind_of_its_own():
     padded = {"1": 1200, "1+1": 1200, "1+2": 1200}
     assert [scores.kind_of(mix) for mix in ({}, {"1": 3600}, padded)] == ["base", "k1", "padded"]
+
+
+def test_pairs_that_may_be_shown_and_pairs_kept_apart_stand_beside_each_other(simulated):
+    tables = []
+    for setting in ("I", "II"):
+        rng = np.random.default_rng(0)
+        tables.append(simulated(rng, {"k123": 0.5, "base": 0.1}, setting=setting, apart=15))
+    table = pd.concat(tables)
+    pairs = scores.by_pairs(table)
+    assert list(pairs.index) == ["k123", "base"]
+    for column, is_its, n in (
+        ("may be shown", table.apart == 0, 25),
+        ("kept apart", table.apart == 1, 15),
+    ):
+        rows = table[is_its & (table.k == 2) & (table.setting == "I") & (table.model == "k123")]
+        assert pairs[column]["k123"].startswith(f"{rows.full_marks.mean():.2f} [")
+        assert pairs[column]["k123"].endswith(f"({n} queries)")
+    assert scores.by_pairs(table.assign(apart=0)).empty
+
+
+def test_an_older_table_keeps_no_pairs_apart(tmp_path):
+    (tmp_path / "scores.csv").write_text("model,k,votes,full_marks\nbase,2,11111,1.0\n")
+    assert scores.read_csv(tmp_path / "scores.csv").apart.tolist() == [0]

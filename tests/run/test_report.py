@@ -46,7 +46,7 @@ HOSTILE = "<script>alert(1)</script> A deafening silence fills the moon."
 
 def text(k, **more):
     skills = ["oxymoron", "metaphor", "simile"][:k]
-    return {"k": k, "topic": "<b>moon</b>", "skills": skills, "text": HOSTILE, **more}
+    return {"k": k, "topic": "<b>moon</b>", "skills": skills, "apart": 0, "text": HOSTILE, **more}
 
 
 def answer(setting, k, query, generation, given, mix):

@@ -13,7 +13,9 @@ from helpers.task.catalog import (
     Pool,
     Skill,
     bare,
+    count_apart,
     evaluation_queries,
+    left_for_training,
     load_skills,
     load_topics,
     split,
@@ -183,6 +185,50 @@ def test_training_avoids_evaluation_from_two_skills_on():
     drawn = itertools.islice(training_queries(SMALL, 2, seed=0, avoid=held), 2000)
     assert held.isdisjoint(q.identity for q in drawn)
     everything = {q.identity for q in evaluation_queries(SMALL, 2, 100, seed=0, setting="I")}
-    with pytest.raises(UserError, match="every query is an evaluation query"):
+    with pytest.raises(
+        UserError, match="evaluation's queries leave 0 of 45 queries to the training; lower eva"
+    ):
         next(training_queries(SMALL, 2, seed=0, avoid=everything))
     assert next(training_queries(SMALL, 1, seed=0, avoid=everything))
+
+
+def test_a_share_of_the_pairs_is_kept_apart_by_their_names():
+    names = [f"skill {i}" for i in range(60)]
+    pairs = 60 * 59 / 2
+    for share in (0.1, 0.333, 0.9):
+        assert abs(count_apart(names, share) / pairs - share) < 0.03
+    apart = [pair for pair in itertools.combinations(names, 2) if count_apart(pair, 0.333)]
+    assert all(count_apart(pair[::-1], 0.333) and count_apart(pair, 0.5) for pair in apart)
+    assert count_apart(names, 0.0) == 0
+
+
+def test_no_training_query_shows_a_pair_that_is_kept_apart():
+    """The others are all drawn, and counted beforehand."""
+    held = {q.identity for q in evaluation_queries(SMALL, 2, 10, seed=0, setting="I")}
+    for k in (1, 2, 3):
+        queries = training_queries(SMALL, k, seed=0, avoid=held, pairs_apart=0.4)
+        drawn = {q.identity for q in itertools.islice(queries, 3000)}
+        assert not any(count_apart(names, 0.4) for _, names in drawn)
+        assert len(drawn) == left_for_training(SMALL, k, avoid=held, pairs_apart=0.4) > 0
+    kept = [q.identity for q in itertools.islice(training_queries(SMALL, 2, seed=0, avoid=held), 9)]
+    none_apart = training_queries(SMALL, 2, seed=0, avoid=held, pairs_apart=0.0)
+    assert kept == [q.identity for q in itertools.islice(none_apart, 9)]
+
+
+@pytest.mark.parametrize("k", [2, 3, 4])
+def test_too_many_pairs_apart_are_a_sentence_and_no_endless_loop(k):
+    with pytest.raises(
+        UserError, match=f"k = {k}: .* and pairs_apart = 0.999, leave 0 of .* lower"
+    ):
+        next(training_queries(SMALL, k, seed=0, avoid=set(), pairs_apart=0.999))
+    many = Pool(tuple(Skill(f"s{i}", "c", "d", "e") for i in range(40)), ("a",))
+    left = many.distinct(k, 0.96)
+    counted = [set_ for set_ in itertools.combinations(many.skills, k) if together(set_, 0.96)]
+    assert left == len(counted)
+    if left * 10_000 < many.distinct(k):
+        with pytest.raises(UserError, match=f"leave {left} of {many.distinct(k):,} queries"):
+            next(training_queries(many, k, seed=0, avoid=set(), pairs_apart=0.96))
+
+
+def together(skills, share):
+    return not count_apart([skill.name for skill in skills], share)
