@@ -56,8 +56,11 @@ def read_json_lines(path: Path, made_by: str) -> list[dict]:
     with open(path, encoding="utf-8") as file:
         try:
             for line in file:
-                rows.append(json.loads(line))
-        except ValueError as error:
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError("the next one holds no object")
+                rows.append(row)
+        except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{path}: damaged after line {len(rows)} ({error});"
                 f" move it away, and {made_by} makes it again"

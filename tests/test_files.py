@@ -17,6 +17,16 @@ def test_a_file_that_would_stay_the_same_is_left_untouched(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.parametrize(
+    "line", ["[]", "null", '"x"', "{", "", pytest.param("[" * 100_000, id="deep")]
+)
+def test_a_line_that_is_no_object_is_named(tmp_path, line):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'{{"a": 1}}\n{line}\n{{"a": 2}}\n', errors="surrogatepass")
+    with pytest.raises(UserError, match=r"rows.jsonl: damaged after line 1 \(.*a stage makes it"):
+        files.read_json_lines(path, "a stage")
+
+
 def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"x.txt: cannot be written \(File exists\)"):

@@ -4,6 +4,7 @@ Failed stages have a line too. `python -m helpers.run.manifest <profile>` looks 
 a run are still those that its stages made.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from helpers import paths
 from helpers.chat.ledger import Ledger
@@ -130,6 +132,8 @@ def note(profile: str, run: str, *, started: float, made: Sequence[Path] = (), *
 def read(profile: str) -> list[dict]:
     """The lines of a profile's manifest, oldest first; of a damaged one its number is printed.
 
+    Damaged is also what is JSON, and no line that `note` writes.
+
     Raises:
         UserError: there is no manifest.
     """
@@ -138,11 +142,22 @@ def read(profile: str) -> list[dict]:
         raise UserError(f"{path}: no such file; nothing has run under PROFILE={profile}")
     lines = []
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            lines += [json.loads(line)] if line else []
-        except ValueError:
-            print(f"{path}: line {number} is damaged and left out", file=sys.stderr)
+        if not line:
+            continue
+        with contextlib.suppress(ValueError, RecursionError):
+            if is_line(said := json.loads(line)):
+                lines.append(said)
+                continue
+        print(f"{path}: line {number} is damaged and left out", file=sys.stderr)
     return lines
+
+
+def is_line(said: Any) -> bool:
+    """Does a line's JSON hold what others read of it?"""
+    if not isinstance(said, dict):
+        return False
+    kinds = {"notebook": str, "state": str, "made": dict, "asked": list}
+    return all(isinstance(said.get(name), kind) for name, kind in kinds.items())
 
 
 def newest(lines: list[dict]) -> dict[str, dict]:

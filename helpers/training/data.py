@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from helpers.errors import UserError
 from helpers.training.attention import blocks
 from helpers.training.hub import revision
-from helpers.training.recipe import Recipe
+from helpers.training.recipe import COUNTS, Recipe
 
 Text = tuple[list[int], list[int]]  # token ids, and 1 for each token to learn
 
@@ -78,7 +78,7 @@ def read_chats(recipe: Recipe, tokenizer) -> tuple[list[Text], dict]:
     Returns:
         The texts, and how many there are: texts, dropped, cut, tokens, labelled.
     """
-    counts = dict.fromkeys(("texts", "dropped", "cut", "tokens", "labelled"), 0)
+    counts = dict.fromkeys(COUNTS, 0)
     texts = []
     with open(recipe.data, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):

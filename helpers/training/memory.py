@@ -113,7 +113,7 @@ def standard(config: dict) -> dict:
 
     try:
         described = AutoConfig.for_model(**config).get_text_config()
-    except ValueError:  # a family that transformers does not know
+    except (ValueError, TypeError):  # a family that transformers does not know, or none
         return config
     common = {name: getattr(described, name) for name in described.attribute_map}
     return described.to_dict() | common
@@ -123,7 +123,7 @@ def config_of(student: str) -> dict:
     """A student's `config.json`, from its folder or the hub.
 
     Raises:
-        UserError: the hub does not give it.
+        UserError: the hub does not give it, or it is damaged.
     """
     path = Path(student) / "config.json"
     if not path.is_file():
@@ -137,7 +137,13 @@ def config_of(student: str) -> dict:
                 f"({' '.join(str(error).split())}); for a gated model accept its licence there "
                 "and set HF_TOKEN"
             ) from None
-    return json.loads(path.read_text())
+    try:
+        config = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
+        raise UserError(f"student = {student}: its config.json is damaged, no JSON object")
+    return config
 
 
 def flops(shape: Shape, sizes: Sequence[int], labelled: int) -> float:

@@ -1,5 +1,6 @@
 """A training run: its recipe, identity and log ([ZK24] section 3). Nothing here needs torch."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -16,6 +17,8 @@ from helpers.training.hub import at_revision
 STARTED_BY = "TRAINING_STARTED_BY"
 # The code that decides the final weights.
 CODE = ("attention.py", "data.py", "parallel.py", "train.py")
+# What of the texts is counted, in `data.json`.
+COUNTS = ("texts", "dropped", "cut", "tokens", "labelled")
 KINDS = (".json", ".jinja", ".model")  # of a model's files beside its weights
 # Larger files are read once: a student's weights take up to a minute.
 LARGE = 64 * 2**20
@@ -55,9 +58,10 @@ class Recipe:
 def read_json(path: Path) -> dict:
     """A JSON file of ours; an empty object where it is missing or damaged: it is made again."""
     try:
-        return json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+        value = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
+    return value if isinstance(value, dict) else {}
 
 
 def write_json(path: Path, value: dict) -> None:
@@ -190,12 +194,24 @@ def other_code(out: Path) -> str:
 
 
 def read_log(out: Path) -> list[dict]:
-    """The training log so far, a row a step; a line that is still being written is left out."""
+    """The training log so far, a row a step; a line that is still being written is left out.
+
+    Raises:
+        UserError: a line is not one that a training writes.
+    """
     log = out / "log.jsonl"
     if not log.exists():
         return []
-    *lines, _ = log.read_text().split("\n")
-    return [json.loads(line) for line in lines]
+    *lines, _ = log.read_bytes().split(b"\n")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            if isinstance(row, dict) and row.keys() >= {"step", "loss"}:
+                rows.append(row)
+        if len(rows) < number:
+            raise UserError(f"{log}: line {number} is damaged; take it out, the rest is kept")
+    return rows
 
 
 def read_logs(folders: dict[str, Path]) -> pd.DataFrame:
@@ -211,7 +227,15 @@ def facts(out: Path) -> dict:
     """What the training saw.
 
     Texts, dropped and cut ones (longer than max_tokens), tokens, labelled tokens, bf16, processes.
+
+    Raises:
+        UserError: they are gone; a training that runs again notes them again.
     """
     data = read_json(out / "data.json")
+    if missing := {*COUNTS, "bf16", "processes"} - data.keys():
+        raise UserError(
+            f"{out / 'data.json'}: missing or damaged ({', '.join(sorted(missing))}); move"
+            f" {out.name} away and run 02_finetune again: it is trained anew"
+        )
     data.pop("identity", None)
     return data

@@ -181,10 +181,22 @@ def test_verify_names_what_is_gone_or_another(lines, capsys):
         manifest.main("never")
 
 
-def test_half_a_line_of_a_killed_stage_is_left_out_and_said(lines, capsys):
+@pytest.mark.parametrize(
+    "other",
+    [
+        '{"started": "20',  # half a line, of a killed stage
+        "[]",
+        "null",
+        '"done"',
+        "{}",
+        '{"notebook": "a", "state": "done", "made": [], "asked": []}',
+        pytest.param("[" * 100_000, id="deep"),
+    ],
+)
+def test_a_line_that_no_stage_wrote_is_left_out_and_said(lines, capsys, other):
     manifest.note(PROFILE, "r", notebook="a", started=0.0, state="done")
     with open(paths.manifest(PROFILE), "a") as file:
-        file.write('\n{"started": "20')
+        file.write(f"\n{other}")
     manifest.note(PROFILE, "r", notebook="b", started=0.0, state="done")
     assert [line["notebook"] for line in manifest.read(PROFILE)] == ["a", "b"]
     assert "line 3 is damaged and left out" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from helpers.errors import UserError
 from helpers.files import write_json_lines
 from helpers.paths import ROOT
-from helpers.training import launch
+from helpers.training import launch, memory
 from helpers.training import recipe as recipes
 from helpers.training.recipe import Recipe, fingerprint, is_finished, read_log, run_identity
 from tests.toys import chats
@@ -144,5 +144,29 @@ def test_what_a_training_left(trained, tmp_path, monkeypatch):
     template.write_text(template.read_text() + " ")
     with pytest.raises(UserError, match=r"model: chat_template.jinja changed after the training"):
         launch.run(r, CPU1)
-    (out / "data.json").write_text("")
-    assert not is_finished(r), "half a file says nothing"
+    template.write_text(template.read_text().removesuffix(" "))
+    assert is_finished(r)
+    assert recipes.facts(out)["texts"] == 40
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "null", '"x"', "{}", pytest.param("[" * 100_000, id="deep")]
+)
+def test_files_of_a_training_that_hold_something_else(trained, tmp_path, content):
+    """Half a file says nothing, and neither does JSON of another shape."""
+    out = shutil.copytree(trained.out, tmp_path / "out")
+    r = dataclasses.replace(trained, out=str(out))
+    (out / "data.json").write_text(content)
+    assert not is_finished(r)
+    with pytest.raises(UserError, match=r"data.json: missing or damaged \(bf16, cut.*trained anew"):
+        recipes.facts(out)
+    (out / "model/identity.json").write_text(content)
+    assert not is_finished(r)
+    assert recipes.other_code(out) == ""
+    with open(out / "log.jsonl", "a") as log:
+        print(content, file=log)
+    with pytest.raises(UserError, match=r"log.jsonl: line 3 is damaged; take it out"):
+        read_log(out)
+    (out / "model/config.json").write_text(content)
+    with pytest.raises(UserError, match=r"its config.json is damaged|of the kind None cannot be"):
+        memory.shape_of(memory.config_of(str(out / "model")))
