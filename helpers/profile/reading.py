@@ -86,13 +86,20 @@ def read_files(profile: str, extending: tuple[str, ...] = ()) -> Files:
         extending: the profiles that this one is read for.
 
     Raises:
-        UserError: no such profile, a file that cannot be read, a key where it may not stand.
+        UserError: no such profile, a file that cannot be read, one that no stage reads, a key where
+            it may not stand.
     """
     if profile not in names():
         raise UserError(
             f"PROFILE={shown(profile)}: no such profile; the profiles are {', '.join(names())}"
         )
     files, seen = {}, {}
+    for file in sorted((ROOT / "params" / profile).glob("[!.]*.y*ml")):
+        if file.name not in (may := [f"{stem}.yaml" for stem in KNOWN]):
+            raise UserError(
+                f"{file.relative_to(ROOT)}: no stage reads it; a profile's files are"
+                f" {', '.join(may)}"
+            )
     for stem, known in KNOWN.items():
         file = Path("params") / profile / f"{stem}.yaml"
         # A stage that the profile does not have, or takes as it is, needs no file.

@@ -1,6 +1,7 @@
 """Profiles: complete, checked as a whole, errors in one sentence; the notebooks agree with them."""
 
 import ast
+import re
 
 import papermill
 import pytest
@@ -169,6 +170,19 @@ def test_missing_file_and_unknown_profile(profile):
         UserError, match=r"PROFILE='nowhere': no such profile; the profiles are .*mini"
     ):
         load.load_profile("nowhere")
+
+
+@pytest.mark.parametrize("name", ["05_extra.yaml", "03_grade.yml", "shared copy.yaml"])
+def test_a_file_that_no_stage_reads(profile, name):
+    """Values in it would be left out without a word; notes and what editors leave may stay."""
+    for other in ("notes.md", ".03_grade.yaml.swp", "03_grade.yaml~"):
+        (profile / other).touch()
+    load.load_profile(profile.name)
+    (profile / name).write_text("seed: 1\n")
+    said = f"{profile.name}/{name}: no stage reads it; a profile's files are 01_generate.yaml, "
+    with pytest.raises(UserError, match=re.escape(said)) as error:
+        load.load_profile(profile.name)
+    assert "\n" not in str(error.value)
 
 
 def test_paper_profile_is_the_papers():
