@@ -3,6 +3,9 @@
 The lock is the operating system's (`flock`) on `runs/<profile>/lock`. Make and the stages that it
 starts inherit it, so a stage that outlives its make still has it, and a lock that nobody holds any
 more cannot be left behind. The file says who took it.
+
+Not by `filelock`, which the chat client takes: its lock ends with the process that took it. This
+one is handed on, to the program that this process becomes and to all that it starts.
 """
 
 import fcntl

@@ -144,7 +144,9 @@ def main(recipe: Recipe) -> None:
     out.mkdir(parents=True, exist_ok=True)
     lock = open(out / "lock", "w")  # noqa: SIM115 (held until this process ends)
     if state.is_main_process:
-        # Another training of this folder ends within a step if its notebook is gone.
+        # Another training of this folder ends within a step if its notebook is gone. Nothing else
+        # is done while this waits, so it is the system's `flock`, as in `helpers.run.lock`; the
+        # chat client waits beside requests, with `filelock`.
         fcntl.flock(lock, fcntl.LOCK_EX)
     state.wait_for_everyone()
     if is_finished(recipe):  # by the one that was waited for
