@@ -19,6 +19,10 @@ FIRST_WAIT = 1.0  # seconds before the second try at most, doubling up to LONGES
 LONGEST_WAIT = 30
 # What names the model, where that is not the role.
 PARAMETERS = {"student": "server.model in params/<profile>/03_grade.yaml"}
+OVERLOADED = (
+    503,
+    529,
+)  # with a Retry-After they are waited for as rate limits are; 529 is Anthropic's
 LEAST_WAIT = 0.05  # seconds before a try that was put off, for endpoints that say 0
 
 
@@ -80,18 +84,28 @@ def was_never_sent(error: Exception) -> bool:
     return isinstance(error.__cause__, aiohttp.ClientConnectorError)
 
 
+def is_put_off(error: Exception) -> bool:
+    """Was a request turned away for now: a rate limit, or too much load and when to come again?"""
+    if not isinstance(error, openai.APIStatusError):
+        return False
+    says_when = any(name in error.response.headers for name in ("retry-after-ms", "retry-after"))
+    return error.status_code == 429 or (error.status_code in OVERLOADED and says_when)
+
+
 def is_billed(error: Exception) -> bool:
     """May the provider bill a request that failed so?
 
-    Not what it refused or never got; a time-out or a server's error may be.
+    Not what it refused, put off or never got; a time-out or a server's error may be.
     """
+    if is_put_off(error):
+        return False
     if isinstance(error, openai.APIStatusError):
         return error.status_code >= 500 or error.status_code == 408
     return not was_never_sent(error)
 
 
 def put_off(error: openai.APIStatusError) -> float:
-    """Seconds to wait after a rate limit: what the endpoint says, and up to half as much again.
+    """Seconds to wait where `is_put_off`: what the endpoint says, and up to half as much again.
 
     The addition is random, so that not all requests return at once.
     """
@@ -105,7 +119,7 @@ def put_off(error: openai.APIStatusError) -> float:
 
 
 async def persist(run, call: Callable[[], Awaitable]) -> Any:
-    """The result of a call, tried again where that may help: rate limits by time, others by count.
+    """The result of a call, tried again where that may help: put off by time, others by count.
 
     Args:
         run: of `helpers.chat.client`.
@@ -122,11 +136,12 @@ async def persist(run, call: Callable[[], Awaitable]) -> Any:
         status = getattr(error, "status_code", None)
         if sentence := refused(run, status, getattr(error, "body", None)):
             raise sentence
-        if status == 429:
+        if is_put_off(error):
             wait, now = put_off(error), time.monotonic()
             limited_since = limited_since or now
             is_over = now - limited_since + wait > RATE_LIMIT_SECONDS
-            why = f"rate limited for {RATE_LIMIT_SECONDS} seconds"
+            limit = "rate limited" if status == 429 else f"overloaded (HTTP {status})"
+            why = f"{limit} for {RATE_LIMIT_SECONDS} seconds"
         else:
             wait = min(LONGEST_WAIT, FIRST_WAIT * 2**failures) * random.random()
             failures += 1

@@ -118,14 +118,40 @@ def test_a_time_out_is_tried_again(ledger, quick):
 @pytest.mark.parametrize(
     "retry_after", ["7200", "Wed, 21 Oct 2099 07:28:00 GMT", "nan", "-1", "soon"]
 )
-def test_rate_limits_are_bounded_in_time(ledger, monkeypatch, retry_after):
-    """What is no number of seconds counts as at least one."""
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        ("429", "rate limited for 1 seconds"),
+        ("503", r"overloaded \(HTTP 503\) for 1 seconds"),
+        ("529", r"overloaded \(HTTP 529\) for 1 seconds"),
+    ],
+)
+def test_rate_limits_are_bounded_in_time(ledger, priced, monkeypatch, fault, why, retry_after):
+    """What is no number of seconds counts as at least one; what was put off costs nothing."""
     monkeypatch.setattr(limits, "RATE_LIMIT_SECONDS", 1)
-    with Server({"429": 1}, retry_after=retry_after) as server:
-        with pytest.raises(UserError, match="rate limit") as failure:
+    with Server({fault: 1}, retry_after=retry_after) as server:
+        with pytest.raises(UserError, match=why) as failure:
             ask(questions(1), at(server), ledger)
         assert server.received == 1
     one_sentence(failure)
+    assert ledger.spent() == 0
+
+
+@pytest.mark.parametrize("fault", ["429", "503", "529"])
+def test_what_is_put_off_for_longer_than_failures_are_tried_is_asked_again(ledger, fault):
+    """A server that is busy for a while: asked more often than after failures."""
+    with Server({fault: 0.8}, retry_after="0.01", seed=2) as server:
+        assert [len(r) for r in ask(questions(5), at(server), ledger)] == [1] * 5
+        assert max(server.came.values()) > limits.TRANSPORT_TRIES
+        assert server.billed == 5
+
+
+@pytest.mark.parametrize("fault", ["503", "529"])
+def test_an_overload_without_a_time_is_a_failure_as_others(ledger, quick, fault):
+    with Server({fault: 1}, retry_after="") as server:
+        with pytest.raises(UserError, match=rf"6 failures in a row \(HTTP {fault}\)"):
+            ask(questions(1), at(server), ledger)
+        assert server.received == limits.TRANSPORT_TRIES
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 REFUSALS = {  # fault: HTTP status, code, message; nothing is billed
     "500": (500, "server_error", "The server had an error"),
+    "503": (503, "overloaded", "The engine is currently overloaded"),
+    "529": (529, "overloaded_error", "Overloaded"),
     "429": (429, "rate_limit_exceeded", "Rate limit reached for requests"),
     "quota": (429, "insufficient_quota", "You exceeded your current quota"),
     "400": (400, "unsupported_value", "Unsupported value: 'temperature'\nsee the documentation"),
@@ -51,7 +53,7 @@ class Server(ThreadingHTTPServer):
         latency, slow: seconds a reply takes, and one with the fault `slow`.
         rate, burst: a token bucket, requests a second and tokens it holds; beyond it 429 with
             Retry-After.
-        retry_after: what the fault `429` says, in seconds.
+        retry_after: what refusals say, in seconds; nothing where it is empty.
         say: the text of choice i of the reply to a body.
         most: choices at most, whatever `n` asks for.
         raw: the bytes of a reply with HTTP 200, in place of a chat completion.
@@ -184,7 +186,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply(
                 json.dumps({"error": {"message": message, "code": code}}),
                 status,
-                {"Retry-After": retry_after},
+                {"Retry-After": retry_after} if retry_after else {},
             )
         if fault in UNBILLED:
             self.close_connection = True
