@@ -9,6 +9,7 @@ provider, or knows that it costs nothing.
 
 import contextlib
 import json
+import sys
 import uuid
 from collections.abc import Iterator
 from functools import partial
@@ -24,7 +25,7 @@ from helpers.errors import UserError
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000  # of one batch, by the provider's rules
 POLL = 30.0  # seconds between looks at running batches
-TRIES = 3  # batches in a row that bring no reply
+TRIES = 3  # batches in a row that bring no reply; looks for a file that is not there
 ADDRESS = "/v1/chat/completions"
 NAME = "skill_composition"  # of our name in a batch's metadata
 ENDED = ("completed", "failed", "expired", "cancelled")
@@ -146,8 +147,29 @@ def store(run, held: Batch, state: str, lines: dict[str, dict], *, is_billed: bo
         raise sentence
 
 
+async def content_of(run, file: str) -> bytes | None:
+    """A file of an ended batch; None where the provider has deleted it.
+
+    It holds what is paid for, so it is looked for more than once.
+    """
+    for again in reversed(range(TRIES)):
+        with contextlib.suppress(openai.NotFoundError):
+            return (await run.api.files.content(file)).content
+        if again:
+            await run.pause(POLL)
+    return None
+
+
+def warn(run, batch: str, lost: int) -> None:
+    print(
+        f"{run.endpoint.base_url}, model {run.endpoint.model}: the provider has deleted what the"
+        f" batch {batch} brought; {lost:,} replies, perhaps paid for, are gone, and are asked anew",
+        file=sys.stderr,
+    )
+
+
 async def look(run, held: Batch) -> None:
-    """Store what a batch has brought, if it has ended.
+    """Store what a batch has brought, if it has ended; what of it is gone may be asked anew.
 
     Raises:
         UserError: the batch was found invalid, or a request in it was refused.
@@ -163,14 +185,19 @@ async def look(run, held: Batch) -> None:
         return
     if batch.status not in ENDED:
         return
-    lines = {}
+    lines, state = {}, batch.status
     for file in filter(None, (batch.error_file_id, batch.output_file_id)):
-        content = (await run.api.files.content(file)).content
+        content = await content_of(run, file)
+        if content is None:
+            state = f"{batch.status}, its file gone"
+            continue
         for text in without_key(content, run.endpoint).splitlines():
             said = contents(text)
             lines[str(said.get("custom_id"))] = said
     is_valid = batch.status != "failed"
-    store(run, held, batch.status, lines, is_billed=is_valid)
+    if state != batch.status:
+        warn(run, batch.id, len(held.attempts.keys() - lines.keys()))
+    store(run, held, state, lines, is_billed=is_valid)
     if not is_valid:
         errors = batch.errors.data if batch.errors else []
         words = redacted("; ".join(str(error.message) for error in errors), run.endpoint)

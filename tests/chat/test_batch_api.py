@@ -213,8 +213,8 @@ def test_a_call_without_a_reply_is_made_again_and_the_batch_is_not(ledger, call)
 @pytest.mark.parametrize("call", ["POST /v1/files", "POST /v1/batches", "GET batch", "GET content"])
 @pytest.mark.parametrize("status", [400, 401, 404, 500])
 def test_refused_calls_end_with_a_sentence_without_the_key(ledger, priced, call, status):
-    if (call, status) == ("GET batch", 404):
-        pytest.skip("a batch that is gone: below")
+    if status == 404 and call in ("GET batch", "GET content"):
+        pytest.skip("a batch that is gone, or what it brought: below")
     with BatchServer(say=say, refused={call: status}) as server:
         with pytest.raises(UserError) as failure:
             ask(questions(6), at(server), ledger)
@@ -250,6 +250,41 @@ def test_a_batch_that_is_gone_is_sent_again(ledger):
         server.polls = 2
         assert all(len(some) == 1 for some in ask(questions(6), at(server), ledger))
         assert [len(x) for x in server.lines] == [6, 6]
+
+
+@pytest.mark.parametrize("batch_api", [True, False])
+@pytest.mark.parametrize(("field", "billed"), [("output_file_id", 30), ("error_file_id", 20)])
+def test_what_a_batch_brought_is_gone(ledger, priced, capsys, batch_api, field, billed):
+    """A provider that deletes files after some time: the rest is kept, what is lost asked anew."""
+    with BatchServer(say=say, fates=["expired"], polls=10**9) as server:  # 10 replies of 20
+        server.hook = lambda call: (
+            os.kill(os.getpid(), signal.SIGINT) if call == "GET batch" else None
+        )
+        with pytest.raises(KeyboardInterrupt):
+            ask(questions(20), at(server), ledger)
+        server.polls, server.hook = 0, lambda call: None
+        (batch,) = server.batches.values()
+        del server.files[batch[field]]
+        replies = ask(questions(20), at(server, batch_api=batch_api), ledger)
+        assert texts(replies) == [[f"question {i} ü: 0.0"] for i in range(20)]
+        assert server.billed == billed
+    assert states(ledger) == {"replied": 20, "batch expired, its file gone: no reply": billed - 10}
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "deleted" in line]
+    assert f"{batch['id']} brought; 10 replies, perhaps paid for, are gone" in line
+
+
+def test_a_file_that_is_not_there_yet_is_waited_for(ledger, capsys):
+    class Late(dict):
+        def __getitem__(self, name):
+            if 0 < server.calls.count("GET content") < batch_api.TRIES:
+                raise KeyError(name)
+            return super().__getitem__(name)
+
+    with BatchServer(say=say) as server:
+        server.files = Late()
+        assert len(ask(questions(4), at(server), ledger)) == 4
+        assert (server.billed, len(server.batches)) == (4, 1)
+    assert "deleted" not in capsys.readouterr().err
 
 
 # ---- killed ----
