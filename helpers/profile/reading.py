@@ -94,12 +94,6 @@ def read_files(profile: str, extending: tuple[str, ...] = ()) -> Files:
             f"PROFILE={shown(profile)}: no such profile; the profiles are {', '.join(names())}"
         )
     files, seen = {}, {}
-    for file in sorted((ROOT / "params" / profile).glob("[!.]*.y*ml")):
-        if file.name not in (may := [f"{stem}.yaml" for stem in KNOWN]):
-            raise UserError(
-                f"{file.relative_to(ROOT)}: no stage reads it; a profile's files are"
-                f" {', '.join(may)}"
-            )
     for stem, known in KNOWN.items():
         file = Path("params") / profile / f"{stem}.yaml"
         # A stage that the profile does not have, or takes as it is, needs no file.
@@ -112,6 +106,13 @@ def read_files(profile: str, extending: tuple[str, ...] = ()) -> Files:
                     f"{file}: {key} stands in {seen[key]} already; take one of them out"
                 )
             seen[key] = file.name
+    for other in sorted((ROOT / "params" / profile).glob("[!.]*.y*ml")):
+        name = other.relative_to(ROOT)
+        if name not in files and str(name) not in str(files.values()):  # a topology has a name
+            may = ", ".join(f"{stem}.yaml" for stem in KNOWN)
+            raise UserError(
+                f"{name}: no stage reads it, and no parameter names it; a profile's files are {may}"
+            )
     extended = files[file].get("extends")
     if extended is None:
         return files

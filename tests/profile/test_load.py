@@ -179,7 +179,10 @@ def test_a_file_that_no_stage_reads(profile, name):
         (profile / other).touch()
     load.load_profile(profile.name)
     (profile / name).write_text("seed: 1\n")
-    said = f"{profile.name}/{name}: no stage reads it; a profile's files are 01_generate.yaml, "
+    said = f"params/{profile.name}/{name}: no stage reads it, and no parameter names it; "
+    said += (
+        "a profile's files are 01_generate.yaml, 02_finetune.yaml, 03_grade.yaml, 04_plot.yaml, "
+    )
     with pytest.raises(UserError, match=re.escape(said)) as error:
         load.load_profile(profile.name)
     assert "\n" not in str(error.value)
