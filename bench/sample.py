@@ -85,16 +85,8 @@ def plain_generate(
     return made
 
 
-def continuous_batching(
-    model,
-    prompts: list[list[int]],
-    batch: int,
-    *,
-    new_tokens: int,
-    temperature: float,
-    end: set[int],
-) -> int:
-    """Sample with transformers' own continuous batching, with pages for `batch` answers.
+def continuous_batching(model, prompts, batch, *, new_tokens, temperature, end) -> int:
+    """As `plain_generate`, with transformers' own continuous batching: pages for `batch` answers.
 
     Left to itself it takes nine tenths of the memory for its pages, and on a CPU fills them first.
     """

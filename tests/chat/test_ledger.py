@@ -6,8 +6,6 @@ import os
 import random
 import resource
 import sqlite3
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -17,8 +15,7 @@ from helpers import paths
 from helpers.chat import ledger as module
 from helpers.chat.ledger import Ledger, key
 from helpers.errors import UserError
-from helpers.paths import ROOT
-from tests.faults.asking import states
+from tests.faults.asking import run_together, states
 
 WHO = {"endpoint": "http://a", "model": "m", "role": "judge", "replicate": 0}
 RAW = b'{"choices": [], "odd": "\\u00e9\\ud83d"}\n \xff\x00'
@@ -172,27 +169,7 @@ for i in range(30):  # both create the same files at once
 
 
 def test_two_processes_write_one_ledger(tmp_path):
-    pipes = {
-        "stdin": subprocess.PIPE,
-        "stdout": subprocess.PIPE,
-        "stderr": subprocess.PIPE,
-        "text": True,
-    }
-    command = [sys.executable, "-c", WRITER, tmp_path]
-    writers = [
-        subprocess.Popen(
-            [*command, name], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, **pipes
-        )
-        for name in "ab"
-    ]
-    for w in writers:
-        assert w.stdout.readline() == "ready\n", w.stderr.read()
-    for w in writers:
-        w.stdin.write("\n")
-        w.stdin.flush()
-    for w in writers:
-        _, errors = w.communicate(timeout=60)
-        assert w.returncode == 0, errors
+    run_together(WRITER, str(tmp_path))
     for i in range(30):
         ledger = Ledger(tmp_path / f"{i}.sqlite")
         assert all(

@@ -1,10 +1,7 @@
 """What requests cost, and a budget that is never exceeded."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -14,13 +11,13 @@ from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Usage, request_body
 from helpers.errors import UserError
-from helpers.paths import ROOT
 from helpers.student.served import Server as Student
 from tests.faults.asking import (
     ask,
     at,
     one_sentence,
     questions,
+    run_together,
     states,
 )
 from tests.faults.server import Server
@@ -109,24 +106,7 @@ def test_a_budget_holds_for_two_processes_together(ledger):
     with Dear(
         latency=0.02, say=lambda body, i: seen.append(Ledger(ledger.path).spent()) or "text"
     ) as server:
-        command = [sys.executable, "-c", SPENDING, server.url, str(ledger.path), str(budget)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        pipes = {
-            "stdin": subprocess.PIPE,
-            "stdout": subprocess.PIPE,
-            "stderr": subprocess.PIPE,
-            "text": True,
-        }
-        both = [
-            subprocess.Popen([*command, name], cwd=ROOT, env=environment, **pipes) for name in "ab"
-        ]
-        assert [child.stdout.readline() for child in both] == ["ready\n"] * 2
-        for child in both:
-            child.stdin.write("\n")
-            child.stdin.flush()
-        for child in both:
-            _, said = child.communicate(timeout=60)
-            assert child.returncode == 0, said
+        run_together(SPENDING, server.url, str(ledger.path), str(budget))
     assert max(seen) <= budget
     assert ledger.spent() <= budget
     assert server.billed >= 50

@@ -1,10 +1,14 @@
 """Asking a server of `tests.faults`: what the chat client's tests share."""
 
+import os
+import subprocess
+import sys
 import traceback
 
 from helpers.chat import client
 from helpers.chat.endpoint import Endpoint
 from helpers.chat.replies import Request, Unreadable
+from helpers.paths import ROOT
 
 SECRET = "sk-MARKED-0123456789abcdef"
 
@@ -53,3 +57,22 @@ def nowhere_in(ledger, secret="MARKED"):
     assert not [path for path in files if secret.encode() in path.read_bytes()], (
         "the key stands in the ledger"
     )
+
+
+def run_together(code: str, *arguments: str) -> None:
+    """Run code in two processes, named a and b by their last argument, to their good end.
+
+    Each prints `ready` and waits for a line, so that both go on at the same moment.
+    """
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    pipes |= {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": str(ROOT)}, "text": True}
+    command = [sys.executable, "-c", code, *arguments]
+    both = [subprocess.Popen([*command, name], **pipes) for name in "ab"]
+    for child in both:
+        assert child.stdout.readline() == "ready\n", child.stderr.read()
+    for child in both:
+        child.stdin.write("\n")
+        child.stdin.flush()
+    for child in both:
+        _, said = child.communicate(timeout=60)
+        assert child.returncode == 0, said
