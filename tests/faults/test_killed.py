@@ -1,29 +1,17 @@
 """SIGKILL at random moments of generating and grading: nothing is lost, nothing changes."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from itertools import islice
-from pathlib import Path
 
 import pytest
 
-from helpers import corpus
-from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Ledger
-from helpers.judge.grade import grade
-from helpers.paths import ROOT
-from helpers.profile import load
-from helpers.task.catalog import training_queries
 from helpers.world.endpoint import Rates, complete
 from tests.faults.server import Server
-
-AT_ONCE = 8
+from tests.faults.working import AT_ONCE, FORKS, generated, graded, work
 
 
 class WorldServer(Server):
@@ -39,31 +27,6 @@ class WorldServer(Server):
         return complete(body, Rates())[1]
 
 
-def profile(url):
-    where = {"base_url": url, "concurrency": AT_ONCE}
-    endpoints = {
-        "teacher": Endpoint(model="teacher", **where),
-        "judge": Endpoint(model="judge", takes_n=False, **where),
-    }
-    return load.load_profile("smoke")["01_generate"].model_copy(
-        update={"texts": {"2": 20, "3": 20}, **endpoints}
-    )
-
-
-def generated(url, path):
-    """What 01_generate does."""
-    return corpus.build(profile(url), Ledger(path))
-
-
-def graded(url, path, records):
-    """What 03_grade does with answers: here the corpus's texts, put to other queries."""
-    p = profile(url)
-    queries = list(islice(training_queries(p.pools()["I"], 3, seed=p.seed, avoid=set()), 30))
-    texts = [record["text"] for record in records[:30]]
-    graded = grade(queries, texts, p.pack(), p.judge, Ledger(path), gradings=3, rules=p.rules())
-    return [[points.numbers for points in g.gradings] for g in graded]
-
-
 def killed(folder, kills):
     """Work killed `kills` times while it generates, and while it grades, beside other work."""
     with WorldServer() as server:
@@ -75,28 +38,14 @@ def killed(folder, kills):
     moments += sorted(random.sample(range(generating, whole - 10), kills))
     with WorldServer() as server:
         for moment in moments:
-            command = [
-                sys.executable,
-                "-m",
-                "tests.faults.test_killed",
-                server.url,
-                str(folder / "killed.sqlite"),
-            ]
-            child = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+            child = FORKS.Process(target=work, args=(server.url, folder / "killed.sqlite"))
+            child.start()
             deadline = time.monotonic() + 60
-            while (
-                len(server.paid) < moment and child.poll() is None and time.monotonic() < deadline
-            ):
+            while len(server.paid) < moment and child.is_alive() and time.monotonic() < deadline:
                 time.sleep(0.002)
-            child.send_signal(signal.SIGKILL)
-            _, said = child.communicate()
-            assert child.returncode == -signal.SIGKILL, said
+            child.kill()
+            child.join()
+            assert child.exitcode == -signal.SIGKILL
             server.settle()
         ledger = Ledger(folder / "killed.sqlite")
         stored = {
@@ -122,8 +71,3 @@ def test_killed_work_goes_on(tmp_path):
 @pytest.mark.slow
 def test_work_that_is_killed_forty_times_goes_on(tmp_path):
     killed(tmp_path, 20)
-
-
-if __name__ == "__main__":
-    address, file = sys.argv[1], Path(sys.argv[2])
-    graded(address, file, generated(address, file))

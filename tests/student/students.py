@@ -8,7 +8,9 @@ from helpers.paths import ROOT
 from helpers.student.local import Student
 from helpers.student.sampler import in_threads
 from helpers.student.slots import Answer
+from tests.forks import forks
 
+FORKS = forks(__name__)
 BASE = str(ROOT / "helpers/world/weights/three")
 SKILLS = ("metaphor", "simile", "folk physics", "modus ponens", "red herring")
 
@@ -32,6 +34,11 @@ def different(n: int) -> list[Request]:
 def student(path: str, folder: Path, name: str = "l", **settings) -> Student:
     defaults = {"new_tokens": 24, "temperature": 0.7, "batch": 7, "seed": 0}
     return Student(path, Ledger(folder / f"{name}.sqlite"), **(defaults | settings))
+
+
+def ask_all(path: str, folder: Path) -> None:
+    """What is killed in the middle."""
+    student(path, folder).ask(different(150))
 
 
 def sample(model, prompts: list[list[int]], **settings) -> list[list[int]]:

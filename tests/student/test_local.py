@@ -1,10 +1,6 @@
 """A student in this process: what is stored is not sampled again, and what it cannot do is said."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -21,11 +17,12 @@ from transformers import (
 )
 
 from helpers.errors import UserError
-from helpers.paths import ROOT
 from helpers.training.hub import revision
 from helpers.training.recipe import fingerprint
 from tests.student.students import (
     BASE,
+    FORKS,
+    ask_all,
     different,
     request,
     requests,
@@ -52,25 +49,15 @@ def test_what_is_stored_is_not_sampled_again(tmp_path):
     assert stored(tmp_path / "l.sqlite") == 12
 
 
-CHILD = """
-import sys
-from pathlib import Path
-from tests.student.students import different, student
-print("ready", flush=True)
-student(sys.argv[1], Path(sys.argv[2])).ask(different(150))
-"""
-
-
 def test_killed_in_the_middle_it_goes_on(tmp_path):
     path, file = toy(tmp_path / "toy", "mistral"), tmp_path / "l.sqlite"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", CHILD, path, tmp_path]
-    child = subprocess.Popen(command, cwd=ROOT, env=environment)
+    child = FORKS.Process(target=ask_all, args=(path, tmp_path))
+    child.start()
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (file.exists() and stored(file) >= 20):
         time.sleep(0.02)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    child.kill()
+    child.join()
     assert 20 <= stored(file) < 150, "killed in the middle"
     tasks = different(150)
     again = texts(student(path, tmp_path, batch=64).ask(tasks))

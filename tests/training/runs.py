@@ -4,10 +4,12 @@ import dataclasses
 import json
 import os
 import re
-import subprocess
+import resource
+import runpy
 import sys
 import threading
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil
@@ -20,6 +22,7 @@ from helpers.files import write_json_lines
 from helpers.paths import ROOT
 from helpers.training import launch, train
 from helpers.training.recipe import Recipe, read_log
+from tests.forks import forks
 from tests.toys import chats
 
 CPU1 = ROOT / "params/accelerate/cpu1.yaml"
@@ -55,21 +58,37 @@ def topology(folder: Path, name: str, *, like: str, **changes: str) -> Path:
     return path
 
 
-def alone(r: Recipe, **options) -> subprocess.Popen:
-    """Start the training as one process, without the launcher."""
+FORKS = forks(__name__)
+
+
+def alone(r: Recipe, *, largest: int = resource.RLIM_INFINITY) -> BaseProcess:
+    """Start the training as one process, without the launcher; what it prints is in `said`.
+
+    Args:
+        largest: bytes of a file that it may write.
+    """
     path = Path(r.out).parent / "recipe.json"
     path.write_text(json.dumps(dataclasses.asdict(r)))
-    environment = {"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "helpers.training.train", str(path)],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
-        | environment,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        **options,
-    )
+    child = FORKS.Process(target=as_command, args=(path, largest))
+    child.start()
+    return child
+
+
+def as_command(path: Path, largest: int) -> None:
+    """`python -m helpers.training.train <path>`, in a process that has imported it."""
+    os.chdir(ROOT)
+    with open(path.with_name("said.txt"), "w") as said:
+        os.dup2(said.fileno(), 1)
+        os.dup2(said.fileno(), 2)
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
+    torch.set_num_threads(1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    sys.argv = ["helpers.training.train", str(path)]
+    runpy.run_module("helpers.training.train", run_name="__main__")
+
+
+def said(r: Recipe) -> str:
+    return (Path(r.out).parent / "said.txt").read_text()
 
 
 def here(r: Recipe) -> None:
@@ -84,9 +103,9 @@ def here(r: Recipe) -> None:
         torch.set_num_threads(threads)
 
 
-def until(r: Recipe, step: int, child: subprocess.Popen) -> None:
+def until(r: Recipe, step: int, child: BaseProcess) -> None:
     """Wait for a step in the log, or the training's end."""
-    while child.poll() is None and last_step(r) < step:
+    while child.is_alive() and last_step(r) < step:
         time.sleep(0.005)
 
 

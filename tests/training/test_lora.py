@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
@@ -30,8 +29,8 @@ def test_killed_resumed_and_merged(toys, tmp_path):
     here(straight)
     child = alone(killed)
     until(killed, 25, child)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    child.kill()
+    child.join()
     (step,) = parallel.checkpoints(Path(killed.out))
     saved = FileSystemReader(Path(killed.out) / f"step-{step}").read_metadata().state_dict_metadata
     weights_saved = [name for name in saved if name.startswith("model.")]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import random
-import resource
 import signal
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 from helpers.errors import UserError
 from helpers.training import parallel, train
 from helpers.training.recipe import Recipe, is_finished, read_log
-from tests.training.runs import alone, distance, here, recipe, until, weights
+from tests.training.runs import alone, distance, here, recipe, said, until, weights
 
 
 def test_learning_rate_warms_up_then_stays():
@@ -36,8 +35,9 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(toys, tmp_path):
     print(f"killed after step {at}")
     child = alone(runs["killed"])
     until(runs["killed"], at, child)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
+    child.kill()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
     assert not is_finished(runs["killed"])
     assert parallel.checkpoints(out), "no checkpoint stood when it was killed"
     here(runs["killed"])
@@ -70,8 +70,8 @@ def test_compiled_layers_learn_the_same(toys, tmp_path):
         folder.mkdir()
         runs[compile] = recipe(folder, toys["llama"], compile=compile, micro_tokens=400)
         child = alone(runs[compile])
-        output, _ = child.communicate()
-        assert child.returncode == 0, output[-2000:]
+        child.join()
+        assert child.exitcode == 0, said(runs[compile])[-2000:]
     assert distance(weights(runs[False]), weights(runs[True])) < 2e-5
 
 
@@ -81,13 +81,13 @@ def test_checkpoints_by_time_and_a_full_disk(toys, tmp_path):
     child = alone(r)
     until(r, 20, child)
     child.kill()
-    child.wait()
+    child.join()
     (stands,) = parallel.checkpoints(Path(r.out))
     # A limit on the size of a file fails as a full disk does, in the middle of a write.
-    full = alone(r, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)))
-    said, _ = full.communicate()
-    assert full.returncode == 1
-    assert "cannot be written or read" in said.splitlines()[-1], said[-2000:]
+    full = alone(r, largest=50_000)
+    full.join()
+    assert full.exitcode == 1
+    assert "cannot be written or read" in said(r).splitlines()[-1], said(r)[-2000:]
     assert parallel.checkpoints(Path(r.out)) == [stands]
     here(dataclasses.replace(r, save_minutes=0.0))
     assert [row["step"] for row in read_log(Path(r.out))] == list(range(1, 61))
@@ -109,7 +109,7 @@ def test_a_log_of_another_run_is_not_shown_as_this_ones(toys, tmp_path):
     child = alone(other)
     until(other, 3, child)
     child.kill()
-    child.wait()
+    child.join()
     assert not is_finished(r)
     half = Path(r.out) / "step-1.tmp"
     half.mkdir()
