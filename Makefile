@@ -56,16 +56,28 @@ verify: $(VENV)/done  ## are PROFILE's files those its stages made, and the READ
 # A second run of the cells has to give the first one's outputs, where these are the same everywhere.
 NBVAL = $(VENV)/bin/pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout 120
 
+# The tests in two halves at once, a core each, and each printed when it has ended. Only the other half writes to the
+# tree (copies of profiles, their runs), and the first reads nothing of that.
+HALF = tests/judge tests/results tests/student tests/training tests/world
+HALVES = @$(MAKE) --no-print-directory --keep-going -j2 half-of-tests other-half-of-tests
+PYTEST = @said="$$($(VENV)/bin/pytest -q --durations=10 $(MARKED) $(1) 2>&1)"; code=$$?; printf '%s\n' "$$said"; exit $$code
+
 test: $(VENV)/done  ## lint, tests, and the notebooks against their committed outputs
 	@$(VENV)/bin/ruff check && $(VENV)/bin/ruff format --check
 	@$(VENV)/bin/lint-imports
-	@$(VENV)/bin/pytest -q --durations=10
+	$(HALVES)
 	@$(MAKE) --no-print-directory reproduce PROFILE=smoke
 	@$(PY) -m helpers.run.stage notebooks/explore.ipynb tests/data/explore.yaml runs/smoke/explore.ipynb
 	@$(NBVAL) runs/smoke/01_generate.ipynb runs/smoke/02_finetune runs/smoke/03_grade runs/smoke/04_plot.ipynb runs/smoke/explore.ipynb
 
+half-of-tests:
+	$(call PYTEST,$(HALF))
+
+other-half-of-tests:
+	$(call PYTEST,$(HALF:%=--ignore=%))
+
 test-slow: $(VENV)/done  ## slow proofs
-	@$(VENV)/bin/pytest -q --durations=10 -m slow
+	$(HALVES) MARKED="-m slow"
 	@if [ -e runs/mini/report.done ]; then $(NBVAL) notebooks/0*.ipynb; else echo "notebooks are not compared: no finished run of mini (make reproduce)"; fi
 
 bench: bench-startup bench-chat bench-sample bench-train  #: all of it beside its peers, to the table runs/bench/README.md; about twenty minutes
@@ -115,7 +127,7 @@ clean:  ## remove executed notebooks and uncommitted figures of PROFILE; replies
 distclean:  ## remove ALL of PROFILE's run, paid replies and models too; asks first
 	@printf 'Remove $(RUN) with every stored reply and model? [y/N] '; read a; [ "$$a" != y ] || rm -rf $(RUN)
 
-.PHONY: help bench-help reproduce preflight plan ledger report verify test test-slow bench bench-startup bench-chat bench-sample bench-train dry-run serve-check gpu-check lab serve base notebooks clean distclean alone notebooks-of-profile
+.PHONY: help bench-help reproduce preflight plan ledger report verify test half-of-tests other-half-of-tests test-slow bench bench-startup bench-chat bench-sample bench-train dry-run serve-check gpu-check lab serve base notebooks clean distclean alone notebooks-of-profile
 
 $(VENV)/done: requirements.txt
 	@echo "making $(VENV) from requirements.txt (a few minutes, once)"

@@ -19,6 +19,7 @@ from helpers.files import write_json_lines
 from helpers.paths import ROOT
 from helpers.results import scores
 from tests.toys import chats
+from tests.tree import copy_of_the_tree, make
 
 KEPT = (
     "scores.csv",
@@ -27,28 +28,6 @@ KEPT = (
     "training_loss.svg",
     "corpus_by_k.png",
 )
-
-
-def make(folder, *arguments):
-    """As a user calls it: not as a make inside the make that runs these tests."""
-    of_make = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
-    environment = {name: value for name, value in os.environ.items() if name not in of_make}
-    return subprocess.run(
-        ["make", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env=environment,
-    )
-
-
-def copy_of_the_tree(target):
-    """Without runs, and with this venv."""
-    names = (".git", ".venv*", "runs", "figures", "__pycache__", ".*_cache")
-    shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns(*names))
-    (target / ".venv").symlink_to(ROOT / ".venv")
-    return target
 
 
 @pytest.fixture
@@ -153,8 +132,8 @@ def test_runs_on_another_disk(checkout_once, tmp_path):
 
 
 @pytest.mark.slow
-def test_nothing_is_done_twice_and_only_what_changed_is_done(checkout):
-    folder = checkout("a")
+def test_nothing_is_done_twice_and_only_what_changed_is_done(reproduced, tmp_path):
+    folder = shutil.copytree(reproduced, tmp_path / "a", symlinks=True)
 
     def reproduce():
         done = make(folder, "reproduce", "PROFILE=smoke")
@@ -166,7 +145,6 @@ def test_nothing_is_done_twice_and_only_what_changed_is_done(checkout):
         assert old in text
         (folder / path).write_text(text.replace(old, new, 1))
 
-    reproduce()
     before = results(folder)
     page = folder / "runs/smoke/figures/report.html"
     page.unlink()
@@ -188,7 +166,9 @@ def test_nothing_is_done_twice_and_only_what_changed_is_done(checkout):
     assert results(folder) == before
     assert (folder / "runs/smoke/training/k123-s0/model/model.safetensors").exists()
     edit("params/prompts/terse/grading.json", "\n", "\n\n")
-    assert "01_generate: done in" in reproduce(), "a file that parameters name was changed"
+    assert python(folder, "-m", "helpers.run.reruns", "smoke").returncode == 0
+    would = make(folder, "--dry-run", "notebooks-of-profile", "PROFILE=smoke").stdout
+    assert "notebooks/01_generate.ipynb" in would, "a file that parameters name was changed"
     edit("params/smoke/shared.yaml", "evaluation_queries: 8 ", "evaluation_queries: 7 ")
     reproduce()
     assert results(folder) != before
@@ -235,10 +215,9 @@ def test_an_interrupt_is_a_sentence(checkout):
 
 
 @pytest.mark.slow
-def test_killed_anywhere_it_ends_the_same(checkout):
+def test_killed_anywhere_it_ends_the_same(reproduced, checkout):
     """SIGKILL of make, alone or with its process group, at random moments; then to the end."""
-    straight, killed = checkout("straight"), checkout("killed")
-    assert make(straight, "reproduce", "PROFILE=smoke").returncode == 0
+    killed = checkout("killed")
     rng = random.Random(time.time_ns())
     for attempt in range(8):
         child = subprocess.Popen(
@@ -255,7 +234,7 @@ def test_killed_anywhere_it_ends_the_same(checkout):
             child.kill()
         child.wait()
     until(lambda: make(killed, "reproduce", "PROFILE=smoke").returncode == 0)  # orphans end first
-    assert results(killed) == results(straight)
+    assert results(killed) == results(reproduced)
     ledger = sqlite3.connect(killed / "runs/smoke/ledger.sqlite")
     in_flight = 2 * 16  # two notebooks at once, 16 requests each
     twice = ledger.execute(

@@ -2,23 +2,14 @@
 
 import shutil
 import sqlite3
-import subprocess
 
 import pytest
 
-from helpers.paths import ROOT
-
-LEFT_OUT = (".git", ".venv*", "runs", "figures", "__pycache__", ".*_cache")
+from tests.tree import make
 
 
 def reproduce(folder):
-    made = subprocess.run(
-        ["make", "reproduce", "PROFILE=smoke"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    made = make(folder, "reproduce", "PROFILE=smoke")
     assert made.returncode == 0, made.stderr
     return made.stderr
 
@@ -37,16 +28,16 @@ def state(folder):
 
 
 @pytest.mark.slow
-def test_a_run_moves(tmp_path):
-    first, moved = tmp_path / "first", tmp_path / "elsewhere/moved"
-    shutil.copytree(ROOT, first, ignore=shutil.ignore_patterns(*LEFT_OUT))
-    (first / ".venv").symlink_to(ROOT / ".venv")
-    reproduce(first)
-    shutil.copytree(first, moved, symlinks=True)
-    before = state(first)
-    shutil.rmtree(first)  # who looks there still, fails
-    assert "done in" not in reproduce(moved), "a copy that keeps the times of files runs nothing"
-    for notebook in (moved / "runs/smoke").rglob("*.ipynb"):
-        notebook.unlink()
-    assert reproduce(moved).count("done in") == 5, "every stage ran again"
-    assert state(moved) == before
+def test_a_run_moves(reproduced, tmp_path):
+    moved = shutil.copytree(reproduced, tmp_path / "elsewhere/moved", symlinks=True)
+    before = state(reproduced)
+    away = reproduced.rename(tmp_path / "away")  # who looks where it was, fails
+    try:
+        nothing = reproduce(moved)
+        assert "done in" not in nothing, "a copy that keeps the times of files runs nothing"
+        for notebook in (moved / "runs/smoke").rglob("*.ipynb"):
+            notebook.unlink()
+        assert reproduce(moved).count("done in") == 5, "every stage ran again"
+        assert state(moved) == before
+    finally:
+        away.rename(reproduced)

@@ -18,6 +18,7 @@ from helpers.paths import ROOT
 from helpers.student.keeper import Kept
 from helpers.training.recipe import read_log
 from tests.training.runs import distance, topology
+from tests.tree import copy_of_the_tree
 
 SCRIPT = "params/accelerate/slurm.sbatch"
 NAMELESS = "0-without-an-address"  # the first in order, so a job's first machine
@@ -117,10 +118,7 @@ def end_jobs() -> None:
 @pytest.fixture
 def checkout(tmp_path):
     """A copy of the tree, with a profile as small as can be that trains on two machines."""
-    names = (".git", ".venv*", "runs", "figures", "__pycache__", ".*_cache")
-    folder = tmp_path / "checkout"
-    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*names))
-    (folder / ".venv").symlink_to(ROOT / ".venv")
+    folder = copy_of_the_tree(tmp_path / "checkout")
     profile = folder / "params/two"
     shutil.copytree(folder / "params/smoke", profile)
     layout = topology(
