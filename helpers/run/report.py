@@ -87,10 +87,26 @@ def of_scores(p: Plot, longest: int) -> dict:
     }
 
 
+def outputs(profile: str) -> dict[str, list]:
+    """What the executed 04_plot shows, by its cells' names.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = paths.run(profile) / "04_plot.ipynb"
+    try:
+        executed = nbformat.read(path, as_version=4)
+        return {cell.id: cell.get("outputs", []) for cell in executed.cells}
+    except (ValueError, TypeError, AttributeError, nbformat.ValidationError):
+        raise UserError(
+            f"{path}: damaged, no notebook; remove it, and make reproduce PROFILE={profile}"
+            " makes it again"
+        ) from None
+
+
 def contents(profile: str, notebooks: dict[str, Model]) -> dict:
     """Everything that the page shows, by the names that it has there."""
     p = notebooks["04_plot"]
-    executed = nbformat.read(paths.run(profile) / "04_plot.ipynb", as_version=4)
     lines = manifest.read(profile)
     corpus = read_json_lines(paths.corpus(profile), "01_generate") if p.generated else []
     kept = [record for record in corpus if not record["dropped"]]
@@ -106,7 +122,7 @@ def contents(profile: str, notebooks: dict[str, Model]) -> dict:
         "grade": next(q for q in notebooks.values() if isinstance(q, Grade)),
         "style": Markup((HERE / "report.css").read_text(encoding="utf-8")),
         "method": Markup((HERE / "method.svg").read_text(encoding="utf-8")),
-        "outputs": {cell.id: cell.get("outputs", []) for cell in executed.cells},
+        "outputs": outputs(profile),
         "findings": findings,
         "near": leaks.NEAR,
         "written": len(corpus),

@@ -196,3 +196,11 @@ def test_a_profile_that_was_not_run(monkeypatch, tmp_path):
         match=r"runs/never/04_plot.ipynb: no such file; make reproduce PROFILE=mini makes it",
     ):
         report.main("mini")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "{}", '{"cells": 1}', '"x"'])
+def test_an_executed_notebook_that_is_none(monkeypatch, tmp_path, content):
+    (tmp_path / "04_plot.ipynb").write_text(content)
+    monkeypatch.setattr(paths, "run", lambda profile: tmp_path)
+    with pytest.raises(UserError, match=r"04_plot.ipynb: damaged, no notebook; remove it, and"):
+        report.outputs("smoke")
