@@ -99,7 +99,9 @@ def test_a_repeated_query_is_asked_as_a_new_question(write):
 def test_a_text_of_another_k_is_not_kept_again(write):
     """D(1) and D(2) share no text, even where the judge takes one of D(1)'s for two skills."""
     before = "The rook weeps with joy."
-    records = write(one_query("personification", "chess"), 15, 60, known=[before], teacher=FAULTLESS)
+    records = write(
+        one_query("personification", "chess"), 15, 60, known=[before], teacher=FAULTLESS
+    )
     again = [record["dropped"] for record in records if record["text"] == before]
     assert DUPLICATE in again
     assert "" not in again
