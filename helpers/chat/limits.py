@@ -19,10 +19,8 @@ FIRST_WAIT = 1.0  # seconds before the second try at most, doubling up to LONGES
 LONGEST_WAIT = 30
 # What names the model, where that is not the role.
 PARAMETERS = {"student": "server.model in params/<profile>/03_grade.yaml"}
-OVERLOADED = (
-    503,
-    529,
-)  # with a Retry-After they are waited for as rate limits are; 529 is Anthropic's
+# With a Retry-After they are waited for as rate limits are; 529 is Anthropic's.
+OVERLOADED = (503, 529)
 LEAST_WAIT = 0.05  # seconds before a try that was put off, for endpoints that say 0
 
 
