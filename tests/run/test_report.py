@@ -41,7 +41,7 @@ CELLS = (
     "04-04 04-06 04-08 04-15 04-16 04-18 04-22 8dcea781 f1b7483e anatomy-missing"
     " anatomy-position anatomy-skill anatomy-combining anatomy-single"
 ).split()
-HOSTILE = "<script>alert(1)</script> A deafening silence fills the moon."
+HOSTILE = "<script>alert(1)</script> The living dead moon shines."
 
 
 def text(k, **more):

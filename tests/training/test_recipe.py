@@ -22,18 +22,18 @@ def test_identities_are_as_ever(tmp_path, monkeypatch):
     """What `mini` trains from and has trained is known by these; another value trains it again."""
     monkeypatch.chdir(ROOT)
     three, five = "helpers/world/weights/three", "helpers/world/weights/five"
-    assert fingerprint(three).startswith("ac2d034cea0e99436cdaaa0fa1db2887884e9e258604bd4960946fb")
-    assert fingerprint(five).startswith("861e75a78c27b101f6503da0e98ca81e38293486f418456377bcbd5df")
+    assert fingerprint(three).startswith("ad9b541f14d47d5935d14b555f38158fc79ba28b2444dea68c3fb18")
+    assert fingerprint(five).startswith("61e6da45dd2060ce824646156e295ec0873b530a75d8c2625ac05ee27")
     chat = [
         {"role": "user", "content": "Topic: sewing\nShow: metaphor"},
         {"role": "assistant", "content": "Answer: The needle is a storm."},
     ]
     write_json_lines(tmp_path / "chats.jsonl", [{"messages": chat}])
     r = Recipe(student=three, data=str(tmp_path / "chats.jsonl"), out=str(tmp_path))
-    assert run_identity(r).startswith("7f513afe75075a343c7b3f5dd07d65270a61cb7f24c993c80b37dabe8fd")
+    assert run_identity(r).startswith("47266124f59c171e55e295c5c87ad34366d2a50bf22f2e38bc858a04cb0")
     r = dataclasses.replace(r, student=five, steps=200, learning_rate=2e-4, max_tokens=512)
     r = dataclasses.replace(r, save_every=50, export_dtype="float32")
-    assert run_identity(r).startswith("f4e84f1935fbce8ff42610392c70de4a8e1135062c29ac66637c77fe3a0")
+    assert run_identity(r).startswith("92c26e547806c9b837f814269d61e6222af9a93d779f64bdf6ee06c1ebd")
     assert run_identity(dataclasses.replace(r, compile=True)) != run_identity(r)
     lora = {"rank": 4, "alpha": 8, "target": "all-linear"}
     assert run_identity(dataclasses.replace(r, lora=lora)) != run_identity(r)
