@@ -24,7 +24,9 @@ def folder(tmp_path, monkeypatch):
     out = paths.training("smoke", "k123-s0")
     (out / "model").mkdir(parents=True)
     recipe.write_json(out / "data.json", FACTS)
-    write_json_lines(out / "log.jsonl", [{"loss": 4.0}] * 5 + [{"loss": 1.0}] * 5)
+    write_json_lines(
+        out / "log.jsonl", [{"step": 1, "loss": 4.0}] * 5 + [{"step": 6, "loss": 1.0}] * 5
+    )
     paths.dataset("smoke").mkdir()
     (paths.dataset("smoke") / "README.md").write_text("---\nlicense: mit\n---\nTexts.")
     return out / "model"

@@ -31,7 +31,7 @@ def test_a_plan_needs_nothing(name, run, capsys, monkeypatch):
     assert len(printed.splitlines()) < 50, "a screen"
     if name == "mini":
         assert "all that is asked is free." in printed
-        assert "\n  3 x helpers/world/weights/three, 200 steps" in printed
+        assert "\n  3 x helpers/world/weights/three, 100 steps" in printed
 
 
 def test_what_has_run_with_the_parameters_of_today_is_done(run, capsys):
