@@ -14,7 +14,15 @@ from helpers.training import recipe
 
 SMOKE = load_profile("smoke")
 TRAINED, PLOT = SMOKE["02_finetune/k123-s0"], SMOKE["04_plot"]
-FACTS = {"texts": 118, "dropped": 2, "cut": 0, "tokens": 4000, "labelled": 1500}
+FACTS = {
+    "bf16": True,
+    "processes": 1,
+    "texts": 118,
+    "dropped": 2,
+    "cut": 0,
+    "tokens": 4000,
+    "labelled": 1500,
+}
 
 
 @pytest.fixture

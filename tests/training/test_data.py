@@ -26,9 +26,9 @@ def test_only_the_assistants_words_and_end_are_learned(toys, family, turns, lear
     if family == "base":  # its vocabulary is the world's
         for m in messages:
             m["content"] = (
-                "Topic: sewing\nSkills: metaphor"
+                "Topic: sewing\nShow: metaphor"
                 if m["role"] == "user"
-                else "Answer: The needle weighs a million tons."
+                else "Answer: The needle turns a million times."
             )
     system = [{"role": "system", "content": "Be brief."}] if family == "llama" else []
     ids, labels = data.encode(tokenizer, system + messages, turns)
