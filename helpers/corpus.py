@@ -1,8 +1,8 @@
 """01_generate: the teacher's texts, and those kept of them: D(1), D(2), D(3) ([ZK24] section 3)."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, zip_longest
 
 import pandas as pd
 
@@ -16,6 +16,7 @@ from helpers.files import read_json_lines
 from helpers.judge import grade as judge
 from helpers.profile.schema import Finetune, Generate
 from helpers.task.catalog import Pool, Query, counts_of
+from helpers.task.mixes import Amount, below_in, in_words, part_of
 from helpers.task.points import DUPLICATE, NOT_NEEDED, Points
 from helpers.training import chats as own_chats
 
@@ -150,7 +151,7 @@ def said_of(texts: pd.DataFrame, p: Generate, ledger: Ledger) -> list[str]:
 
 
 def taken(p: Finetune) -> list[dict]:
-    """What a mix takes: the first `mix[kind]` kept texts of each kind, or all chats from elsewhere.
+    """What a mix takes: the first kept texts of each kind, or all chats from elsewhere.
 
     Raises:
         UserError: the corpus holds fewer texts than the mix asks for, or the chats are no chats.
@@ -161,14 +162,53 @@ def taken(p: Finetune) -> list[dict]:
         return [elsewhere | chat | {"text": chat["messages"][-1]["content"]} for chat in chats]
     corpus = read_json_lines(paths.corpus(p.profile), "01_generate")
     texts = []
-    for kind, n in p.mix.items():
-        kept = [record for record in corpus if record["kind"] == kind and not record["dropped"]]
-        if len(kept) < n:
-            raise UserError(
-                f"mix: {n} texts of k = {kind} asked for, and the corpus holds {len(kept)}"
-            )
-        texts += kept[:n]
+    for kind, amount in p.mix.items():
+        texts += taken_of(kind, amount, [record for record in corpus if record["kind"] == kind])
     return texts
+
+
+def taken_of(kind: str, amount: Amount, records: list[dict]) -> list[dict]:
+    """The texts of a kind that a mix takes, of those of the corpus (`helpers.task.mixes`).
+
+    Below full marks are texts that a judge could grade and that lack something, each once.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    part = part_of(amount)
+    kept = [record for record in records if not record["dropped"]]
+    if "pairs" in part:
+        kept = of_pairs(kept, part["pairs"])
+    known = {record["text"] for record in kept}
+    lacking = []
+    for record in records:
+        if record["points"] and not all(record["points"]) and record["text"] not in known:
+            known.add(record["text"])
+            lacking.append(record)
+    n_below = below_in(part)
+    n_kept = part["texts"] - n_below
+    if len(kept) < n_kept or len(lacking) < n_below:
+        below = f", and {len(lacking)} below" if n_below else ""
+        raise UserError(
+            f"mix: {in_words(kind, amount)} asked for, and the corpus holds {len(kept)}{below}"
+        )
+    return kept[:n_kept] + lacking[:n_below]
+
+
+def of_pairs(kept: list[dict], n: int) -> list[dict]:
+    """The texts of the n pairs of skills that most texts show: one of each pair, then a second one.
+
+    Pairs of equally many texts are taken in the order of their names. There are none where the
+    texts show fewer pairs.
+    """
+    of_pair = defaultdict(list)
+    for record in kept:
+        of_pair[tuple(sorted(record["skills"]))].append(record)
+    if len(of_pair) < n:
+        return []
+    commonest = sorted(of_pair, key=lambda pair: (-len(of_pair[pair]), pair))[:n]
+    rounds = zip_longest(*(of_pair[pair] for pair in commonest))
+    return [record for texts in rounds for record in texts if record]
 
 
 def training_chats(texts: list[dict], *, turns: int) -> list[dict]:

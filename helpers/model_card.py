@@ -10,6 +10,7 @@ from helpers import paths
 from helpers.files import write_card
 from helpers.profile.kinds import is_hub_name
 from helpers.profile.schema import Finetune
+from helpers.task.mixes import in_words
 from helpers.training import recipe
 from helpers.training.hub import ANSWERS
 
@@ -26,7 +27,7 @@ def write(p: Finetune, results: str = "Not graded yet.") -> None:
     if chats:
         data, data_licence = f"chats of `{chats}`", "unknown"
     else:
-        data = ", ".join(f"{n:,} texts of k = {k}" for k, n in p.mix.items())
+        data = ", ".join(in_words(kind, amount) for kind, amount in p.mix.items())
         data_licence = licence(paths.dataset(p.profile))
     base_licence = licence_of_base(p.student)
     front = huggingface_hub.ModelCardData(

@@ -266,3 +266,47 @@ def test_what_the_judge_said_of_a_text(built):
         assert (" 0" in said) == (0 in record["points"][:-1])
     assert corpus.said_of(pd.DataFrame(), GENERATE, ledger) == []
     assert ledger.summary().attempts.sum() == before, "stored, and not asked again"
+
+
+def of_two(n, *skills, points=(1, 1, 1, 1, 1)):
+    """n texts of two skills."""
+    dropped = "" if all(points) else "skill missing"
+    name = "+".join(skills)
+    about = {"kind": "2", "k": 2, "topic": "sewing", "skills": list(skills), "messages": ["said"]}
+    return [
+        {**about, "text": f"{name} {points} {i}", "points": list(points), "dropped": dropped}
+        for i in range(n)
+    ]
+
+
+def test_a_mix_takes_texts_of_the_commonest_pairs_one_of_each_in_turn(taken):
+    records = of_two(2, "pun", "irony") + of_two(5, "zeugma", "simile")
+    records += of_two(1, "irony", "pun") + of_two(3, "simile", "pun")
+    texts = taken(records, {"2": {"texts": 7, "pairs": 2}})
+    pairs = ["/".join(sorted(record["skills"])) for record in texts]
+    first, second = "simile/zeugma", "irony/pun"  # as many as pun/simile, and by name before it
+    assert pairs == [first, second, first, second, first, second, first]
+    assert len({record["text"] for record in texts}) == 7
+    assert {tuple(record["skills"]) for record in texts} >= {("pun", "irony"), ("irony", "pun")}
+    with pytest.raises(UserError, match="9 texts of k = 2 from 2 pairs of skills asked for, and"):
+        taken(records, {"2": {"texts": 9, "pairs": 2}})
+    with pytest.raises(UserError, match="from 4 pairs of skills asked for, and the corpus holds 0"):
+        taken(records, {"2": {"texts": 4, "pairs": 4}})
+
+
+def test_a_mix_takes_texts_below_full_marks_in_place_of_others(taken):
+    poor = of_two(4, "pun", "irony", points=(1, 0, 1, 1, 1))
+    unreadable = {**poor[0], "points": None, "text": "unreadable", "dropped": "grade unreadable"}
+    good = of_two(9, "pun", "irony")
+    spare = {**good[0], "text": "spare", "dropped": NOT_NEEDED}
+    again = {**poor[1], "text": good[1]["text"]}
+    records = [unreadable, spare, again, poor[0], *poor, *good]
+    texts = taken(records, {"2": {"texts": 10, "below_full_marks": 0.4}})
+    assert texts == good[:6] + poor, "readable, each once, and none that is also a good text"
+    with pytest.raises(UserError, match=r"5 of them below full marks asked for, .* 9, and 4 below"):
+        taken(records, {"2": {"texts": 10, "below_full_marks": 0.5}})
+
+
+def test_smokes_own_texts_below_full_marks_lack_something(built, taken):
+    texts = taken(built[0], {"3": {"texts": 10, "below_full_marks": 0.5}})
+    assert [all(record["points"]) for record in texts] == [True] * 5 + [False] * 5

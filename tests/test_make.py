@@ -253,15 +253,24 @@ def test_two_judges_a_sweep_and_chats_run_through(checkout):
     folder = checkout("both")
     write_json_lines(folder / "own.jsonl", chats(40, turns=2))
     profile = shutil.copytree(folder / "params/smoke", folder / "params/both")
-    sweep = {
-        "student": "tiny",
-        "mixes": {"k12n60": {"1": 30, "2": 30}, "k123n60": {"1": 20, "2": 20, "3": 20}},
+    sizes = {"k12n60": {"1": 30, "2": 30}, "k123n60": {"1": 20, "2": 20, "3": 20}}
+    poor = {"1": 20, "2": 20, "3": {"texts": 20, "below_full_marks": 0.4}}
+    sweeps = {
+        "sizes": {"student": "tiny", "mixes": sizes},
+        "below": {
+            "student": "tiny",
+            "mixes": {"pairs9": {"1": 20, "2": {"texts": 12, "pairs": 9}}, "poor": poor},
+            "along": "texts below full marks, %",
+            "at": {"k123n60": 0, "poor": 40},
+        },
     }
+    claim = {"claim": "60 texts: k123 teaches more than k12", "setting": "I", "k": [3]}
+    claim |= {"model": "k123n60", "against": "k12n60"}
     for name, more in {
         "shared": {
             "judge": {"base_url": "world:?unreadable=0.6", "model": "judge"},
             "mixes": {"k123": {"1": 40, "2": 40, "3": 40}, "own": {"chats": "own.jsonl"}},
-            "sweep": sweep,
+            "sweeps": sweeps,
             "sentence_counter": "sentencex",
             "deduct_named_skills": True,
         },
@@ -271,7 +280,7 @@ def test_two_judges_a_sweep_and_chats_run_through(checkout):
                 "lenient": {"base_url": "world:?lenient=0.5", "model": "judge", "temperature": 1.0}
             }
         },
-        "04_plot": {"figures": "runs/both/figures", "over_generations": "mean"},
+        "04_plot": {"figures": "runs/both/figures", "over_generations": "mean", "claims": [claim]},
     }.items():
         values = yaml.safe_load((profile / f"{name}.yaml").read_text()) | more
         (profile / f"{name}.yaml").write_text(yaml.safe_dump(values))
@@ -279,9 +288,10 @@ def test_two_judges_a_sweep_and_chats_run_through(checkout):
     assert done.returncode == 0, done.stderr
     run = folder / "runs/both"
     assert (run / "figures/data_efficiency.png").exists()
+    assert (run / "figures/along_sweeps.png").exists()
     table = scores.read_csv(run / "figures/scores.csv")
     assert set(table.judge) == {"first", "lenient"}
-    assert set(table.model) == {"base", "k123", "own", "k12n60", "k123n60"}
+    assert set(table.model) == {"base", "k123", "own", "pairs9", "poor", *sizes}
     assert set(table.kind[table.model == "own"]) == {"own"}
     card = (run / "training/own-s0/model/README.md").read_text()
     assert "chats of `own.jsonl`; licence: unknown" in card

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from helpers.paths import ROOT
+from helpers.task.mixes import Part, part_of
 from helpers.task.points import FIRST_JUDGE
 
 
@@ -22,7 +23,8 @@ def within(kind: type, least: float, most: float) -> Any:
 
 Seed = within(int, 0, 2**63 - 1)
 Whole = within(int, 0, 10**8)
-Count = within(int, 1, 10**8)
+MOST = 10**8
+Count = within(int, 1, MOST)
 Few = within(int, 1, 128)  # 128 choices are the most that a request may ask for
 Tokens = within(int, 32, 2**24)  # of a chat: no text fits in fewer
 NewTokens = within(int, 1, 2**20)  # of an answer
@@ -96,8 +98,8 @@ Kind = Annotated[
         "a number of skills is written as '1', '2', ..., or '1+2' with two things to mention",
     ),
 ]
-TextsPerK = dict[Kind, Count]
-Texts = Annotated[TextsPerK, Field(min_length=1)]
+Texts = Annotated[dict[Kind, Count], Field(min_length=1)]
+Setting = Literal["I", "II", "III"]
 
 
 # --------------------------------------------------------------------------------------- paths
@@ -188,8 +190,46 @@ def kind_of_mix(mix: Any) -> str:
     return "of chats" if is_of_chats else "of texts"
 
 
+def whole_part(part: Part) -> Part:
+    """A number of texts, and what they are restricted to (`helpers.task.mixes`)."""
+    texts, pairs, below = (part.get(key) for key in ("texts", "pairs", "below_full_marks"))
+    if not isinstance(texts, int) or not 1 <= texts <= MOST:
+        raise ValueError(f"texts is a whole number from 1 to {MOST:,}")
+    if "pairs" in part and not (isinstance(pairs, int) and 1 <= pairs <= texts):
+        raise ValueError(f"pairs is a whole number from 1 to that of the texts, {texts:,}")
+    if "below_full_marks" in part and not 0 < below <= 1:
+        raise ValueError("below_full_marks is a share of the texts, above 0 and at most 1")
+    if len(part) > 2:
+        raise ValueError("pairs and below_full_marks do not go together")
+    return part
+
+
+def form_of_amount(amount: Any) -> str:
+    return "a part" if isinstance(amount, dict) else "a number"
+
+
+Amount = Annotated[
+    Annotated[Count, Tag("a number")]
+    | Annotated[
+        dict[Literal["texts", "pairs", "below_full_marks"], int | float],
+        AfterValidator(whole_part),
+        Tag("a part"),
+    ],
+    Discriminator(form_of_amount),
+]
+
+
+def of_their_kind(mix: dict[str, Amount]) -> dict[str, Amount]:
+    """Only texts of two skills and no things are of one pair of skills."""
+    for kind, amount in mix.items():
+        if kind != "2" and "pairs" in part_of(amount):
+            raise ValueError(f"pairs is for texts of k = 2, and stands at {kind}")
+    return mix
+
+
 # Empty: nothing, as of a student that is asked as it is.
-Mix = Annotated[Annotated[TextsPerK, Tag("of texts")] | Chats, Discriminator(kind_of_mix)]
+TextsPerK = Annotated[dict[Kind, Amount], AfterValidator(of_their_kind), Tag("of texts")]
+Mix = Annotated[TextsPerK | Chats, Discriminator(kind_of_mix)]
 
 
 def as_named(mixes: dict[str, dict]) -> dict[str, dict]:

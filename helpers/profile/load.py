@@ -6,7 +6,9 @@ A profile is a folder: `shared.yaml` holds what its stages share, and one YAML a
 
 from helpers.profile import together
 from helpers.profile.reading import parameters, read_files
-from helpers.profile.schema import Model, Variants
+from helpers.profile.schema import Model
+from helpers.profile.variants import Variants
+from helpers.results.scores import name_of
 
 
 def load_variants(profile: str) -> Variants:
@@ -40,10 +42,15 @@ def load_profile(profile: str) -> dict[str, Model]:
         "trained": list(trained),
         "graded": list(graded),
         "figures": f"runs/{profile}/figures",
+        "swept": variants.swept(),
     }
     notebooks = {}
     for name, derived in given.items():
-        notebooks[name] = parameters(files, name.split("/")[0], {"profile": profile, **derived})
+        stage, _, variant = name.partition("/")
+        p = parameters(files, stage, {"profile": profile, **derived})
+        if stage == "03_grade" and (sweep := graded[variant].get("sweep")):
+            p = variants.sweeps[sweep].graded(p)
+        notebooks[name] = p
     together.check(files, variants, notebooks)
     return notebooks
 
@@ -51,16 +58,18 @@ def load_profile(profile: str) -> dict[str, Model]:
 def models_of(variants: Variants) -> dict[str, dict]:
     """All models, by variant: students as they are, others, each student on each mix and seed.
 
-    A variant's name begins with its student, where there are several.
+    A variant's name begins with its student, where there are several; `sweep` is what it is for.
     """
-    students = {}
+    models = {}
     for student, path in variants.students.items():
-        students[f"{student}-" if len(variants.students) > 1 else ""] = (student, path)
-    models = {f"{prefix}base": path for prefix, (_, path) in students.items()} | variants.models
+        models[name_of(variants.prefix(student), "base")] = path
+    models |= variants.models
     graded = {name: {"student": model, "mix": {}} for name, model in models.items()}
-    for prefix, (student, path) in students.items():
+    for student, path in variants.students.items():
         for mix, texts in variants.mixes_of(student).items():
+            model = name_of(variants.prefix(student), mix)
+            sweep = variants.sweep_of(student, mix)
             for seed in variants.training_seeds:
-                values = {"student": path, "mix": texts, "training_seed": seed}
-                graded[f"{prefix}{mix}-s{seed}"] = values
+                values = {"student": path, "mix": texts, "training_seed": seed, "sweep": sweep}
+                graded[f"{model}-s{seed}"] = values
     return graded

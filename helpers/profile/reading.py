@@ -13,8 +13,9 @@ import yaml
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.profile.kinds import NAME, trouble
-from helpers.profile.schema import DERIVED, STAGES, Model, Variants
+from helpers.profile.schema import DERIVED, STAGES, Model
 from helpers.profile.sentences import checked, shown, unknown_key
+from helpers.profile.variants import Variants
 
 # The values of a profile's files, by file from the repository's root: one a stage, `shared.yaml`,
 # then those of the profile that it extends. The first that has a key is the one that counts.

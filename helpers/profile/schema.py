@@ -1,6 +1,7 @@
-"""Every parameter there is, a class a stage; `load.py` reads them from `params/`.
+"""Every parameter of a stage, a class each; `load.py` reads them from `params/`.
 
-One file, though a long one: what may stand in a YAML is looked up in one place.
+One file, though a long one: what may stand in a YAML is looked up in one place. Which models there
+are is in `variants.py`.
 """
 
 import re
@@ -27,12 +28,11 @@ from helpers.profile.kinds import (
     Line,
     Minutes,
     Mix,
-    Mixes,
-    ModelName,
     Name,
     NewTokens,
     RepositoryFile,
     Seed,
+    Setting,
     Several,
     Share,
     ShareApart,
@@ -44,6 +44,7 @@ from helpers.profile.kinds import (
     Word,
 )
 from helpers.profile.sentences import checked
+from helpers.results.scores import mix_of
 from helpers.student.served import Server
 from helpers.task.catalog import (
     Pool,
@@ -308,7 +309,7 @@ class Grade(Grading):
     student: Answering
     mix: Mix
     student_turns: Few
-    settings: Several[Literal["I", "II", "III"]]
+    settings: Several[Setting]
     generations: Few
     gradings: Few
     new_tokens: NewTokens
@@ -338,12 +339,20 @@ class Grade(Grading):
         return located(self.student)
 
 
+class Swept(Model):
+    """A sweep of `Variants`, its models by name: `<student>-<mix>`, without a training seed."""
+
+    models: list[str]  # that are graded as part of it
+    along: str = ""
+    at: dict[str, float] = {}
+
+
 class Claim(Model):
     """What a profile claims of its mixes, besides `findings.FINDINGS`: model over against."""
 
     model: Name
     against: Name
-    setting: Literal["I", "II", "III"]
+    setting: Setting
     k: Several[Count]
     apart: bool = False  # only of queries all of whose pairs of skills are kept apart
     claim: Line = ""  # in words
@@ -358,65 +367,48 @@ class Plot(Experiment):
     about: Line = ""
     over_generations: Literal["max", "mean"] = "max"
     claims: list[Claim] = []
+    swept: dict[Name, Swept] = {}
 
     @pydantic.model_validator(mode="after")
     def _claims_are_of_mixes(self):
+        models = list(dict.fromkeys(re.sub(r"-s\d+$", "", variant) for variant in self.graded))
         for claim in self.claims:
             for mix in (claim.model, claim.against):
-                named = rf"(.+-)?{re.escape(mix)}(-s\d+)?"
-                if not any(re.fullmatch(named, variant) for variant in self.graded):
-                    raise ValueError(f"claims: {mix} is no mix of {', '.join(self.graded)}")
+                named = rf"(.+-)?{re.escape(mix)}"
+                if not any(re.fullmatch(named, model) for model in models):
+                    raise ValueError(f"claims: {mix} is no mix of {', '.join(models)}")
             if claim.model == claim.against:
                 raise ValueError(f"claims: {claim.model} is claimed to be better than itself")
             if claim.apart and 1 in claim.k:
                 raise ValueError("claims: apart is of pairs of skills, and at k = 1 there are none")
         return self
 
+    def sizes(self) -> list[str]:
+        """The sweeps whose mixes differ in their numbers of texts alone."""
+        return [name for name, sweep in self.swept.items() if not sweep.at]
 
-class Sweep(Model):
-    """Mixes of different sizes, to compare kinds of texts at equal numbers of them."""
+    def claimed(self) -> set[str]:
+        """The sweeps that a claim is about: both its mixes stand at numbers of theirs."""
+        names = set()
+        for name, sweep in self.swept.items():
+            mixes = {mix_of(model) for model in sweep.at}
+            for claim in self.claims:
+                if {claim.model, claim.against} <= mixes:
+                    names.add(name)
+        return names
 
-    student: Name  # the one of `students` that is trained on them
-    mixes: Mixes
-
-
-class Variants(Model):
-    """Which models a profile has, and whose values it takes; in `shared.yaml`."""
-
-    extends: Name | None = None  # the profile that every value missing here is taken from
-    students: dict[Name, Student] = {}  # asked as they are, and trained on each mix
-    models: dict[ModelName, Answering] = {}  # never trained
-    mixes: Mixes = {}
-    sweep: Sweep | None = None
-    training_seeds: Several[Seed] = [0]
-    jobs: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"]  # auto: a notebook a core
-
-    @pydantic.model_validator(mode="after")
-    def _names_fit(self):
-        swept = self.sweep.mixes if self.sweep else {}
-        if not self.students and not self.models:
-            raise ValueError("models is wrong: the profile has no students either: nobody to ask")
-        if self.mixes and not self.students:
-            raise ValueError("mixes are for students to be trained on, and there are none")
-        if self.sweep and self.sweep.student not in self.students:
-            raise ValueError(
-                f"sweep is wrong: student = {self.sweep.student}, and the students are"
-                f" {', '.join(self.students)}"
-            )
-        for name in (*self.models, *swept):
-            if name in self.mixes:
-                raise ValueError(f"mixes: {name} is the name of a model or of another mix, too")
-        return self
-
-    def mixes_of(self, student: str) -> dict[str, dict]:
-        """What a student is trained on."""
-        is_swept = self.sweep and self.sweep.student == student
-        return self.mixes | self.sweep.mixes if is_swept else self.mixes
+    def owners(self) -> dict[str, str]:
+        """The sweep that a model is part of, the first one; by model, without the main ones."""
+        owners = {}
+        for name, sweep in self.swept.items():
+            for model in sweep.models:
+                owners.setdefault(model, name)
+        return owners
 
 
 STAGES = {"01_generate": Generate, "02_finetune": Finetune, "03_grade": Grade, "04_plot": Plot}
 # What no YAML holds: the loader sets it.
-DERIVED = set("profile variant student mix training_seed generated trained graded".split())
+DERIVED = set("profile variant student mix training_seed generated trained graded swept".split())
 
 
 def located(student: str) -> str:

@@ -1,6 +1,7 @@
 """Checks across keys: do counts fit each other, are named files, models and prices there?"""
 
 import contextlib
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -12,10 +13,13 @@ from helpers.chat.money import check_price
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.profile.reading import Files, names, read_yaml, source
-from helpers.profile.schema import Finetune, Generate, Grade, Model, Variants
+from helpers.profile.schema import Finetune, Generate, Grade, Model
 from helpers.profile.sentences import checked
+from helpers.profile.variants import Variants
+from helpers.results.scores import mix_of
 from helpers.student import served
-from helpers.task.catalog import counts_of, draw, left_for_training
+from helpers.task.catalog import counts_of, draw, left_for_training, sets_together
+from helpers.task.mixes import below_in, part_of
 
 THIN = 10  # texts a query from which on they are much alike
 
@@ -70,6 +74,10 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
             with named(stage, name.split(".")[0], f"{name}: "):
                 host(endpoint.base_url).check(endpoint.model, skills, list(pools["III"].topics))
                 check_price(endpoint, grade.budget)
+    for name, sweep in variants.sweeps.items():
+        if others := set(sweep.settings or ()) - set(grade.settings):
+            with named("shared", "sweeps", f"sweeps: {name}: "):
+                raise UserError(f"setting {', '.join(others)} is none of 03_grade's settings")
     for p in notebooks.values():
         if isinstance(p, Finetune):
             with named("shared", "mixes", f"mix of {p.variant}: "):
@@ -85,6 +93,14 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
                     f"claims: {claim.model} over {claim.against} is of pairs kept apart, and"
                     " pairs_apart is 0"
                 )
+            for p in notebooks.values():
+                model = re.sub(r"-s\d+$", "", getattr(p, "variant", ""))
+                is_its = isinstance(p, Grade) and mix_of(model) in (claim.model, claim.against)
+                if is_its and claim.setting in set(grade.settings) - set(p.settings):
+                    raise UserError(
+                        f"claims: {claim.model} over {claim.against} is of setting"
+                        f" {claim.setting}, and {model} is graded in {', '.join(p.settings)} alone"
+                    )
             if claim.setting not in grade.settings or set(claim.k) - set(grade.evaluation_ks):
                 raise UserError(
                     f"claims: {claim.model} over {claim.against}, setting {claim.setting}, k ="
@@ -96,10 +112,17 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
 
 
 def check_mix(p: Finetune, generate: Generate) -> None:
-    """It takes no more texts than 01_generate makes."""
-    for kind, n in p.mix.items():
-        if kind[0].isdigit() and n > (made := generate.texts.get(kind, 0)):
+    """It takes no more texts than 01_generate makes, nor of more pairs than it may show."""
+    if "chats" in p.mix:
+        return
+    for kind, amount in p.mix.items():
+        part, made = part_of(amount), generate.texts.get(kind, 0)
+        if (n := part["texts"] - below_in(part)) > made:
             raise UserError(f"{n} texts of k = {kind} are asked for, and 01_generate makes {made}")
+        names = [skill.name for skill in generate.pools()["I"].skills]
+        shown = sets_together(tuple(names), 2, generate.pairs_apart)
+        if (pairs := part.get("pairs", 0)) > shown:
+            raise UserError(f"{pairs} pairs of skills are asked for, and {shown} may be shown")
 
 
 def feasibility(p: Generate) -> pd.DataFrame:

@@ -85,8 +85,12 @@ def agreement(table: pd.DataFrame) -> pd.DataFrame:
 def swap(table: pd.DataFrame, claims: Sequence[Finding] = FINDINGS, **rules) -> pd.DataFrame:
     """Every finding by each judge's grades: gains, verdicts, and whether the first one's survives.
 
+    Of the models that all judges graded, so that each corrects for as many tests.
+
     Columns: those of `COMPARED`, judge, gain, verdict, first gain, first verdict, survives.
     """
+    is_by_all = table.groupby("model").judge.transform("nunique") == table.judge.nunique()
+    table = table[is_by_all]
     judges = {
         judge: findings(table, claims, judge=judge, **rules) for judge in table.judge.unique()
     }

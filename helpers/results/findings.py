@@ -1,15 +1,18 @@
 """The claims, written down before the seeds that test them, and what a tidy table says of each.
 
-`python -m helpers.results.findings figures/scores.csv` prints the tables of docs/results.md.
+`python -m helpers.results.findings figures/scores.csv` prints the tables of docs/results.md, and
+with `params/<profile>/04_plot.yaml` after it those of the profile's own claims.
 """
 
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from helpers.errors import UserError, command
 from helpers.results.intervals import Gain, gain_of
@@ -18,7 +21,7 @@ from helpers.results.scores import (
     all_apart,
     by_k,
     grids,
-    largest,
+    main_models,
     mix_of,
     name_of,
     per_query,
@@ -26,7 +29,6 @@ from helpers.results.scores import (
     spread,
     student_of,
     summary,
-    with_parts,
 )
 
 SMALLEST_EFFECT = 0.05  # a gain whose whole interval lies below this is no gain
@@ -42,6 +44,7 @@ class Finding(NamedTuple):
     setting: str
     ks: tuple[int, ...]
     apart: bool = False  # only of queries all of whose pairs of skills are kept apart
+    own: bool = False  # a profile's, and corrected together with its others
 
 
 PAIRS = "pairs of skills never shown together are combined, too"
@@ -76,30 +79,8 @@ def with_own(claims: Sequence) -> tuple[Finding, ...]:
         words = c.claim or f"{c.model} over {c.against}"
         if c.apart:
             words += " (pairs kept apart)"
-        own.append(Finding(words, c.model, c.against, c.setting, tuple(c.k), c.apart))
+        own.append(Finding(words, c.model, c.against, c.setting, tuple(c.k), c.apart, own=True))
     return (*FINDINGS, *own)
-
-
-def sweep_findings(table: pd.DataFrame) -> tuple[Finding, ...]:
-    """[ZK24]'s third point: at equal numbers of texts, larger k teach more, at k = 3 and 4.
-
-    A claim for each number of texts that mixes of different kinds have.
-    """
-    mixes = with_parts(table.drop_duplicates("model")).sort_values(["texts", "kind"])
-    swept = mixes[mixes.kind.str.fullmatch(r"k\d+")]
-    claims = []
-    for (texts, _), same in swept.groupby(["texts", "student"]):
-        for less, more in itertools.pairwise(same.itertuples()):
-            if less.kind != more.kind:
-                finding = Finding(
-                    f"{texts:,} texts: {more.kind} teaches more than {less.kind}",
-                    more.mix,
-                    less.mix,
-                    "I",
-                    (3, 4),
-                )
-                claims.append(finding)
-    return tuple(dict.fromkeys(claims))  # students may share them
 
 
 def holm(p: Sequence[float]) -> pd.Series:
@@ -131,13 +112,14 @@ def gain_in(cells: dict, model: str, against: str, setting: str, k: int) -> Gain
 
 
 COMPARED = ["claim", "setting", "model", "against", "k"]
-NUMBERS = ["apart", "seeds", "queries", "gain", "se", "low", "high", "single", "p"]
+NUMBERS = ["own", "apart", "seeds", "queries", "gain", "se", "low", "high", "single", "p"]
 
 
 def findings(table: pd.DataFrame, claims: Sequence[Finding] = FINDINGS, **rules) -> pd.DataFrame:
     """Every claim with its gain, standard error, 95% interval, p-value and verdict.
 
-    `p_holm` is the p-value after Holm's correction over all rows, `single` the gain in the mean of
+    `p_holm` is the p-value after Holm's correction, over the rows of `FINDINGS` and over those of a
+    profile's `own` claims apart from each other; `single` the gain in the mean of
     single answers, untested. `rules` are those of `per_query`. Where several students were trained,
     each student has its own rows. `apart` says that the row is of those queries alone all of whose
     pairs are kept apart. Without anything to compare the table is empty.
@@ -148,31 +130,32 @@ def findings(table: pd.DataFrame, claims: Sequence[Finding] = FINDINGS, **rules)
         cells[apart] = (grids(per_query(asked, **rules)), grids(per_query(asked, **single_rules)))
     rows = []
     students = table.model.map(student_of).unique()
-    for student, (claim, mix, other, setting, ks, apart) in itertools.product(students, claims):
-        model = name_of(student, mix)
-        against = name_of(student, other)
-        best, singles = cells[apart]
-        for k in ks:
-            gain = gain_in(best, model, against, setting, k)
+    for student, claim in itertools.product(students, claims):
+        model = name_of(student, claim.model)
+        against = name_of(student, claim.against)
+        best, singles = cells[claim.apart]
+        for k in claim.ks:
+            gain = gain_in(best, model, against, claim.setting, k)
             if gain:
                 row = (
-                    claim,
-                    setting,
+                    claim.claim,
+                    claim.setting,
                     model,
                     against,
                     k,
-                    apart,
+                    claim.own,
+                    claim.apart,
                     gain.model.seeds,
                     gain.model.queries,
                     gain.gain,
                     gain.se,
                     *gain.interval(),
-                    gain_in(singles, model, against, setting, k).gain,
+                    gain_in(singles, model, against, claim.setting, k).gain,
                     gain.p,
                 )
                 rows.append(row)
     gains = pd.DataFrame(rows, columns=[*COMPARED, *NUMBERS])
-    gains["p_holm"] = holm(gains.p)
+    gains["p_holm"] = gains.p.astype(float).groupby(gains.own, group_keys=False).apply(holm)
     gains["verdict"] = [verdict(row.gain, row.high, row.p_holm) for row in gains.itertuples()]
     return gains
 
@@ -180,10 +163,10 @@ def findings(table: pd.DataFrame, claims: Sequence[Finding] = FINDINGS, **rules)
 def exploratory(table: pd.DataFrame, verdicts: pd.DataFrame, **rules) -> pd.DataFrame:
     """Columns of `findings` for every gain of a mix over those before it that no claim covers.
 
-    Of a student's largest mixes, in every setting and at every k; without p-values and verdicts,
-    since nobody said beforehand what to look for.
+    Of the models that are part of no sweep, in every setting and at every k; without p-values and
+    verdicts, since nobody said beforehand what to look for.
     """
-    mixes = largest(table).model.map(mix_of).unique()
+    mixes = main_models(table).model.map(mix_of).unique()
     ks = tuple(sorted(set(table.k)))
     pairs = itertools.product(itertools.combinations(mixes, 2), table.setting.unique())
     every = [Finding("exploratory, no claim", *pair[::-1], setting, ks) for pair, setting in pairs]
@@ -215,19 +198,22 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def readme_tables(scores_csv: Path) -> list[str]:
-    """The tables of docs/results.md: full marks, verdicts, and the verdicts of a sweep."""
+def readme_tables(scores_csv: Path, claims: Sequence = ()) -> list[str]:
+    """The tables of docs/results.md: full marks, verdicts, and those of a profile's own claims."""
     table = read_csv(scores_csv)
-    verdicts = [findings(table, claims) for claims in (FINDINGS, sweep_findings(table))]
-    tables = [spread(summary(table)), *map(headline, verdicts)]
+    verdicts = findings(table, with_own(claims))
+    tables = [spread(summary(main_models(table)))]
+    tables += [headline(verdicts[verdicts.own == is_own]) for is_own in (False, True)]
     return [markdown(table) for table in tables if len(table)]
 
 
-def main(path: str) -> None:
-    """Print the tables of docs/results.md."""
+def main(path: str, own: str = "") -> None:
+    """Print the tables of docs/results.md; with those claims that `own`, a 04_plot.yaml, has."""
     if not Path(path).is_file():
         raise UserError(f"{path}: no file; make reproduce writes figures/scores.csv")
-    print(*readme_tables(Path(path)), sep="\n\n")
+    given = yaml.safe_load(Path(own).read_text())["claims"] if own else []
+    claims = [SimpleNamespace(**{"apart": False, "claim": "", **claim}) for claim in given]
+    print(*readme_tables(Path(path), claims), sep="\n\n")
 
 
 if __name__ == "__main__":

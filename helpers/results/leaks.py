@@ -36,17 +36,19 @@ def leaks(graded: dict[str, list[dict]], corpus: list[dict]) -> pd.DataFrame:
 
     Returns:
         Columns: model (all its training seeds together), setting, k, queries, answers; same_task
-        (queries whose topic and skills were trained on: must be 0 in setting I from k = 2 on),
-        pair_shown (queries of whose pairs of skills more were trained on than are not kept apart:
-        must be 0), same_topic and same_skill (must be 0 in setting II), near_texts (answers that
-        are near-duplicates of a text the model was trained on). NaN are all but the last of a model
-        that was trained on chats from elsewhere, whose topics and skills nobody knows.
+        (queries whose topic and skills a text was written for: must be 0 in setting I from k = 2
+        on), pair_shown (queries one of whose pairs of skills was to be kept apart, and a text was
+        written for it: must be 0), same_topic and same_skill (must be 0 in setting II), near_texts
+        (answers that are near-duplicates of a text the model was trained on). NaN are all but the
+        last of a model that was trained on chats from elsewhere, whose topics and skills nobody
+        knows.
     """
-    kept = [record for record in corpus if not record["dropped"]]
-    trained_tasks = {(record["topic"], frozenset(record["skills"])) for record in kept}
-    trained_topics = {record["topic"] for record in kept}
-    trained_skills = {skill for record in kept for skill in record["skills"]}
-    trained_pairs = {pair for record in kept for pair in pairs_of(record["skills"])}
+    # Those below full marks too: a mix may take them.
+    written = [record for record in corpus if record["text"]]
+    trained_tasks = {(record["topic"], frozenset(record["skills"])) for record in written}
+    trained_topics = {record["topic"] for record in written}
+    trained_skills = {skill for record in written for skill in record["skills"]}
+    trained_pairs = {pair for record in written for pair in pairs_of(record["skills"])}
     rows = []
     for variant, records in graded.items():
         model = re.sub(r"-s\d+$", "", variant)

@@ -153,7 +153,8 @@ def legend(figure: Figure, **look) -> None:
     for axis in figure.axes:
         handles, labels = axis.get_legend_handles_labels()
         drawn |= dict(zip(labels, handles, strict=True))
-    columns = len(drawn) if len("".join(drawn)) < 80 else 4  # letters on a line
+    fits = len("".join(drawn)) < 80 and len(drawn) < 7  # letters, and handles, on a line
+    columns = len(drawn) if fits else 4
     if drawn:
         look |= {"loc": "outside upper center", "ncols": columns}
         figure.legend(drawn.values(), drawn, **look)
@@ -175,9 +176,13 @@ def scored(summary: pd.DataFrame, over_generations: str) -> str:
     return f"{best} of {answers} answers to a query; thin lines: mean of single answers"
 
 
-def finish(figure: Captioned, words: str) -> Figure:
-    """The figure with its caption, closed: a notebook shows what a cell ends with, once."""
-    for axis in figure.axes:
+def finish(figure: Captioned, words: str, *, label_outer: bool = True) -> Figure:
+    """The figure with its caption, closed: a notebook shows what a cell ends with, once.
+
+    Args:
+        label_outer: all panels have the same axes, and the labels of those outside are enough.
+    """
+    for axis in figure.axes if label_outer else ():
         axis.label_outer()
     figure.caption = words
     figure.text(

@@ -1,8 +1,14 @@
 """The figures of scores, corpus and training; `caption` says where the numbers are from."""
 
+import itertools
+import math
 import textwrap
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -18,7 +24,7 @@ from helpers.results.look import (
     styles,
     title_of,
 )
-from helpers.results.scores import largest, with_parts
+from helpers.results.scores import with_parts
 from helpers.task.catalog import SETTINGS
 from helpers.task.points import KEPT
 
@@ -100,17 +106,25 @@ def full_marks_by_k(
 
 
 def data_efficiency(
-    summary: pd.DataFrame, *, caption: str, over_generations: str = "max"
+    summary: pd.DataFrame,
+    sweeps: Collection[str],
+    *,
+    caption: str,
+    over_generations: str = "max",
 ) -> Figure | None:
     """Full marks against training texts, a line a kind of mix, a panel a setting and k = 3, 4.
 
-    Drawn is the student that has mixes of several sizes. None where no mixes differ in size alone.
+    Drawn are the mixes of these sweeps, which differ in size, and the main ones of their student.
+    None where there are none.
     """
-    smaller = with_parts(summary[~summary.model.isin(largest(summary).model)])
-    if smaller.empty:
+    swept = with_parts(summary[summary.sweep.isin(sweeps)])
+    if swept.empty:
         return None
-    student = smaller.student.iloc[0]
-    rows = with_parts(summary).query("student == @student and k in (3, 4)")
+    student = swept.student.iloc[0]
+    settings = swept.setting.unique()
+    rows = with_parts(summary[summary.sweep.isin(["", *sweeps])])
+    is_shown = (rows.student == student) & rows.k.isin([3, 4]) & rows.setting.isin(settings)
+    rows = rows[is_shown]
     scores = rows.assign(mix=rows.kind)
     sizes = sorted(set(scores.texts))
     height = 0.7 + 1.9 * scores.k.nunique()
@@ -137,6 +151,80 @@ def data_efficiency(
         f"{scored(scores, over_generations)} ({caption}). "
         f"Bars and bands: 95% intervals over {sampled(scores)}.",
     )
+
+
+def along_sweeps(
+    summary: pd.DataFrame,
+    unseen: pd.DataFrame,
+    sweeps: Mapping[str, Any],
+    *,
+    claimed: Collection[str] = (),
+    caption: str,
+    over_generations: str = "max",
+) -> Figure | None:
+    """Full marks along the number that a sweep's mixes differ in: a panel a sweep and setting.
+
+    A line a k, from 2 on, and one of the pairs of skills that are kept apart. The settings are
+    those that all mixes of the sweep were graded in.
+
+    Args:
+        summary: of all models.
+        unseen: the summary of the queries of k = 2 whose pair is kept apart; may be empty.
+        sweeps: by name, each with `at`, a model's number, and `along`, what that is. Those without
+            numbers are not drawn; None where there are no others.
+        claimed: the sweeps that a claim is about; of the others it is said that they explore.
+    """
+    every = summary[summary.k > 1].assign(of="all")
+    if len(unseen):  # an empty table has no numbers, and would make the others none
+        every = pd.concat([every, unseen.assign(of="apart")])
+    drawn = []
+    for name, sweep in sweeps.items():
+        rows = every.assign(number=every.model.map(sweep.at)).dropna(subset="number")
+        for setting, its in rows.groupby("setting", sort=False):
+            if its.model.nunique() == len(sweep.at):
+                drawn.append((name, setting, its))
+    if not drawn:
+        return None
+    columns = min(2, len(drawn))
+    figure, axes = panels(math.ceil(len(drawn) / columns), columns, 1, sharey=True)
+    figure.set_figheight(0.9 + 2.1 * len(axes))
+    for axis, (name, setting, rows) in zip(axes.flat, drawn, strict=False):
+        for look, its in by_k_and_pairs(rows):
+            axis.plot(its.number, its.single, lw=0.7, color=look["color"], ls=look["ls"])
+            line(axis, its, "number", lw=1.6, ms=4, **look)
+        axis.set_title(f"{name}, setting {setting}", loc="left")
+        axis.set_xlabel(textwrap.fill(sweeps[name].along, 45))
+        axis.set(ylim=(-0.03, 1.06), xticks=sorted(set(rows.number)))
+    for axis in list(axes.flat)[len(drawn) :]:
+        axis.remove()
+    for row in axes:
+        row[0].set_ylabel("ratio of full marks")
+    legend(figure)
+    exploring = ", ".join(dict.fromkeys(name for name, _, _ in drawn if name not in claimed))
+    words = f" Exploratory, without a claim: {exploring}." if exploring else ""
+    shown = pd.concat([rows for _, _, rows in drawn])
+    return finish(
+        figure,
+        f"Full marks of mixes that differ in one number, at equal steps and batch, "
+        f"{scored(shown, over_generations)} ({caption}). "
+        f"Bands: 95% intervals over {sampled(shown)}.{words}",
+        label_outer=False,
+    )
+
+
+def by_k_and_pairs(rows: pd.DataFrame) -> Iterator[tuple[dict, pd.DataFrame]]:
+    """The rows of each line of `along_sweeps`, in the order of their numbers, and its look."""
+    ks = sorted(set(rows.k))
+    colours = colormaps["cividis"](np.linspace(0, 0.9, len(ks)))
+    for k, colour, marker in zip(ks, colours, itertools.cycle("osD^v"), strict=False):
+        for of, dash in (("all", "solid"), ("apart", (0, (2, 1.5)))):
+            its = rows[(rows.k == k) & (rows.of == of)].sort_values("number")
+            if its.empty:
+                continue
+            label = f"k = {k}"
+            if of == "apart":
+                label += f", pairs kept apart ({its.queries.max()} queries)"
+            yield {"color": colour, "marker": marker, "ls": dash, "label": label}, its
 
 
 def training_loss(logs: pd.DataFrame, *, caption: str) -> Figure:

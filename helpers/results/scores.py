@@ -8,14 +8,16 @@ results is computed from this table alone, by `helpers.results.intervals`.
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 
 from helpers.files import read_json_lines
 from helpers.results.intervals import mean_of
+from helpers.task.mixes import Amount, texts_in
 from helpers.task.points import FIRST_JUDGE, KEPT, Points, majority
 
 METRICS = ("full_marks", "all_skills", "skill_fraction")
@@ -26,12 +28,12 @@ OTHERS = ("on topic", "makes sense", "sentences")  # after the skills, in the ru
 
 
 COLUMNS = (
-    "model kind texts seed judge setting k query skills apart generation cut gradings votes"
+    "model sweep kind texts seed judge setting k query skills apart generation cut gradings votes"
     " full_marks all_skills skill_fraction"
 ).split()
 
 
-def kind_of(mix: dict[str, int]) -> str:
+def kind_of(mix: Mapping[str, Amount]) -> str:
     """Which k a model was trained on: `k123` for texts of k = 1, 2 and 3; `base` for none.
 
     `1+2` in a mix is one skill and two things to mention: its kind is `padded`.
@@ -76,15 +78,18 @@ def by_criterion(votes: str) -> list[str]:
     return [" ".join(points) for points in zip(*votes.split(), strict=True)]
 
 
-def tidy(files: Sequence[Path]) -> pd.DataFrame:
+def tidy(files: Sequence[Path], sweeps: Mapping[str, str] = MappingProxyType({})) -> pd.DataFrame:
     """One row a generation and judge, from the files that 03_grade writes.
 
-    Columns: model (a variant without its seed), kind and texts (which k it was trained on, or the
-    mix's name where it is of chats of no known k; and how many texts in all), seed, judge, setting,
-    k, query, skills, apart (how many of their pairs no training text shows), generation, cut (the
-    answer stopped at the token limit), gradings (how many were readable), votes (their points in
-    the rubric's order, as `11011 11001 11011`), the three metrics (NaN where no grading was
-    readable).
+    Args:
+        sweeps: the sweep that a model is part of, by model; the main ones are of none.
+
+    Columns: model (a variant without its seed), sweep (empty for a main one), kind and texts (which
+    k it was trained on, or the mix's name where it is of chats of no known k; and how many texts in
+    all), seed, judge, setting, k, query, skills, apart (how many of their pairs no training text
+    shows), generation, cut (the answer stopped at the token limit), gradings (how many were
+    readable), votes (their points in the rubric's order, as `11011 11001 11011`), the three metrics
+    (NaN where no grading was readable).
     """
     rows = []
     for path in files:
@@ -94,7 +99,8 @@ def tidy(files: Sequence[Path]) -> pd.DataFrame:
             about = record | {
                 "model": model,
                 "kind": mix_of(model) if "chats" in mix else kind_of(mix),
-                "texts": sum(mix.values()),
+                "sweep": sweeps.get(model, ""),
+                "texts": texts_in(mix),
                 "seed": int(seed or 0),
                 "skills": "; ".join(record["skills"]),
             }
@@ -119,14 +125,14 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """The tidy table; votes are text, not numbers. In older ones no pairs were kept apart."""
+    """The tidy table; votes are text, not numbers. Older ones have no pairs apart, no sweeps."""
     table = pd.read_csv(
         path,
         dtype={"votes": str},
         keep_default_na=False,
         na_values=dict.fromkeys(METRICS, ""),
     )
-    return table.assign(apart=table.get("apart", 0))
+    return table.assign(apart=table.get("apart", 0), sweep=table.get("sweep", ""))
 
 
 def all_apart(table: pd.DataFrame) -> pd.DataFrame:
@@ -153,11 +159,9 @@ def criteria(table: pd.DataFrame) -> pd.DataFrame:
     return rows.astype({"position": int, "point": int})
 
 
-def largest(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of each student's largest mix of each kind; a sweep's smaller mixes are left out."""
-    students = frame.model.map(student_of)
-    most = frame.texts.groupby([students, frame.kind]).transform("max")
-    return frame[frame.texts == most]
+def main_models(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the models that are part of no sweep."""
+    return frame[frame.sweep == ""]
 
 
 def per_query(
@@ -217,11 +221,11 @@ def summary(table: pd.DataFrame, metric: str = "full_marks", **rules) -> pd.Data
     """The `means` of every model, setting and k, beside what the model was trained on.
 
     `rules` are those of `per_query`. Columns more than those of `means`: single (the mean of single
-    answers, where a query's score is the best of several), generations, kind, texts.
+    answers, where a query's score is the best of several), generations, kind, texts, sweep.
     """
     best = means(per_query(table, metric, **rules))
     single = means(per_query(table, metric, **rules | {"over_generations": "mean"}))
-    models = table.drop_duplicates("model")[["model", "kind", "texts"]]
+    models = table.drop_duplicates("model")[["model", "kind", "texts", "sweep"]]
     numbers = best.assign(single=single["mean"], generations=table.generation.nunique())
     return numbers.merge(models, on="model")
 

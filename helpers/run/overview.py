@@ -1,6 +1,6 @@
 """Prints a whole profile's plan: `python -m helpers.run.overview paper`, which is `make plan`."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 import pandas as pd
@@ -94,8 +94,11 @@ def main(profile: str) -> None:
     parts = [plan_answers(p, ledger) for p in grades if isinstance(p.student, Endpoint)]
     if "01_generate" in left:
         parts.insert(0, plan.plan_generate(left["01_generate"], ledger))
-    if grades:
-        parts.append(plan_grade(grades[0], models=len(grades), ledger=ledger))
+    alike = defaultdict(list)  # by what differs where sweeps are graded in their own way
+    for p in grades:
+        alike[tuple(p.settings), tuple(p.second_judges)].append(p)
+    for same in alike.values():
+        parts.append(plan_grade(same[0], models=len(same), ledger=ledger))
     if not parts:
         print("Nothing is left to ask.")
         return
@@ -107,7 +110,8 @@ def main(profile: str) -> None:
         print(f"{ledger.spent():,.2f} US dollars are spent (make ledger).")
     for name, judge in p.second_judges.items():
         if not judge.enabled:
-            price = plan.ranges(plan_grade(p, models=len(grades), judges={name: judge})).dollars[0]
+            models = sum(name in other.second_judges for other in grades)
+            price = plan.ranges(plan_grade(p, models=models, judges={name: judge})).dollars[0]
             print(f"Not asked: second judge {name}, {judge.model}: {price} US dollars more.")
     if "01_generate" in left:
         print(f"\nQueries\n{feasibility(left['01_generate']).to_string(index=False)}")

@@ -20,6 +20,7 @@ from helpers.chat.replies import Outcome, Reply, Request
 from helpers.judge.grade import grading_request, turn_of
 from helpers.profile.schema import Finetune, Generate, Grade
 from helpers.task.catalog import Query
+from helpers.task.mixes import in_words
 from helpers.task.points import FIRST_JUDGE
 from helpers.task.prompts import Pack, generation_turns, grading_turn
 
@@ -225,6 +226,8 @@ def plan_generate(p: Generate, ledger: Ledger | None = None) -> pd.DataFrame:
 def plan_finetune(p: Finetune) -> str:
     """What a training does, in a line."""
     mix = ", ".join(f"{name}: {texts}" for name, texts in p.mix.items())
+    if "chats" not in p.mix:
+        mix = ", ".join(in_words(kind, amount) for kind, amount in p.mix.items())
     return (
         f"{p.student}, {p.steps:,} steps of {p.batch} texts ({mix}),"
         f" at most {p.chat_tokens} tokens each; {p.topology}"

@@ -65,21 +65,21 @@ def of_scores(p: Plot, longest: int) -> dict:
     rules = {"over_generations": p.over_generations}
     written = findings.with_own(p.claims)
     verdicts = findings.findings(scored, written, **rules)
-    main = scores.largest(scored)
+    main = scores.main_models(scored)
     mixes = main[main.kind != scores.PADDED].sort_values(["texts", "model"])
     best = mixes.model.iloc[-1]
     ks = sorted(set(main.k))
     decided = (scored.k + 2)[scored.gradings > 1].sum()  # points; sentences are counted in code
     return {
         "agreed": 1 - len(anatomy.not_unanimous(scored)) / max(1, decided),
-        "full_marks": scores.spread(scores.summary(scored, **rules)),
+        "full_marks": scores.spread(scores.summary(main, **rules)),
         "unseen": next((k for k in ks if k > longest > 0), ks[-1]),
         "missing": anatomy.missing(main).to_dict("records"),
         "verdicts": verdicts.to_dict("records"),
-        "numbers": verdicts.drop(columns=["claim", "seeds", "queries", "se", "p"]),
+        "numbers": verdicts.drop(columns=["claim", "own", "seeds", "queries", "se", "p"]),
         "is_single": (verdicts.model.map(scores.mix_of) == "k1").any(),
         "is_apart": bool(main.apart.any()),
-        "is_swept": bool(findings.sweep_findings(scored)),
+        "is_swept": bool(p.swept),
         "swapped": agreement.swap(scored, written, **rules),
         "best": best,
         "base": scores.name_of(scores.student_of(best), "base"),

@@ -12,6 +12,7 @@ import yaml
 from helpers.chat.endpoint import Endpoint
 from helpers.errors import UserError
 from helpers.profile import load, schema
+from helpers.profile.variants import Variants
 
 HUGE, LONG, SHELL = 2**70, "x" * 5000, "$(shell touch made-by-a-value)"
 NUMBERS = [True, -1, 0, 0.5, HUGE, math.inf, math.nan]
@@ -30,7 +31,7 @@ ACCEPTED = {
     "judge.json_schema": [],
     "mixes": [{}],  # the students are asked as they are
     "models": [{}],
-    "sweep": [None],
+    "sweeps": [{}],
     "budget": [None, 0, 0.5],
     "deduct_named_skills": [True],
     "seed": [0],
@@ -65,7 +66,7 @@ ACCEPTED = {
 def places():
     """Each key that a profile's YAML may have: its stage, and the keys on the way."""
     seen = set()
-    for stage, model in [("shared", schema.Variants), *schema.STAGES.items()]:
+    for stage, model in [("shared", Variants), *schema.STAGES.items()]:
         for name in sorted(set(model.model_fields) - schema.DERIVED - seen):
             seen.add(name)
             yield stage, (name,)

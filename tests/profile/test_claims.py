@@ -26,9 +26,12 @@ def test_a_claim_names_two_mixes_of_the_profile():
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"against": "k12"}, "claims: k12 is no mix of five-base, five-k3-s0, five-k23-s0"),
+        ({"against": "k12"}, "claims: k12 is no mix of five-base, five-k3, five-k23"),
         ({"setting": "IV"}, "claims.0.setting"),
         ({"k": []}, "claims.0.k"),
+        ({"against": "k23"}, "claims: k23 is claimed to be better than itself"),
+        ({"apart": True, "k": [1]}, "claims: apart is of pairs of skills"),
+        ({"claim": "two\nlines"}, "claims.0.claim"),
     ],
 )
 def test_other_claims_are_refused_in_a_sentence(wrong, words):

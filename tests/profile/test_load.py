@@ -13,6 +13,7 @@ from helpers.paths import ROOT
 from helpers.profile import load, schema
 from helpers.profile.reading import names
 from helpers.run import reruns
+from helpers.task.mixes import texts_in
 
 
 @pytest.mark.parametrize("name", names())
@@ -62,8 +63,8 @@ FAULTS = [
     ("shared", "seed: 0", "sead: 0", "shared.yaml: unknown key sead; did you mean seed?"),
     ("shared", "model: teacher", "modle: teacher", "key teacher.modle; did you mean model?"),
     ("shared", "mixes: {k123: ", "mixes: {}\nx: {k123: ", "shared.yaml: unknown key x"),
-    ("shared", "jobs: auto", "jobs: auto\nsweep: {students: tiny, mixes: {}}",
-     "unknown key sweep.students; did you mean student?"),
+    ("shared", "jobs: auto", "jobs: auto\nsweeps: {x: {students: tiny, mixes: {}}}",
+     "unknown key sweeps.x.students; did you mean student?"),
     ("02_finetune", "steps: 12", "setps: 12", "unknown key setps; did you mean steps?"),
     ("02_finetune", "steps: 12", "seed: 1", "shared.yaml: seed stands in 02_finetune.yaml already"),
     ("02_finetune", "steps: 12", "variant: x", "02_finetune.yaml: unknown key variant"),
@@ -104,13 +105,43 @@ FAULTS = [
     ("shared", "mixes: {k123:", "mixes: {k12:",
      "mix k12 holds texts of k = 1, 2, 3; its name says something else"),
     ("shared", "weights/three", "weights/four", "neither a folder with a model nor a hub name"),
-    ("shared", "jobs: auto", 'jobs: auto\nsweep: {student: big, mixes: {small: {"1": 5}}}',
-     "sweep is wrong: student = big, and the students are tiny"),
+    ("shared", "jobs: auto", 'jobs: auto\nsweeps: {x: {student: big, mixes: {small: {"1": 5}}}}',
+     "sweeps: x: student = big, and the students are tiny"),
     ("shared", "jobs: auto",
-     'jobs: auto\nsweep: {student: tiny, mixes: {k123: {"1": 1, "2": 1, "3": 1}}}',
-     "mixes: k123 is the name of a model or of another mix, too"),
-    ("shared", "jobs: auto", 'jobs: auto\nsweep: {student: tiny, mixes: {small: {"2": 41}}}',
+     'jobs: auto\nsweeps: {x: {student: tiny, mixes: {k123: {"1": 1, "2": 1, "3": 1}}}}',
+     "sweeps: x: k123 is a model or one of mixes already"),
+    ("shared", "jobs: auto", 'jobs: auto\nsweeps: {x: {student: tiny, mixes: {small: {"2": 41}}}}',
      "mix of small-s0: 41 texts of k = 2 are asked for"),
+    ("shared", "jobs: auto", "jobs: auto\nsweeps: {x: {student: tiny}}",
+     "sweeps.x is wrong: it has neither mixes nor numbers (at)"),
+    ("shared", "jobs: auto",
+     'jobs: auto\nsweeps: {x: {student: tiny, mixes: {a: {"1": 5}}},'
+     ' y: {student: tiny, mixes: {a: {"1": 6}}}}',
+     "sweeps: y: a holds other texts in another sweep"),
+    ("shared", "jobs: auto", "jobs: auto\nsweeps: {x: {student: tiny, at: {base: 0}}}",
+     "along says what the numbers of at are: it takes both, or neither"),
+    ("shared", "jobs: auto",
+     "jobs: auto\nsweeps: {x: {student: tiny, along: texts, at: {base: 0, k7: 5}}}",
+     "sweeps: x: at: k7 is no mix of tiny, whose mixes are base, k123"),
+    ("shared", "jobs: auto",
+     'jobs: auto\nsweeps: {x: {student: tiny, settings: [III], mixes: {a: {"1": 5}}}}',
+     "shared.yaml: sweeps: x: setting III is none of 03_grade's settings"),
+    # parts of a kind of texts
+    ("shared", '"3": 40}', '"3": {texts: 60, below_full_marks: 0.2}}',
+     "mix of k123-s0: 48 texts of k = 3 are asked for, and 01_generate makes 40"),
+    ("shared", '"2": 40', '"2": {texts: 40, pair: 9}',
+     "mixes.k123.2 has a key 'pair': input should be 'texts', 'pairs' or 'below_full_marks'"),
+    ("shared", '"2": 40', '"2": {pairs: 9}', "mixes.k123.2 is wrong: texts is a whole number from"),
+    ("shared", '"2": 40', '"2": {texts: 4.5}', "mixes.k123.2 is wrong: texts is a whole number"),
+    ("shared", '"2": 40', '"2": {texts: 40, pairs: 0}', "pairs is a whole number from 1 to"),
+    ("shared", '"2": 40', '"2": {texts: 40, pairs: 41}', "from 1 to that of the texts, 40"),
+    ("shared", '"3": 40}', '"3": {texts: 40, pairs: 9}}',
+     "mixes.k123 is wrong: pairs is for texts of k = 2, and stands at 3"),
+    ("shared", '"2": 40', '"2": {texts: 40, below_full_marks: 1.5}',
+     "below_full_marks is a share of the texts, above 0 and at most 1"),
+    ("shared", '"2": 40', '"2": {texts: 40, below_full_marks: .nan}', "mixes.k123.2.below_"),
+    ("shared", '"2": 40', '"2": {texts: 40, pairs: 9, below_full_marks: 0.5}',
+     "pairs and below_full_marks do not go together"),
     # teacher, judges, prices
     ("shared", '"world:"', '"world:?dorp=1"', "the rates are drop"),
     ("shared", '"world:"', '"ftp://x"', "is neither http"),
@@ -244,13 +275,63 @@ def test_a_sweep_is_trained_on_its_student_alone():
     totals = {}
     for name, p in notebooks.items():
         if name.startswith("02_finetune/three") and p.training_seed == 0:
-            totals.setdefault(sum(p.mix.values()), []).append("".join(p.mix))
+            totals.setdefault(texts_in(p.mix), set()).add("".join(p.mix))
     assert {n: kinds for n, kinds in totals.items() if len(kinds) > 1} == {
-        150: ["12", "123"],
-        450: ["12", "123"],
-        1200: ["1", "12", "123"],
-        3600: ["123", "11+11+2"],
+        150: {"12", "123"},
+        450: {"12", "123"},
+        1200: {"1", "2", "3", "12", "123"},
+        3600: {"123", "11+11+2"},
     }
+    assert totals[1300] == {"12"}, "the pairs' mixes are as large as each other"
+
+
+def test_a_sweeps_models_are_graded_as_it_says_and_others_are_not():
+    notebooks = load.load_profile("mini-full")
+    for mix, settings, judges in (
+        ("k123", ["I", "II", "III"], ["lenient"]),
+        ("k12n1200", ["I", "II"], []),  # at a number of `dose`, and of the sweep `sizes`
+        ("dose25", ["I", "II"], []),
+        ("pairs9", ["I"], []),
+    ):
+        grade = notebooks[f"03_grade/three-{mix}-s0"]
+        assert (grade.settings, list(grade.second_judges)) == (settings, judges)
+    plot = notebooks["04_plot"]
+    owners = plot.owners()
+    assert (owners["three-k12n1200"], owners["three-dose25"]) == ("sizes", "dose")
+    assert not any(model.startswith("five") or model == "three-k123" for model in owners)
+    assert plot.swept["dose"].at["three-k12n1200"] == 0
+    assert plot.sizes() == ["sizes"]
+    assert plot.claimed() == {"dose", "pairs", "below"}
+
+
+def test_a_claim_is_of_a_setting_that_its_models_are_graded_in(profile):
+    path = profile / "shared.yaml"
+    sweep = {"student": "tiny", "mixes": {"small": {"1": 5}}, "settings": ["I"]}
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"sweeps": {"x": sweep}}))
+    claims = profile / "04_plot.yaml"
+    for setting, said in (("I", ""), ("II", "small is graded in I alone")):
+        claim = {"model": "k123", "against": "small", "setting": setting, "k": [3]}
+        claims.write_text(yaml.safe_dump({"caption": "in a test", "claims": [claim]}))
+        if said:
+            with pytest.raises(UserError, match=f"04_plot.yaml: claims: k123 over .*{said}"):
+                load.load_profile(profile.name)
+        else:
+            load.load_profile(profile.name)
+
+
+def test_a_mix_of_two_sweeps_is_trained_once(profile):
+    path = profile / "shared.yaml"
+    small = {"small": {"1": 5}}
+    sweeps = {name: {"student": "tiny", "mixes": small} for name in ("one", "two")}
+    sweeps["two"]["settings"] = ["II"]
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"sweeps": sweeps}))
+    notebooks = load.load_profile(profile.name)
+    assert [name for name in notebooks if "small" in name] == [
+        "02_finetune/small-s0",
+        "03_grade/small-s0",
+    ]
+    assert notebooks["03_grade/small-s0"].settings == ["I", "II"], "as the first of them says"
+    assert notebooks["04_plot"].owners() == {"small": "one"}
 
 
 def test_prices_are_dated_and_positive():

@@ -150,7 +150,8 @@ def test_only_another_profile_can_be_extended(extending, profile, other):
 
 def test_levels_are_as_many_as_wanted_but_no_circle(extending, profile):
     name = extending()
-    (profile / "shared.yaml").write_text("extends: mini-full\nsweep: null")
+    (profile / "shared.yaml").write_text("extends: mini-full\nsweeps: {}")
+    (profile / "04_plot.yaml").write_text("claims: []")  # those are of its sweeps
     assert "03_grade/five-k123-s2" in load.load_profile(name)
     other = ROOT / "params/circle-for-test"
     other.mkdir()

@@ -1,5 +1,7 @@
 """Scores whose truth is known, for all tests of results."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,6 +21,7 @@ def draw(rng, means, *, seeds=3, queries=40, setting="I", ks=(2, 3, 4, 5), texts
         for model, mean in means.items():
             about = {
                 "model": model,
+                "sweep": "sizes" if re.search(r"n\d+$", model) else "",
                 "kind": model.partition("n")[0],
                 "texts": numbers[model],
                 "judge": "first",

@@ -129,3 +129,14 @@ def test_what_a_swap_changes_is_said(simulated):
             f"{row.model} at k = {row.k}: holds with the first judge, {row.verdict} with blind"
             in line
         )
+
+
+def test_a_swap_is_of_the_models_that_all_judges_graded(simulated):
+    """Each judge's verdicts are corrected for as many tests."""
+    rng = np.random.default_rng(0)
+    table = simulated(rng, {"base": 0.1, "k1": 0.2, "k12": 0.5, "k123": 0.9})
+    second = table[table.model.isin(["base", "k123"])].assign(judge="other")
+    swapped = agreement.swap(pd.concat([table, second]))
+    assert set(swapped.model) == {"k123"}
+    assert set(swapped.against) == {"base"}
+    assert swapped.survives.all(), "the grades are the same"

@@ -60,7 +60,7 @@ def test_claims_are_about_mixes_by_their_names(simulated):
     assert scores.kind_of({"2": 5, "10": 3, "1": 2}) == "k1210"
 
 
-def test_a_sweep_compares_equal_numbers_of_texts(simulated, sweep):
+def test_a_sweeps_claims_are_a_profiles_own(simulated, sweep):
     means = {
         "base": 0.1,
         "k1": 0.1,
@@ -72,31 +72,25 @@ def test_a_sweep_compares_equal_numbers_of_texts(simulated, sweep):
         "k123n600": 0.9,
     }
     table = simulated(np.random.default_rng(4), means, texts=sweep)
-    claims = findings.sweep_findings(table)
-    assert [(c.model, c.against) for c in claims] == [
-        ("k123n300", "k12n300"),
-        ("k123n600", "k12n600"),
-    ]
-    found = findings.findings(table, claims)
-    assert found.groupby("claim").k.apply(list).tolist() == [[3, 4]] * 2
-    assert (found.verdict == "holds").all()
-    assert set(findings.findings(table).model) == {"k1", "k123"}, (
-        "the findings are of the largest mixes"
-    )
-    assert set(scores.largest(table).model) == {"base", "k1", "k12", "k123"}
-    assert findings.sweep_findings(scores.largest(table)) == ()
+    own = [claim(f"k123n{n}", f"k12n{n}", [3, 4], claim=f"{n} texts") for n in (300, 600)]
+    found = findings.findings(table, findings.with_own(own))
+    swept = found[found.claim.str.contains("texts$")]
+    assert swept.claim.tolist() == ["300 texts"] * 2 + ["600 texts"] * 2
+    assert (swept.verdict == "holds").all()
+    assert set(findings.findings(table).model) == {"k1", "k123"}
+    assert set(scores.main_models(table).model) == {"base", "k1", "k12", "k123"}
+    explored = findings.exploratory(table, found)
+    assert not set(explored.model) & set(sweep), "gains of sweeps are not among all others"
     two = pd.concat(
         [table.assign(model=student + "-" + table.model) for student in ("five", "three")]
     )
-    assert findings.sweep_findings(two) == claims, "two students share a claim"
-    assert len(findings.findings(two, claims)) == 2 * len(found)
+    assert len(findings.findings(two, findings.with_own(own))) == 2 * len(found)
 
 
-def test_chats_of_your_own_are_no_sweep(simulated):
+def test_chats_of_your_own_are_explored(simulated):
     """They have no k to be compared by; their gains stand among the exploratory ones."""
     means = {"base": 0.1, "k12": 0.5, "own": 0.8}
     table = simulated(np.random.default_rng(4), means, texts={"own": 2400})
-    assert findings.sweep_findings(table) == ()
     gains = findings.exploratory(table, findings.findings(table))
     assert {"own", "k12"} <= set(gains.model)
 
@@ -111,7 +105,7 @@ def test_two_students_have_their_own_rows(simulated):
     assert set(found.model) == {"llama-2-13b-k123", "mistral-7b-k123"}
 
 
-def test_the_control_is_claimed_where_there_is_one_and_is_no_sweep(simulated):
+def test_the_control_is_claimed_where_there_is_one(simulated):
     means = {"base": 0.1, "k1": 0.1, "k12": 0.5, "k123": 0.8, "padded": 0.1}
     tables = [simulated(np.random.default_rng(7), means, setting=s) for s in ("I", "II")]
     table = pd.concat(tables)
@@ -120,7 +114,6 @@ def test_the_control_is_claimed_where_there_is_one_and_is_no_sweep(simulated):
         ("k123", setting, k) for setting in ("I", "II") for k in (3, 4, 5)
     ]
     assert set(control.verdict) == {"holds"}
-    assert findings.sweep_findings(table) == ()
     without = table[table.model != "padded"]
     assert "padded" not in set(findings.findings(without).against)
 
@@ -236,3 +229,15 @@ def test_unseen_pairs_are_claimed_where_there_are_any(simulated):
 def test_a_claims_own_words_stand_in_its_rows():
     [*_, own] = findings.with_own([claim("k2", "k1", [2], claim="pairs teach", apart=True)])
     assert own.claim == "pairs teach (pairs kept apart)"
+
+
+def test_a_profiles_own_claims_are_corrected_by_themselves(simulated):
+    """However many there are, the verdicts of the others stay."""
+    table = simulated(np.random.default_rng(2), {"base": 0.1, "k1": 0.15, "k12": 0.3, "k123": 0.4})
+    alone = findings.findings(table)
+    own = [claim("k12", "k1", [k], claim=f"claim {k}") for k in (2, 3, 4, 5)]
+    both = findings.findings(table, findings.with_own(own))
+    assert both[~both.own].p_holm.tolist() == alone.p_holm.tolist()
+    theirs = both[both.own]
+    assert theirs.p_holm.tolist() == findings.holm(theirs.p).tolist()
+    assert (theirs.p_holm > theirs.p).any()

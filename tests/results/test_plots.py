@@ -2,6 +2,7 @@
 
 import base64
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -31,7 +32,7 @@ def swept(simulated, sweep):
         "k123n600": 0.7,
     }
     tables = [
-        simulated(np.random.default_rng(1), means, setting=s, ks=(2, 3, 4), texts=sweep)
+        simulated(np.random.default_rng(1), means, setting=s, ks=(2, 3, 4), texts=sweep, apart=15)
         for s in ("I", "II", "III")
     ]
     return pd.concat(tables)
@@ -54,13 +55,28 @@ def drawn(table, swept) -> dict:
     )
     here = {"caption": "in a test"}
     return {
-        "data_efficiency": plots.data_efficiency(scores.summary(swept), **here),
+        "data_efficiency": plots.data_efficiency(scores.summary(swept), ["sizes"], **here),
+        "along_sweeps": along(swept, caption="in a test"),
         "full_marks_by_k": plots.full_marks_by_k(
             scores.summary(table), trained_ks=[1, 2, 3], **here
         ),
         "training_loss": plots.training_loss(logs, **here),
         "corpus_by_k": plots.corpus_by_k(counts, **here),
     }
+
+
+DOSE = {"k12n300": 0, "k123n300": 25, "k123": 100}
+SWEEPS = {
+    "sizes": SimpleNamespace(along="", at={}),
+    "dose": SimpleNamespace(along="share of D(3), %", at=DOSE),
+}
+
+
+def along(swept, sweeps=SWEEPS, **look):
+    """Of the sweep `sizes` two models are at numbers of the sweep `dose`, which has k123n600."""
+    table = swept.assign(sweep=swept.sweep.where(swept.model != "k123n300", "dose"))
+    unseen = scores.summary(scores.all_apart(table).query("k == 2"))
+    return plots.along_sweeps(scores.summary(table), unseen, sweeps, **look)
 
 
 def said(figure) -> str:
@@ -179,7 +195,7 @@ def test_one_training_seed_is_said(table):
 
 def test_data_efficiency_draws_each_kind_against_its_texts(swept):
     summary = scores.summary(swept)
-    figure = plots.data_efficiency(summary, caption="in a test")
+    figure = plots.data_efficiency(summary, ["sizes"], caption="in a test")
     assert len(figure.axes) == 6, "two k, three settings"
     lines = [line.get_xdata() for axis in figure.axes for line in axis.lines]
     assert {(0,), (300, 600, 2400), (300, 600, 3600)} <= {tuple(map(float, x)) for x in lines}
@@ -198,18 +214,54 @@ def test_data_efficiency_draws_each_kind_against_its_texts(swept):
     two = pd.concat(
         [
             summary.assign(model="three-" + summary.model),
-            scores.largest(summary).assign(model=lambda s: "five-" + s.model),
+            scores.main_models(summary).assign(model=lambda s: "five-" + s.model),
         ],
         ignore_index=True,
     )
-    assert "of three" in said(plots.data_efficiency(two, caption="in a test"))
+    assert "of three" in said(plots.data_efficiency(two, ["sizes"], caption="in a test"))
 
 
 def test_without_a_sweep_there_is_no_figure(table, tmp_path):
-    figure = plots.data_efficiency(scores.summary(table), caption="in a test")
+    figure = plots.data_efficiency(scores.summary(table), ["sizes"], caption="in a test")
     assert figure is None
     look.save(figure, tmp_path, "data_efficiency")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_is_drawn_along_its_number(swept):
+    """A line a k, one of the pairs kept apart, and the thin ones of single answers."""
+    figure = along(swept, claimed=["dose"], caption="in a test")
+    assert [axis.get_title(loc="left") for axis in figure.axes] == [
+        f"dose, setting {setting}" for setting in ("I", "II", "III")
+    ]
+    for axis in figure.axes:
+        assert len(axis.lines) == 2 * 4
+        assert all(list(line.get_xdata()) == [0, 25, 100] for line in axis.lines)
+        assert axis.get_xlabel() == "share of D(3), %"
+        assert list(axis.get_xticks()) == [0, 25, 100]
+    for words in ("k = 2, pairs kept apart (15 queries)", "k = 4", "40 queries", "95% intervals"):
+        assert words in said(figure), words
+    assert "xploratory" not in said(figure)
+
+
+def test_a_sweep_is_drawn_in_the_settings_of_all_its_mixes(swept):
+    """And may be of main ones alone."""
+    some = swept[(swept.model != "k123n300") | (swept.setting == "II")]
+    (axis,) = along(some, caption="in a test").axes
+    assert axis.get_title(loc="left") == "dose, setting II"
+    main = {"main": SimpleNamespace(along="kind", at={"base": 0, "k123": 3})}
+    assert len(along(swept, main, caption="in a test").axes) == 3
+
+
+def test_a_sweep_without_a_claim_is_called_exploratory(swept):
+    assert "Exploratory, without a claim: dose." in said(along(swept, caption="in a test"))
+
+
+def test_a_sweep_needs_numbers_for_this_figure_and_no_pairs_apart(swept):
+    assert along(swept, {"sizes": SWEEPS["sizes"]}, caption="in a test") is None
+    assert plots.along_sweeps(scores.summary(swept), pd.DataFrame(), {}, caption="") is None
+    figure = along(swept.assign(apart=0), caption="in a test")
+    assert all(len(axis.lines) == 2 * 3 for axis in figure.axes)
 
 
 def test_models_are_drawn_in_the_order_given(swept):
@@ -222,7 +274,7 @@ def test_models_are_drawn_in_the_order_given(swept):
     figure = plots.full_marks_by_k(scores.summary(models), trained_ks=[], caption="")
     assert labels_of(figure) == TITLES
     kinds = pd.concat([swept[swept.kind == kind] for kind in ("k123", "base", "k12")])
-    figure = plots.data_efficiency(scores.summary(kinds), caption="")
+    figure = plots.data_efficiency(scores.summary(kinds), ["sizes"], caption="")
     assert labels_of(figure) == [TITLES[0], TITLES[2], "D(1) + D(2)"]
 
 

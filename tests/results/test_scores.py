@@ -189,6 +189,21 @@ def test_pairs_that_may_be_shown_and_pairs_kept_apart_stand_beside_each_other(si
     assert scores.by_pairs(table.assign(apart=0)).empty
 
 
-def test_an_older_table_keeps_no_pairs_apart(tmp_path):
+def test_an_older_table_has_no_pairs_apart_and_no_sweeps(tmp_path):
     (tmp_path / "scores.csv").write_text("model,k,votes,full_marks\nbase,2,11111,1.0\n")
-    assert scores.read_csv(tmp_path / "scores.csv").apart.tolist() == [0]
+    table = scores.read_csv(tmp_path / "scores.csv")
+    assert (table.apart.tolist(), table.sweep.tolist()) == ([0], [""])
+
+
+def test_a_model_is_of_the_sweep_that_is_named_and_its_parts_are_counted(tmp_path):
+    rng = random.Random(0)
+    mix = {"1": 400, "2": {"texts": 100, "pairs": 9}}
+    files = []
+    for name, given in (("three-pairs9-s0", mix), ("three-k1-s0", {"1": 1200})):
+        files.append(written(tmp_path / f"{name}.jsonl", records(rng, mix=given)))
+    table = scores.tidy(files, {"three-pairs9": "pairs"})
+    models = table.drop_duplicates("model").set_index("model")
+    assert models.sweep.to_dict() == {"three-pairs9": "pairs", "three-k1": ""}
+    assert models.texts.to_dict() == {"three-pairs9": 500, "three-k1": 1200}
+    assert models.kind["three-pairs9"] == "k12"
+    assert set(scores.main_models(table).model) == {"three-k1"}

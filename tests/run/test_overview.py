@@ -28,7 +28,11 @@ def test_a_plan_needs_nothing(name, run, capsys, monkeypatch):
     assert "03_grade" in printed
     assert "minutes of asking" in printed
     assert "unknown" not in printed
-    assert len(printed.splitlines()) < 50, "a screen"
+    assert len(printed.splitlines()) < 60, "a screen"
+    if name == "mini-full":  # main ones; sweeps in two settings, and in one, by one judge alone
+        assert [f"answers of {n} models" in printed for n in (26, 33, 15)] == [True] * 3
+        assert printed.count("judge lenient: ") == 1
+        assert "(1,200 texts of k = 1, 100 texts of k = 2 from 9 pairs of skills)" in printed
     if name == "mini":
         assert "all that is asked is free." in printed
         assert "\n  3 x helpers/world/weights/three, 100 steps" in printed

@@ -1,0 +1,39 @@
+"""What a mix takes of a kind of texts: a number of them, or a part.
+
+A part is `{texts: 100, pairs: 9}`, texts of the 9 pairs of skills that most texts show, as many of
+each as there are, or
+`{texts: 400, below_full_marks: 0.2}`: a fifth of the 400 are texts that lack something.
+"""
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+Part: TypeAlias = dict[str, int | float]
+Amount: TypeAlias = int | Part
+
+
+def part_of(amount: Amount) -> Part:
+    """With the key `texts`, and what restricts them, where something does."""
+    return {"texts": amount} if isinstance(amount, int) else amount
+
+
+def texts_in(mix: Mapping[str, Amount]) -> int:
+    """How many texts, of all kinds together."""
+    return sum(part_of(amount)["texts"] for amount in mix.values())
+
+
+def below_in(amount: Amount) -> int:
+    """How many of the texts are below full marks."""
+    part = part_of(amount)
+    return round(part["texts"] * part.get("below_full_marks", 0))
+
+
+def in_words(kind: str, amount: Amount) -> str:
+    """`100 texts of k = 2 from 9 pairs of skills`."""
+    part = part_of(amount)
+    words = f"{part['texts']:,} texts of k = {kind}"
+    if "pairs" in part:
+        words += f" from {part['pairs']} pairs of skills"
+    if below := below_in(part):
+        words += f", {below:,} of them below full marks"
+    return words
