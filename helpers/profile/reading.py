@@ -13,7 +13,8 @@ import yaml
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.profile.kinds import NAME, trouble
-from helpers.profile.schema import DERIVED, STAGES, Model
+from helpers.profile.model import Model
+from helpers.profile.schema import DERIVED, STAGES
 from helpers.profile.sentences import checked, shown, unknown_key
 from helpers.profile.variants import Variants
 

@@ -15,6 +15,7 @@ from helpers import paths
 from helpers.chat.endpoint import Endpoint
 from helpers.errors import UserError
 from helpers.paths import ROOT
+from helpers.profile.claims import Claim, Swept
 from helpers.profile.kinds import (
     Budget,
     Caption,
@@ -43,7 +44,7 @@ from helpers.profile.kinds import (
     Whole,
     Word,
 )
-from helpers.profile.sentences import checked
+from helpers.profile.model import Model
 from helpers.results.scores import mix_of
 from helpers.student.served import Server
 from helpers.task.catalog import (
@@ -62,24 +63,6 @@ from helpers.task.points import FIRST_JUDGE, Rules
 from helpers.task.prompts import Pack, load_pack
 from helpers.training import memory
 from helpers.training.recipe import Recipe
-
-
-class Model(pydantic.BaseModel):
-    """Strict: a number in quotes is no number, and an unknown key is an error."""
-
-    model_config = pydantic.ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False
-    )
-
-    @classmethod
-    def of(cls, values: dict):
-        """The parameters of a notebook, taken from its variables (`globals()`) and checked.
-
-        Raises:
-            UserError: one sentence that names the key, the value and what is allowed.
-        """
-        given = {name: value for name, value in values.items() if name in cls.model_fields}
-        return checked(cls, given, where="parameters")
 
 
 class Experiment(Model):
@@ -337,25 +320,6 @@ class Grade(Grading):
         if self.mix:
             return str(paths.training(self.profile, self.variant) / "model")
         return located(self.student)
-
-
-class Swept(Model):
-    """A sweep of `Variants`, its models by name: `<student>-<mix>`, without a training seed."""
-
-    models: list[str]  # that are graded as part of it
-    along: str = ""
-    at: dict[str, float] = {}
-
-
-class Claim(Model):
-    """What a profile claims of its mixes, besides `findings.FINDINGS`: model over against."""
-
-    model: Name
-    against: Name
-    setting: Setting
-    k: Several[Count]
-    apart: bool = False  # only of queries all of whose pairs of skills are kept apart
-    claim: Line = ""  # in words
 
 
 class Plot(Experiment):

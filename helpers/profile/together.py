@@ -12,8 +12,9 @@ from helpers.chat.endpoint import Endpoint, host
 from helpers.chat.money import check_price
 from helpers.errors import UserError
 from helpers.paths import ROOT
+from helpers.profile.model import Model
 from helpers.profile.reading import Files, names, read_yaml, source
-from helpers.profile.schema import Finetune, Generate, Grade, Model
+from helpers.profile.schema import Finetune, Generate, Grade
 from helpers.profile.sentences import checked
 from helpers.profile.variants import Variants
 from helpers.results.scores import mix_of

@@ -5,8 +5,20 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field
 
-from helpers.profile.kinds import Caption, Mixes, MixName, ModelName, Name, Seed, Several, Student
-from helpers.profile.schema import Answering, Grade, Model, Setting, Swept
+from helpers.profile.claims import Swept
+from helpers.profile.kinds import (
+    Caption,
+    Mixes,
+    MixName,
+    ModelName,
+    Name,
+    Seed,
+    Setting,
+    Several,
+    Student,
+)
+from helpers.profile.model import Model
+from helpers.profile.schema import Answering, Grade
 from helpers.results.scores import name_of
 
 

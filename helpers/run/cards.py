@@ -2,7 +2,8 @@
 
 from helpers import model_card
 from helpers.paths import ROOT
-from helpers.profile.schema import Finetune, Model, Plot
+from helpers.profile.model import Model
+from helpers.profile.schema import Finetune, Plot
 from helpers.results import scores
 from helpers.results.findings import markdown
 

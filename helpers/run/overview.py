@@ -13,7 +13,8 @@ from helpers.chat.ledger import Ledger
 from helpers.chat.money import CHARACTERS_PER_TOKEN
 from helpers.errors import command
 from helpers.profile.load import load_profile
-from helpers.profile.schema import Finetune, Grade, Model
+from helpers.profile.model import Model
+from helpers.profile.schema import Finetune, Grade
 from helpers.profile.together import feasibility
 from helpers.run import plan
 

@@ -19,7 +19,8 @@ from helpers.errors import UserError, command
 from helpers.paths import ROOT
 from helpers.profile.kinds import is_hub_name
 from helpers.profile.load import load_profile
-from helpers.profile.schema import Answers, Finetune, Generate, Grade, Model, located
+from helpers.profile.model import Model
+from helpers.profile.schema import Answers, Finetune, Generate, Grade, located
 from helpers.run.overview import left_of
 from helpers.training import chats, memory
 

@@ -19,7 +19,8 @@ from helpers.files import read_json_lines, write_text
 from helpers.mark import marked
 from helpers.paths import ROOT
 from helpers.profile.load import load_profile
-from helpers.profile.schema import Grade, Model, Plot
+from helpers.profile.model import Model
+from helpers.profile.schema import Grade, Plot
 from helpers.results import agreement, anatomy, findings, leaks, scores
 from helpers.run import cards, manifest, took
 from helpers.training import recipe

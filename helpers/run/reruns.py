@@ -24,7 +24,8 @@ from helpers.errors import UserError, command
 from helpers.files import sha256, write_text
 from helpers.paths import ROOT
 from helpers.profile.load import load_profile, load_variants
-from helpers.profile.schema import Finetune, Grade, Model
+from helpers.profile.model import Model
+from helpers.profile.schema import Finetune, Grade
 from helpers.run import manifest
 from helpers.training.recipe import fingerprint
 
