@@ -151,7 +151,7 @@ def said_of(texts: pd.DataFrame, p: Generate, ledger: Ledger) -> list[str]:
 
 
 def taken(p: Finetune) -> list[dict]:
-    """What a mix takes: the first kept texts of each kind, or all chats from elsewhere.
+    """What a mix takes: texts of each kind, as `taken_of` has them, or all chats from elsewhere.
 
     Raises:
         UserError: the corpus holds fewer texts than the mix asks for, or the chats are no chats.
@@ -168,9 +168,9 @@ def taken(p: Finetune) -> list[dict]:
 
 
 def taken_of(kind: str, amount: Amount, records: list[dict]) -> list[dict]:
-    """The texts of a kind that a mix takes, of those of the corpus (`helpers.task.mixes`).
+    """The first texts of a kind that fit what a mix takes of it (`helpers.task.mixes`).
 
-    Below full marks are texts that a judge could grade and that lack something, each once.
+    Those below full marks were graded and lack something; each is taken once.
 
     Raises:
         UserError: there are fewer.

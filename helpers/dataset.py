@@ -129,7 +129,7 @@ def read(
         path: JSON lines, or a folder of them.
         pool: the skills and topics that may be trained on.
         reserved: identities of the evaluation's queries; texts that answer them are left out.
-        pairs_apart: the share of pairs of skills of which a text shows none, or is left out.
+        pairs_apart: the share of the pairs of skills kept apart; texts that show one are left out.
 
     Raises:
         UserError: no such file, or a row that cannot be used; names its line.

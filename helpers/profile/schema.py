@@ -83,7 +83,7 @@ class Tasks(Experiment):
     grading_prompts: RepositoryFile
     evaluation_ks: Several[Few]
     evaluation_queries: Count
-    pairs_apart: ShareApart = 0.0  # of the pairs of skills; no training text shows one
+    pairs_apart: ShareApart = 0.0  # of the pairs of skills: no training text shows both
 
     def pools(self) -> dict[str, Pool]:
         """Settings I, II, III."""
@@ -362,7 +362,7 @@ class Plot(Experiment):
         return names
 
     def owners(self) -> dict[str, str]:
-        """The sweep that a model is part of, the first one; by model, without the main ones."""
+        """By model the first sweep that it is part of; main models are part of none."""
         owners = {}
         for name, sweep in self.swept.items():
             for model in sweep.models:

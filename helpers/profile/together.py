@@ -113,7 +113,7 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
 
 
 def check_mix(p: Finetune, generate: Generate) -> None:
-    """It takes no more texts than 01_generate makes, nor of more pairs than it may show."""
+    """Does it take no more texts than 01_generate makes, of no more pairs than these may show?"""
     if "chats" in p.mix:
         return
     for kind, amount in p.mix.items():

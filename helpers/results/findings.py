@@ -118,11 +118,11 @@ NUMBERS = ["own", "apart", "seeds", "queries", "gain", "se", "low", "high", "sin
 def findings(table: pd.DataFrame, claims: Sequence[Finding] = FINDINGS, **rules) -> pd.DataFrame:
     """Every claim with its gain, standard error, 95% interval, p-value and verdict.
 
-    `p_holm` is the p-value after Holm's correction, over the rows of `FINDINGS` and over those of a
-    profile's `own` claims apart from each other; `single` the gain in the mean of
-    single answers, untested. `rules` are those of `per_query`. Where several students were trained,
-    each student has its own rows. `apart` says that the row is of those queries alone all of whose
-    pairs are kept apart. Without anything to compare the table is empty.
+    `p_holm` is the p-value after Holm's correction: one for the rows of `FINDINGS`, and one for
+    those of a profile's `own` claims. `single` is the gain in the mean of single answers, untested.
+    `apart` says that the row is only of queries all of whose pairs of skills are kept apart. Where
+    several students were trained, each student has its own rows. Without anything to compare the
+    table is empty. `rules` are those of `per_query`.
     """
     single_rules = rules | {"over_generations": "mean"}
     cells = {}  # by `apart`: of queries' scores, and of the means of single answers

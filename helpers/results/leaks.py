@@ -37,11 +37,11 @@ def leaks(graded: dict[str, list[dict]], corpus: list[dict]) -> pd.DataFrame:
     Returns:
         Columns: model (all its training seeds together), setting, k, queries, answers; same_task
         (queries whose topic and skills a text was written for: must be 0 in setting I from k = 2
-        on), pair_shown (queries one of whose pairs of skills was to be kept apart, and a text was
-        written for it: must be 0), same_topic and same_skill (must be 0 in setting II), near_texts
-        (answers that are near-duplicates of a text the model was trained on). NaN are all but the
-        last of a model that was trained on chats from elsewhere, whose topics and skills nobody
-        knows.
+        on), pair_shown (queries with a pair of skills that is kept apart, and that a text was
+        written for all the same: must be 0), same_topic and same_skill (must be 0 in setting II),
+        near_texts (answers that are near-duplicates of a text the model was trained on). Of a model
+        that was trained on chats from elsewhere all but the last are NaN: nobody knows the topics
+        and skills of those.
     """
     # Those below full marks too: a mix may take them.
     written = [record for record in corpus if record["text"]]

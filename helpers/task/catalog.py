@@ -159,7 +159,7 @@ def load_skills(path: Path) -> list[Skill]:
 def load_things(path: Path) -> dict[str, list[str]]:
     """Things to mention, by topic: a CSV with the columns topic and thing, any number a topic.
 
-    The miniature's are in the world's language: `pale needle shines`. For any other teacher name
+    The miniature's are in the world's language: `pale needle`. For any other teacher name
     phrases that read well in a list of skills, without a comma: `mention of a silver needle`. The
     judge's criteria stay the one skill, topic, sense, sentences; nobody checks that a thing is
     mentioned, so look at a few texts before you rely on their length.
@@ -307,7 +307,7 @@ def left_for_training(pool: Pool, k: int, *, avoid: set, pairs_apart: float = 0.
 def count_apart(names: Iterable[str], share: float) -> int:
     """How many pairs of these skills are kept apart: no text for training shows both.
 
-    A pair's names decide, so that `share` of all pairs are apart whatever else a catalog holds.
+    The names of a pair decide, whatever else the catalog holds; about `share` of all are apart.
     """
     pairs = itertools.combinations(sorted(names), 2)
     return sum(zlib.crc32("+".join(pair).encode()) < share * 2**32 for pair in pairs)

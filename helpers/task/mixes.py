@@ -1,8 +1,8 @@
 """What a mix takes of a kind of texts: a number of them, or a part.
 
-A part is `{texts: 100, pairs: 9}`, texts of the 9 pairs of skills that most texts show, as many of
-each as there are, or
-`{texts: 400, below_full_marks: 0.2}`: a fifth of the 400 are texts that lack something.
+A part is `{texts: 100, pairs: 9}`: 100 texts of the 9 pairs of skills that most texts show, one of
+each pair in turn. Or it is `{texts: 400, below_full_marks: 0.2}`: 400 texts, of which a fifth lack
+something.
 """
 
 from collections.abc import Mapping

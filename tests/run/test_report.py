@@ -148,7 +148,8 @@ def test_findings_are_in_words_with_their_numbers(finished):
 def test_sections_without_content_do_not_appear(finished):
     page = finished()
     for absent in (
-        "Equal numbers of texts",
+        "Other mixes",
+        "kept apart",
         "single skills alone",
         "verdicts stay",
         "<p></p>",

@@ -54,7 +54,7 @@ def test_detectors_fire_on_their_skill_alone():
 
 
 def test_two_skills_are_one_sentence():
-    """Any two can share it, and nothing of the language joins two clauses with an `and`."""
+    """Any two skills can share a sentence: none needs one of its own."""
     rng = random.Random(3)
     for pair in itertools.combinations(SKILLS, 2):
         text = language.text(rng, "chess", pair, sentence_limit(2))
