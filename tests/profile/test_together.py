@@ -135,6 +135,13 @@ def test_without_pairs_apart_nothing_is_claimed_of_them(changed):
     refused(name, "claims: k123 over base is of pairs kept apart, and pairs_apart is 0")
 
 
+def test_a_mix_takes_no_more_pairs_than_may_be_shown(changed):
+    mix = {"2": {"texts": 40, "pairs": 40}}
+    load.load_profile(changed("shared", mixes={"pairs": mix}))
+    name = changed("shared", pairs_apart=0.8)
+    refused(name, "mix of pairs-s0: 40 pairs of skills are asked for, and 29 may be shown")
+
+
 def test_a_topology_is_accelerates(changed):
     path = ROOT / "params/broken-for-test/topology.yaml"
     name = changed("02_finetune", topology=str(path.relative_to(ROOT)))

@@ -39,7 +39,7 @@ LINE = {
 }
 CELLS = (
     "04-04 04-06 04-08 04-15 04-16 04-18 04-22 8dcea781 f1b7483e anatomy-missing"
-    " anatomy-position anatomy-skill anatomy-combining anatomy-single"
+    " anatomy-position anatomy-skill anatomy-combining anatomy-single anatomy-pairs"
 ).split()
 HOSTILE = "<script>alert(1)</script> The living dead moon shines."
 
@@ -72,13 +72,13 @@ def finished(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "ROOT", tmp_path)
     notebooks = load.load_profile("smoke")
 
-    def make(given=1, second_judge=False):
+    def make(given=1, second_judge=False, apart=0):
         kept = [text(k, kind=str(k), things=[], dropped="") for k in (1, 2)]
         write_json_lines(paths.corpus("smoke"), kept)
         for variant, mix in {"base": {}, "k123-s0": {"1": 40, "2": 40, "3": 40}}.items():
             rows = []
             for cell in itertools.product(("I", "II"), (1, 2, 3), range(8), range(3)):
-                rows.append(answer(*cell, given if mix else 0, mix))
+                rows.append(answer(*cell, given if mix else 0, mix) | {"apart": apart})
                 if second_judge:
                     rows[-1]["grades"]["other"] = rows[-1]["grades"]["first"]
             write_json_lines(paths.grades("smoke", variant), rows)
@@ -157,6 +157,9 @@ def test_sections_without_content_do_not_appear(finished):
     ):
         assert absent not in page, absent
     assert "2 of 2 verdicts stay" in finished(second_judge=True)
+    page = finished(apart=1)
+    assert "and no text shows a pair of skills that is kept apart: 04_plot checks it" in page
+    assert "Pairs of skills that the texts may show, and pairs kept apart" in page
 
 
 def test_what_it_took_counts_every_run_of_a_stage_and_tells_its_parts():
