@@ -21,9 +21,9 @@ def within(kind: type, least: float, most: float) -> Any:
     return Annotated[kind, Field(ge=least, le=most)]
 
 
-Seed = within(int, 0, 2**63 - 1)
-Whole = within(int, 0, 10**8)
 MOST = 10**8
+Seed = within(int, 0, 2**63 - 1)
+Whole = within(int, 0, MOST)
 Count = within(int, 1, MOST)
 Few = within(int, 1, 128)  # 128 choices are the most that a request may ask for
 Tokens = within(int, 32, 2**24)  # of a chat: no text fits in fewer
@@ -190,7 +190,7 @@ def kind_of_mix(mix: Any) -> str:
     return "of chats" if is_of_chats else "of texts"
 
 
-def whole_part(part: Part) -> Part:
+def complete_part(part: Part) -> Part:
     """A number of texts, and what they are restricted to (`helpers.task.mixes`)."""
     texts, pairs, below = (part.get(key) for key in ("texts", "pairs", "below_full_marks"))
     if not isinstance(texts, int) or not 1 <= texts <= MOST:
@@ -212,7 +212,7 @@ Amount = Annotated[
     Annotated[Count, Tag("a number")]
     | Annotated[
         dict[Literal["texts", "pairs", "below_full_marks"], int | float],
-        AfterValidator(whole_part),
+        AfterValidator(complete_part),
         Tag("a part"),
     ],
     Discriminator(form_of_amount),

@@ -347,6 +347,20 @@ class Plot(Experiment):
                 raise ValueError("claims: apart is of pairs of skills, and at k = 1 there are none")
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _claims_are_different(self):
+        seen = set()
+        for c in self.claims:
+            for k in c.k:
+                row = (c.claim, c.model, c.against, c.setting, k, c.apart)
+                if row in seen:
+                    raise ValueError(
+                        f"claims: {c.model} over {c.against}, setting {c.setting}, k = {k}, stands"
+                        " twice"
+                    )
+                seen.add(row)
+        return self
+
     def sizes(self) -> list[str]:
         """The sweeps whose mixes differ in their numbers of texts alone."""
         return [name for name, sweep in self.swept.items() if not sweep.at]

@@ -77,11 +77,11 @@ class Variants(Model):
             if sweep.student not in self.students:
                 raise ValueError(
                     f"sweeps: {name}: student = {sweep.student}, and the students are"
-                    f" {', '.join(self.students)}"
+                    f" {', '.join(self.students) or 'none'}"
                 )
             for mix, texts in sweep.mixes.items():
                 if mix in self.mixes or mix in self.models:
-                    raise ValueError(f"sweeps: {name}: {mix} is a model or one of mixes already")
+                    raise ValueError(f"sweeps: {name}: {mix} is the name of a model or main mix")
                 if swept.setdefault(mix, texts) != texts:
                     raise ValueError(f"sweeps: {name}: {mix} holds other texts in another sweep")
         for name, sweep in self.sweeps.items():

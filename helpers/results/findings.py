@@ -211,7 +211,9 @@ def main(path: str, own: str = "") -> None:
     """Print the tables of docs/results.md; with those claims that `own`, a 04_plot.yaml, has."""
     if not Path(path).is_file():
         raise UserError(f"{path}: no file; make reproduce writes figures/scores.csv")
-    given = yaml.safe_load(Path(own).read_text())["claims"] if own else []
+    if own and not Path(own).is_file():
+        raise UserError(f"{own}: no file; name a profile's 04_plot.yaml, or leave it out")
+    given = yaml.safe_load(Path(own).read_text()).get("claims", []) if own else []
     claims = [SimpleNamespace(**{"apart": False, "claim": "", **claim}) for claim in given]
     print(*readme_tables(Path(path), claims), sep="\n\n")
 

@@ -115,7 +115,7 @@ def data_efficiency(
     """Full marks against training texts, a line a kind of mix, a panel a setting and k = 3, 4.
 
     Drawn are the mixes of these sweeps, which differ in size, and the main ones of their student.
-    None where there are none.
+    None where there are none, or none was asked for k = 3 or 4.
     """
     swept = with_parts(summary[summary.sweep.isin(sweeps)])
     if swept.empty:
@@ -125,6 +125,8 @@ def data_efficiency(
     rows = with_parts(summary[summary.sweep.isin(["", *sweeps])])
     is_shown = (rows.student == student) & rows.k.isin([3, 4]) & rows.setting.isin(settings)
     rows = rows[is_shown]
+    if rows.empty:
+        return None
     scores = rows.assign(mix=rows.kind)
     sizes = sorted(set(scores.texts))
     height = 0.7 + 1.9 * scores.k.nunique()
@@ -227,11 +229,13 @@ def by_k_and_pairs(rows: pd.DataFrame) -> Iterator[tuple[dict, pd.DataFrame]]:
             yield {"color": colour, "marker": marker, "ls": dash, "label": label}, its
 
 
-def training_loss(logs: pd.DataFrame, *, caption: str) -> Figure:
+def training_loss(logs: pd.DataFrame, *, caption: str) -> Figure | None:
     """Loss against step, a line a mix (mean over training seeds), thin lines the seeds.
 
-    `logs` has the columns model, seed, step, loss; a panel a student.
+    `logs` has the columns model, seed, step, loss; a panel a student. None without any.
     """
+    if logs.empty:
+        return None
     logs = with_parts(logs)
     looks = styles(logs.mix)
     students = logs.groupby("student", sort=False)

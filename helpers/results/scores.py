@@ -25,8 +25,6 @@ CELL = ["model", "setting", "k"]
 KEY = ["model", "seed", "setting", "k", "query"]
 PADDED = "padded"  # the control: one skill a text, and things to mention in place of more
 OTHERS = ("on topic", "makes sense", "sentences")  # after the skills, in the rubric's order
-
-
 COLUMNS = (
     "model sweep kind texts seed judge setting k query skills apart generation cut gradings votes"
     " full_marks all_skills skill_fraction"

@@ -23,6 +23,14 @@ def test_a_claim_names_two_mixes_of_the_profile():
     assert Plot.of(GIVEN).claims == []
 
 
+def test_a_claim_stands_once():
+    """Of others that differ in k, in pairs apart or in their words there is a row each."""
+    others = [CLAIM | {"k": [2]}, CLAIM | {"apart": True}, CLAIM | {"claim": "in words"}]
+    Plot.of({**GIVEN, "claims": [CLAIM, *others]})
+    with pytest.raises(UserError, match="claims: k23 over k3, setting I, k = 4, stands twice"):
+        Plot.of({**GIVEN, "claims": [CLAIM, CLAIM | {"k": [4]}]})
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [

@@ -109,7 +109,7 @@ FAULTS = [
      "sweeps: x: student = big, and the students are tiny"),
     ("shared", "jobs: auto",
      'jobs: auto\nsweeps: {x: {student: tiny, mixes: {k123: {"1": 1, "2": 1, "3": 1}}}}',
-     "sweeps: x: k123 is a model or one of mixes already"),
+     "sweeps: x: k123 is the name of a model or main mix"),
     ("shared", "jobs: auto", 'jobs: auto\nsweeps: {x: {student: tiny, mixes: {small: {"2": 41}}}}',
      "mix of small-s0: 41 texts of k = 2 are asked for"),
     ("shared", "jobs: auto", "jobs: auto\nsweeps: {x: {student: tiny}}",

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from helpers.errors import UserError
 from helpers.results import findings, scores
 
 
@@ -224,6 +225,19 @@ def test_unseen_pairs_are_claimed_where_there_are_any(simulated):
         ("padded", 2, 15),
     ]
     assert unseen.verdict.tolist() == ["holds"] * 2
+
+
+def test_the_command_takes_a_profile_without_claims_and_names_a_file_that_is_missing(
+    simulated, tmp_path, capsys
+):
+    table = simulated(np.random.default_rng(2), {"base": 0.1, "k123": 0.8})
+    scores.write_csv(table.assign(votes=""), tmp_path / "scores.csv")
+    given = [str(tmp_path / "scores.csv"), str(tmp_path / "04_plot.yaml")]
+    with pytest.raises(UserError, match=r"04_plot.yaml: no file; name a profile's 04_plot.yaml"):
+        findings.main(*given)
+    (tmp_path / "04_plot.yaml").write_text("caption: in a test\n")
+    findings.main(*given)
+    assert findings.FINDINGS[1].claim in capsys.readouterr().out
 
 
 def test_a_claims_own_words_stand_in_its_rows():

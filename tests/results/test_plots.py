@@ -228,6 +228,14 @@ def test_without_a_sweep_there_is_no_figure(table, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_where_nothing_is_to_be_drawn_there_is_no_figure(swept):
+    """Nobody was asked for k = 3 or 4; nothing was trained but the mixes of sweeps."""
+    two = scores.summary(swept[swept.k == 2])
+    assert plots.data_efficiency(two, ["sizes"], caption="in a test") is None
+    logs = pd.DataFrame(columns=["model", "seed", "step", "loss"])
+    assert plots.training_loss(logs, caption="in a test") is None
+
+
 def test_a_sweep_is_drawn_along_its_number(swept):
     """A line a k, one of the pairs kept apart, and the thin ones of single answers."""
     figure = along(swept, claimed=["dose"], caption="in a test")
