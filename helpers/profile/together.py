@@ -12,6 +12,7 @@ from helpers.chat.endpoint import Endpoint, host
 from helpers.chat.money import check_price
 from helpers.errors import UserError
 from helpers.paths import ROOT
+from helpers.profile.claims import Claim
 from helpers.profile.model import Model
 from helpers.profile.reading import Files, names, read_yaml, source
 from helpers.profile.schema import Finetune, Generate, Grade
@@ -78,7 +79,7 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
     for name, sweep in variants.sweeps.items():
         if others := set(sweep.settings or ()) - set(grade.settings):
             with named("shared", "sweeps", f"sweeps: {name}: "):
-                raise UserError(f"setting {', '.join(others)} is none of 03_grade's settings")
+                raise UserError(f"setting {', '.join(sorted(others))} is none of 03_grade's settings")
     for p in notebooks.values():
         if isinstance(p, Finetune):
             with named("shared", "mixes", f"mix of {p.variant}: "):
@@ -88,28 +89,35 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
         check_price(grade.server, grade.budget)
         served.check(grade.serve, grade.server, grade.temperature)
     with named("04_plot", "claims"):
-        for claim in notebooks["04_plot"].claims:
-            if claim.apart and not grade.pairs_apart:
-                raise UserError(
-                    f"claims: {claim.model} over {claim.against} is of pairs kept apart, and"
-                    " pairs_apart is 0"
-                )
-            for p in notebooks.values():
-                model = re.sub(r"-s\d+$", "", getattr(p, "variant", ""))
-                is_its = isinstance(p, Grade) and mix_of(model) in (claim.model, claim.against)
-                if is_its and claim.setting in set(grade.settings) - set(p.settings):
-                    raise UserError(
-                        f"claims: {claim.model} over {claim.against} is of setting"
-                        f" {claim.setting}, and {model} is graded in {', '.join(p.settings)} alone"
-                    )
-            if claim.setting not in grade.settings or set(claim.k) - set(grade.evaluation_ks):
-                raise UserError(
-                    f"claims: {claim.model} over {claim.against}, setting {claim.setting}, k ="
-                    f" {claim.k}, is of more than is asked, settings {grade.settings} and k ="
-                    f" {grade.evaluation_ks}"
-                )
+        check_claims(notebooks["04_plot"].claims, grade, notebooks)
     with named("04_plot", "figures"):
         check_figures(notebooks["04_plot"].figures, grade.profile)
+
+
+def check_claims(claims: list[Claim], grade: Grade, notebooks: dict[str, Model]) -> None:
+    """Is what each claim is of asked, and are its models graded there?
+
+    Args:
+        grade: how the models are graded that are part of no sweep.
+    """
+    graded = [p for p in notebooks.values() if isinstance(p, Grade)]
+    for claim in claims:
+        pair = f"claims: {claim.model} over {claim.against}"
+        if claim.apart and not grade.pairs_apart:
+            raise UserError(f"{pair} is of pairs kept apart, and pairs_apart is 0")
+        if claim.setting not in grade.settings or set(claim.k) - set(grade.evaluation_ks):
+            raise UserError(
+                f"{pair}, setting {claim.setting}, k = {claim.k}, is of more than is asked,"
+                f" settings {grade.settings} and k = {grade.evaluation_ks}"
+            )
+        for p in graded:
+            model = re.sub(r"-s\d+$", "", p.variant)
+            is_its = mix_of(model) in (claim.model, claim.against)
+            if is_its and claim.setting not in p.settings:
+                raise UserError(
+                    f"{pair} is of setting {claim.setting}, and {model} is graded in"
+                    f" {', '.join(p.settings)} alone"
+                )
 
 
 def check_mix(p: Finetune, generate: Generate) -> None:
