@@ -79,7 +79,9 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
     for name, sweep in variants.sweeps.items():
         if others := set(sweep.settings or ()) - set(grade.settings):
             with named("shared", "sweeps", f"sweeps: {name}: "):
-                raise UserError(f"setting {', '.join(sorted(others))} is none of 03_grade's settings")
+                raise UserError(
+                    f"setting {', '.join(sorted(others))} is none of 03_grade's settings"
+                )
     for p in notebooks.values():
         if isinstance(p, Finetune):
             with named("shared", "mixes", f"mix of {p.variant}: "):
