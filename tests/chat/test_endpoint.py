@@ -9,7 +9,7 @@ from helpers.chat import endpoint
 from helpers.chat.endpoint import Endpoint, Network
 from helpers.chat.replies import Request
 from helpers.errors import UserError
-from helpers.profile import schema
+from helpers.profile.sentences import checked
 from tests.faults.asking import (
     SECRET,
     ask,
@@ -27,7 +27,7 @@ KEYS = [SECRET, "MARKED0123456789abcdef", "gsk_MARKEDabcdefghijkl0123456789"]
 def test_a_key_in_the_place_of_its_name_is_not_shown(monkeypatch, name):
     values = {"base_url": "http://a/v1", "model": "m", "key_env": name}
     with pytest.raises(UserError, match="never a key") as failure:
-        schema.checked(Endpoint, values, where=lambda name: "shared.yaml")
+        checked(Endpoint, values, where=lambda name: "shared.yaml")
     one_sentence(failure)
 
 
@@ -148,7 +148,7 @@ NO_ADDRESSES = {
 
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_addresses(address):
-    where = schema.checked(Endpoint, {"base_url": address, "model": "m"}, where=str)
+    where = checked(Endpoint, {"base_url": address, "model": "m"}, where=str)
     endpoint.host(where.base_url)
 
 
@@ -156,7 +156,7 @@ def test_addresses(address):
 def test_what_is_no_address_or_holds_a_secret(address):
     values = {"base_url": address, "model": "m"}
     with pytest.raises(UserError, match=f"shared.yaml: base_url.*{NO_ADDRESSES[address]}") as e:
-        schema.checked(Endpoint, values, where=lambda name: "shared.yaml")
+        checked(Endpoint, values, where=lambda name: "shared.yaml")
     one_sentence(e)
 
 
