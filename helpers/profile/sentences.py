@@ -12,6 +12,18 @@ from helpers.errors import UserError
 RENAMED = {"batch": "batch_api", "max_tokens": "chat_tokens", "world": "caption"}
 # Somebody may have written a key there: what stands in them is not repeated.
 NEVER_SHOWN = ("key_env", "base_url")
+# What a value has to be, by pydantic's type of the error: its own words are a programmer's.
+FORMS = {
+    "int_type": "it is a whole number, without quotes",
+    "int_from_float": "it is a whole number",
+    "int_parsing": "it is a whole number",
+    "float_type": "it is a number, without quotes",
+    "bool_type": "it is true or false",
+    "string_type": "it is text",
+    "list_type": "it is a list, as [1, 2]",
+    "dict_type": "it holds keys with values, as {key: value}",
+    "model_type": "it holds keys with values, as {key: value}",
+}
 
 
 def checked(model: type, values: dict, *, where: str | Callable):
@@ -27,9 +39,13 @@ def checked(model: type, values: dict, *, where: str | Callable):
         return model(**values)
     except pydantic.ValidationError as e:
         # Of two readings, as of `training_topics` (a number or a list), the deeper error is about
-        # the one meant. A misspelt key is both unknown and missing: the first is what helps.
-        errors = e.errors(include_url=False)
-        error = max(errors, key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])))
+        # the one meant; of int and float, the wider. A misspelt key is both unknown and missing:
+        # the first is what helps.
+        def rank(error: dict) -> tuple:
+            kind = error["type"]
+            return kind == "extra_forbidden", len(error["loc"]), kind == "float_type"
+
+        error = max(e.errors(include_url=False), key=rank)
     words = sentence(model, values, error)
     # A validator of a whole model begins with the key.
     key = error["loc"][0] if error["loc"] else words.split()[0].rstrip(":")
@@ -42,7 +58,7 @@ def sentence(model: type, values: dict, error: dict) -> str:
     name = path_in(values, loc)
     last = str(loc[-1]) if loc else ""
     message = error["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
+    message = FORMS.get(error["type"], message[:1].lower() + message[1:])
     if not loc:
         return message
     if error["type"] == "missing":

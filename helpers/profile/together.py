@@ -14,7 +14,7 @@ from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.profile.claims import Claim
 from helpers.profile.model import Model
-from helpers.profile.reading import Files, names, read_yaml, source
+from helpers.profile.reading import KNOWN, Files, names, read_yaml, source
 from helpers.profile.schema import Finetune, Generate, Grade
 from helpers.profile.sentences import checked
 from helpers.profile.variants import Variants
@@ -35,11 +35,16 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
 
     @contextlib.contextmanager
     def named(stage: str, key: str, words: str = "") -> Iterator[None]:
-        """Errors raised inside begin with the file that the key came from, and with `words`."""
+        """Errors raised inside begin with the file that the key came from, and with `words`.
+
+        An error that begins with a key is about that one.
+        """
         try:
             yield
         except UserError as error:
-            raise UserError(f"{source(files, stage, key)}: {words}{error}") from None
+            first, colon, _ = str(error).partition(": ")
+            about = first if colon and first in KNOWN[stage] else key
+            raise UserError(f"{source(files, stage, about)}: {words}{error}") from None
 
     generate = notebooks.get("01_generate")
     grade = next(p for p in notebooks.values() if isinstance(p, Grade))
@@ -84,7 +89,9 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
                 )
     for p in notebooks.values():
         if isinstance(p, Finetune):
-            with named("shared", "mixes", f"mix of {p.variant}: "):
+            is_main = mix_of(re.sub(r"-s\d+$", "", p.variant)) in variants.mixes
+            key = "mixes" if is_main else "sweeps"
+            with named("shared", key, f"mix of {p.variant}: "):
                 check_mix(p, generate)
             checked(Topology, read_yaml(ROOT / p.topology), where=p.topology)
     with named("03_grade", "server"):
@@ -129,7 +136,10 @@ def check_mix(p: Finetune, generate: Generate) -> None:
     for kind, amount in p.mix.items():
         part, made = part_of(amount), generate.texts.get(kind, 0)
         if (n := part["texts"] - below_in(part)) > made:
-            raise UserError(f"{n} texts of k = {kind} are asked for, and 01_generate makes {made}")
+            raise UserError(
+                f"{n} texts of k = {kind} are asked for, and 01_generate makes {made}, as its"
+                " texts says"
+            )
         names = [skill.name for skill in generate.pools()["I"].skills]
         shown = sets_together(tuple(names), 2, generate.pairs_apart)
         if (pairs := part.get("pairs", 0)) > shown:

@@ -111,7 +111,7 @@ def points_by_position(positions: pd.DataFrame, *, caption: str) -> Figure:
     return labelled(
         curves(positions, "position", "k", looks),
         "place of the skill in the request",
-        f"Share of points by the skill's place in the request, single answers ({caption}). "
+        f"A skill's share of points by its place in the request, single answers ({caption}). "
         f"Bands: 95% intervals over {sampled(positions)}.",
     )
 
@@ -133,7 +133,8 @@ def combining_by_k(independent: pd.DataFrame, *, caption: str) -> Figure:
         curves(independent, "k", "full marks", looks),
         "skills asked for, k",
         "Full marks of single answers, and what they would be if an answer's points were "
-        f"independent ({caption}). Bands: 95% intervals over {sampled(independent)}.",
+        f"independent ({caption}). Below the dotted line: lost in combining; below the dashed "
+        f"one: skills displace each other. Bands: 95% intervals over {sampled(independent)}.",
     )
 
 
@@ -180,6 +181,6 @@ def points_by_skill(skills: pd.DataFrame, *, caption: str) -> Figure:
         figure,
         "skills asked for, k",
         f"Each skill's share of points, single answers ({caption}). A number, in percent, where "
-        f"the 95% interval is narrower than {SURE:.0%}; a cell has {skills.queries.min()} to "
-        f"{skills.queries.max()} queries; white was not asked for.",
+        f"the 95% interval is narrower than {SURE:.0%}; few queries do not give that, and a cell "
+        f"has {skills.queries.min()} to {skills.queries.max()}. White was not asked for.",
     )

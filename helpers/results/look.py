@@ -165,7 +165,8 @@ def sampled(summary: pd.DataFrame) -> str:
     seeds = summary.seeds.max()
     queries = f"{summary.queries.max()} queries"
     if seeds > 1:
-        return f"{seeds} training seeds and {queries}"
+        of_one = " (of a model of one seed: queries alone)" if summary.seeds.min() == 1 else ""
+        return f"{seeds} training seeds and {queries}{of_one}"
     return f"{queries} alone, not over training seeds"
 
 

@@ -65,10 +65,11 @@ def shade_unseen(axis: Axes, ks: list[int], trained_ks: list[int]) -> None:
         axis.text(
             end - 0.05,
             1.15,
-            "k never seen in training",
+            "k never seen\nin training",  # on one line it is wider than the shade
             ha="right",
             va="top",
             fontsize=7,
+            linespacing=1.1,
             color="#555555",
         )
 
@@ -101,7 +102,7 @@ def full_marks_by_k(
     return finish(
         figure,
         f"Ratio of full marks by number of skills, {scored(summary, over_generations)} "
-        f"({caption}). Bands: 95% intervals over {sampled(summary)}.",
+        f"({caption}). Bands: 95% intervals of the thick lines over {sampled(summary)}.",
     )
 
 
@@ -259,8 +260,8 @@ def training_loss(logs: pd.DataFrame, *, caption: str) -> Figure | None:
     axes[0][0].legend(title="fine-tuned on")
     return finish(
         figure,
-        f"Training loss, mean of the last 5 steps ({caption}). "
-        "Thin lines: training seeds; thick: their mean.",
+        "Training loss, each mix on its own texts, so that levels do not compare; mean of the "
+        f"last 5 steps ({caption}). Thin lines: training seeds; thick: their mean.",
     )
 
 
@@ -293,5 +294,5 @@ def corpus_by_k(counts: pd.DataFrame, *, caption: str) -> Figure:
     words = "The teacher's texts, how many were kept, and what the others lacked"
     control = ""
     if "D(1+2)" in table.index:
-        control = " D(1+2): one skill and two things to mention, for the control."
+        control = " D(1+1), D(1+2): one skill and one or two things to mention, for the control."
     return finish(figure, f"{words} ({caption}).{control}")

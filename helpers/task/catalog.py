@@ -220,7 +220,8 @@ def split(
     for name, pool in pools.items():
         if not pool.skills or not pool.topics:
             raise UserError(
-                f"the split leaves setting {name} ({SETTINGS[name]}) without skills or topics"
+                f"training_topics: with training_categories the split leaves setting {name}"
+                f" ({SETTINGS[name]}) without skills or topics"
             )
     return pools
 

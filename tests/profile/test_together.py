@@ -147,7 +147,7 @@ def test_a_topology_is_accelerates(changed):
     name = changed("02_finetune", topology=str(path.relative_to(ROOT)))
     for text, said in (
         ("num_machines: 2", "num_processes is no multiple of num_machines, 2"),
-        ("num_processes: two", "num_processes = 'two' is wrong: input should be a valid integer"),
+        ("num_processes: two", "num_processes = 'two' is wrong: it is a whole number"),
         ("fsdp_config: 1", "fsdp_config = 1 is wrong"),
     ):
         path.write_text(f"distributed_type: FSDP\n{text}")

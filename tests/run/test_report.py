@@ -131,9 +131,8 @@ def test_a_page_that_loads_nothing_and_escapes_what_a_model_wrote(finished):
 
 def test_findings_are_in_words_with_their_numbers(finished):
     page = finished()
-    assert (
-        "at k = 3, of queries and, after the stroke, of answers.\nSetting I, base: 0.00 [" in page
-    )
+    assert "at k = 3: the best of a query's answers, with its 95% interval" in page
+    assert "after the stroke single answers.\nSetting I, base: 0.00 [" in page
     assert "Single answers of k123 at k = 3.\nIn setting I:\nfull marks 100%." in page
     assert "What holds: 2 of 2" in page
     assert "What is undecided" not in page
