@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from helpers.paths import ROOT
-from helpers.task.mixes import Part, part_of
+from helpers.task.mixes import Part, below_in, part_of
 from helpers.task.points import FIRST_JUDGE
 
 
@@ -199,6 +199,8 @@ def complete_part(part: Part) -> Part:
         raise ValueError(f"pairs is a whole number from 1 to that of the texts, {texts:,}")
     if "below_full_marks" in part and not 0 < below <= 1:
         raise ValueError("below_full_marks is a share of the texts, above 0 and at most 1")
+    if "below_full_marks" in part and not below_in(part):
+        raise ValueError(f"below_full_marks = {below} of {texts} texts is none; leave it out")
     if len(part) > 2:
         raise ValueError("pairs and below_full_marks do not go together")
     return part

@@ -20,7 +20,14 @@ from helpers.profile.sentences import checked
 from helpers.profile.variants import Variants
 from helpers.results.scores import mix_of
 from helpers.student import served
-from helpers.task.catalog import counts_of, draw, left_for_training, sets_together
+from helpers.task.catalog import (
+    count_apart,
+    counts_of,
+    draw,
+    evaluation_queries,
+    left_for_training,
+    sets_together,
+)
 from helpers.task.mixes import below_in, part_of
 
 THIN = 10  # texts a query from which on they are much alike
@@ -119,6 +126,11 @@ def check_claims(claims: list[Claim], grade: Grade, notebooks: dict[str, Model])
                 f"{pair}, setting {claim.setting}, k = {claim.k}, is of more than is asked,"
                 f" settings {grade.settings} and k = {grade.evaluation_ks}"
             )
+        if claim.apart and not any(asked_apart(grade, claim.setting, k) for k in claim.k):
+            raise UserError(
+                f"{pair} is of pairs kept apart, and no query of k = {claim.k} in setting"
+                f" {claim.setting} has all its pairs apart; take k: [2]"
+            )
         for p in graded:
             model = re.sub(r"-s\d+$", "", p.variant)
             is_its = mix_of(model) in (claim.model, claim.against)
@@ -127,6 +139,14 @@ def check_claims(claims: list[Claim], grade: Grade, notebooks: dict[str, Model])
                     f"{pair} is of setting {claim.setting}, and {model} is graded in"
                     f" {', '.join(p.settings)} alone"
                 )
+
+
+def asked_apart(grade: Grade, setting: str, k: int) -> int:
+    """How many evaluation queries of several skills have all their pairs kept apart."""
+    n, pool = grade.evaluation_queries, grade.pools()[setting]
+    queries = evaluation_queries(pool, k, n, seed=grade.seed, setting=setting)
+    pairs = k * (k - 1) // 2
+    return sum(count_apart(query.names, grade.pairs_apart) == pairs > 0 for query in queries)
 
 
 def check_mix(p: Finetune, generate: Generate) -> None:

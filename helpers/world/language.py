@@ -50,7 +50,7 @@ def infinitive(verb: str) -> str:
 def sentence(rng: random.Random, topic: str, items: Sequence[str]) -> str:
     """One sentence that shows all the skills and mentions all the things among `items`.
 
-    A verb has one phrasing: of two skills that are verbs only one could be shown.
+    A clause has one verb; one skill at most is shown by it.
     """
     noun = rng.choice(TOPICS[topic])
     at = {place: [] for place in PLACES}

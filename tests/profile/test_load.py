@@ -139,6 +139,7 @@ FAULTS = [
      "mixes.k123 is wrong: pairs is for texts of k = 2, and stands at 3"),
     ("shared", '"2": 40', '"2": {texts: 40, below_full_marks: 1.5}',
      "below_full_marks is a share of the texts, above 0 and at most 1"),
+    ("shared", '"2": 40', '"2": {texts: 40, below_full_marks: 0.01}', "of 40 texts is none"),
     ("shared", '"2": 40', '"2": {texts: 40, below_full_marks: .nan}', "mixes.k123.2.below_"),
     ("shared", '"2": 40', '"2": {texts: 40, pairs: 9, below_full_marks: 0.5}',
      "pairs and below_full_marks do not go together"),

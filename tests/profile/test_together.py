@@ -133,6 +133,9 @@ def test_without_pairs_apart_nothing_is_claimed_of_them(changed):
     load.load_profile(changed("shared", pairs_apart=0.5))
     name = changed("shared", pairs_apart=0.0)
     refused(name, "claims: k123 over base is of pairs kept apart, and pairs_apart is 0")
+    changed("shared", pairs_apart=0.1)
+    name = changed("04_plot", claims=[claim | {"k": [3]}])
+    refused(name, "no query of k = [3] in setting I has all its pairs apart; take k: [2]")
 
 
 def test_a_mix_takes_no_more_pairs_than_may_be_shown(changed):
