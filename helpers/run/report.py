@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from helpers import paths, reading
 from helpers.errors import UserError, command
-from helpers.files import read_json_lines, write_text
+from helpers.files import read_json_lines, sha256, write_text
 from helpers.mark import marked
 from helpers.paths import ROOT
 from helpers.profile.load import load_profile
@@ -105,10 +105,26 @@ def outputs(profile: str) -> dict[str, list]:
         ) from None
 
 
+def check_scores(p: Plot, lines: list[dict]) -> None:
+    """Are the scores those that the executed 04_plot wrote? Its figures stand beside them.
+
+    Raises:
+        UserError: they are others, as after a checkout of committed figures.
+    """
+    name = f"{p.figures}/scores.csv"
+    made = manifest.newest(lines).get("04_plot", {}).get("made", {})
+    if made.get(name, "") not in ("", sha256(ROOT / name)):
+        raise UserError(
+            f"{name}: not the one that 04_plot wrote in runs/{p.profile}; remove"
+            f" runs/{p.profile}/04_plot.ipynb, and make reproduce PROFILE={p.profile} writes it"
+        )
+
+
 def contents(profile: str, notebooks: dict[str, Model]) -> dict:
     """Everything that the page shows, by the names that it has there."""
     p = notebooks["04_plot"]
     lines = manifest.read(profile)
+    check_scores(p, lines)
     corpus = read_json_lines(paths.corpus(profile), "01_generate") if p.generated else []
     kept = [record for record in corpus if not record["dropped"]]
     plain = [record for record in kept if not record["things"]]

@@ -9,7 +9,7 @@ import pytest
 
 from helpers import paths
 from helpers.errors import UserError
-from helpers.files import write_json_lines
+from helpers.files import sha256, write_json_lines
 from helpers.profile import load
 from helpers.results import scores
 from helpers.run import report, took
@@ -101,6 +101,21 @@ def finished(tmp_path, monkeypatch):
         return report.render("smoke", notebooks)
 
     return make
+
+
+def test_scores_of_another_run_are_not_shown_beside_its_figures(finished):
+    """A checkout of `figures/` brings the committed scores back under an executed 04_plot."""
+    finished()
+    notebooks = load.load_profile("smoke")
+    name = "runs/smoke/figures/scores.csv"
+    made = {"notebook": "04_plot", "state": "done", "made": {name: sha256(paths.ROOT / name)}}
+    lines = json.dumps(LINE) + "\n" + json.dumps(LINE | made) + "\n"
+    paths.manifest("smoke").write_text(lines)
+    report.render("smoke", notebooks)
+    with open(paths.ROOT / name, "a") as file:
+        file.write("\n")
+    with pytest.raises(UserError, match=f"{name}: not the one that 04_plot wrote in runs/smoke"):
+        report.render("smoke", notebooks)
 
 
 def test_a_page_that_loads_nothing_and_escapes_what_a_model_wrote(finished):
