@@ -8,8 +8,8 @@ import huggingface_hub
 
 from helpers import paths
 from helpers.files import write_card
-from helpers.profile.kinds import is_hub_name
 from helpers.profile.schema import Finetune
+from helpers.profile.value_types import is_hub_name
 from helpers.task.mixes import in_words
 from helpers.training import recipe
 from helpers.training.hub import ANSWERS

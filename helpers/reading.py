@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from helpers.mark import marked
+from helpers.highlight import marked
 from helpers.results.scores import METRICS, OTHERS
 from helpers.task.points import FIRST_JUDGE, Points
 

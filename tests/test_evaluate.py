@@ -10,7 +10,7 @@ from helpers.chat.conversation import Conversation
 from helpers.chat.ledger import Ledger
 from helpers.errors import UserError
 from helpers.files import write_json_lines
-from helpers.mark import marked
+from helpers.highlight import marked
 from helpers.profile import schema
 from helpers.profile.load import load_profile
 from helpers.results.leaks import NEAR, leaks, nearest, not_compared

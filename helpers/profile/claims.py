@@ -1,7 +1,7 @@
 """What 04_plot is told of a profile: what it claims, and its sweeps."""
 
-from helpers.profile.kinds import Count, Line, Name, Setting, Several
 from helpers.profile.model import Model
+from helpers.profile.value_types import Count, Line, Name, Setting, Several
 
 
 class Swept(Model):

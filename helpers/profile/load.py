@@ -4,7 +4,7 @@ A profile is a folder: `shared.yaml` holds what its stages share, and one YAML a
 `helpers.run.reruns` writes the checked parameters to files, for the notebooks and for make.
 """
 
-from helpers.profile import together
+from helpers.profile import consistency
 from helpers.profile.model import Model
 from helpers.profile.reading import parameters, read_files
 from helpers.profile.variants import Variants
@@ -51,7 +51,7 @@ def load_profile(profile: str) -> dict[str, Model]:
         if stage == "03_grade" and (sweep := graded[variant].get("sweep")):
             p = variants.sweeps[sweep].graded(p)
         notebooks[name] = p
-    together.check(files, variants, notebooks)
+    consistency.check(files, variants, notebooks)
     return notebooks
 
 

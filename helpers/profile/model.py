@@ -2,7 +2,7 @@
 
 import pydantic
 
-from helpers.profile.sentences import checked
+from helpers.profile.messages import checked
 
 
 class Model(pydantic.BaseModel):

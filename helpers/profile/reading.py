@@ -12,10 +12,10 @@ import yaml
 
 from helpers.errors import UserError
 from helpers.paths import ROOT
-from helpers.profile.kinds import NAME, trouble
+from helpers.profile.messages import checked, shown, unknown_key
 from helpers.profile.model import Model
 from helpers.profile.schema import DERIVED, STAGES
-from helpers.profile.sentences import checked, shown, unknown_key
+from helpers.profile.value_types import NAME, trouble
 from helpers.profile.variants import Variants
 
 # The values of a profile's files, by file from the repository's root: one a stage, `shared.yaml`,

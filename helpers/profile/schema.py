@@ -16,7 +16,8 @@ from helpers.chat.endpoint import Endpoint
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.profile.claims import Claim, Swept
-from helpers.profile.kinds import (
+from helpers.profile.model import Model
+from helpers.profile.value_types import (
     Budget,
     Caption,
     Count,
@@ -44,7 +45,6 @@ from helpers.profile.kinds import (
     Whole,
     Word,
 )
-from helpers.profile.model import Model
 from helpers.results.scores import mix_of
 from helpers.student.served import Server
 from helpers.task.catalog import (

@@ -6,7 +6,9 @@ import pydantic
 from pydantic import Field
 
 from helpers.profile.claims import Swept
-from helpers.profile.kinds import (
+from helpers.profile.model import Model
+from helpers.profile.schema import Answering, Grade
+from helpers.profile.value_types import (
     Caption,
     Mixes,
     MixName,
@@ -17,8 +19,6 @@ from helpers.profile.kinds import (
     Several,
     Student,
 )
-from helpers.profile.model import Model
-from helpers.profile.schema import Answering, Grade
 from helpers.results.scores import name_of
 
 

@@ -12,10 +12,10 @@ from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Ledger
 from helpers.chat.money import CHARACTERS_PER_TOKEN
 from helpers.errors import command
+from helpers.profile.consistency import feasibility
 from helpers.profile.load import load_profile
 from helpers.profile.model import Model
 from helpers.profile.schema import Finetune, Grade
-from helpers.profile.together import feasibility
 from helpers.run import plan
 
 ASSUMED = f"""\

@@ -17,10 +17,10 @@ from helpers.chat.endpoint import Endpoint, host, secret_of
 from helpers.chat.money import price_of
 from helpers.errors import UserError, command
 from helpers.paths import ROOT
-from helpers.profile.kinds import is_hub_name
 from helpers.profile.load import load_profile
 from helpers.profile.model import Model
 from helpers.profile.schema import Answers, Finetune, Generate, Grade, located
+from helpers.profile.value_types import is_hub_name
 from helpers.run.overview import left_of
 from helpers.training import chats, memory
 

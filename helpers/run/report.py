@@ -16,7 +16,7 @@ from markupsafe import Markup
 from helpers import paths, reading
 from helpers.errors import UserError, command
 from helpers.files import read_json_lines, sha256, write_text
-from helpers.mark import marked
+from helpers.highlight import marked
 from helpers.paths import ROOT
 from helpers.profile.load import load_profile
 from helpers.profile.model import Model

@@ -22,7 +22,7 @@ from helpers.chat.endpoint import Endpoint, host, redacted, secret_of
 from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Outcome, Reply, Request, request_body
 from helpers.errors import UserError
-from helpers.student.keeper import Kept
+from helpers.student.guarded import Kept
 
 EVERY = 0.5  # seconds between looks whether a server is up
 PROBE_TOKENS = 16  # of an answer that only shows whether the server is up

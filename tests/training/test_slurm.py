@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from helpers.paths import ROOT
-from helpers.student.keeper import Kept
+from helpers.student.guarded import Kept
 from helpers.training.recipe import read_log
 from tests.training.runs import distance, topology
 from tests.tree import copy_of_the_tree

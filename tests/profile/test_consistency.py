@@ -8,8 +8,8 @@ import yaml
 from helpers import paths
 from helpers.errors import UserError
 from helpers.paths import ROOT
-from helpers.profile import kinds, load
-from helpers.profile.together import feasibility
+from helpers.profile import load, value_types
+from helpers.profile.consistency import feasibility
 from helpers.task.catalog import evaluation_queries
 
 
@@ -176,7 +176,7 @@ def test_a_students_folder_holds_a_model(changed, tmp_path):
     ],
 )
 def test_a_hub_name_begins_with_no_folder_of_ours(student, is_one):
-    assert kinds.is_hub_name(student) == is_one
+    assert value_types.is_hub_name(student) == is_one
 
 
 def test_runs_may_be_a_link_to_another_disk(profile, tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 import re
 
-from helpers.mark import marked
+from helpers.highlight import marked
 
 TEXT = "Either the arrow, a mirror of heavy dreams, turns or all is lost. The bow waits."
 

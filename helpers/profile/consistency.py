@@ -13,10 +13,10 @@ from helpers.chat.money import check_price
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.profile.claims import Claim
+from helpers.profile.messages import checked
 from helpers.profile.model import Model
 from helpers.profile.reading import KNOWN, Files, names, read_yaml, source
 from helpers.profile.schema import Finetune, Generate, Grade
-from helpers.profile.sentences import checked
 from helpers.profile.variants import Variants
 from helpers.results.scores import mix_of
 from helpers.student import served
