@@ -111,7 +111,7 @@ lab: $(VENV)/done  ## open JupyterLab; in a container: make lab LAB="--ip=0.0.0.
 serve: $(VENV)/done  ## serve the embedded teacher and judge on loopback, at PORT
 	@$(PY) -m helpers.world.endpoint $(PORT)
 
-base: $(VENV)/done  ## rebuild the embedded base students, a quarter of an hour each
+base: $(VENV)/done  ## rebuild the embedded base students, about half an hour each
 	@$(PY) -m helpers.world.pretrain $(notdir $(basename $(wildcard params/base/*.yaml)))
 
 notebooks: $(VENV)/done  ## keep the outputs of a first run of mini, which this makes

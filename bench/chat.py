@@ -25,8 +25,8 @@ from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Request
 from helpers.profile import load
-from helpers.task.catalog import draw
 from helpers.task.prompts import grading_turn
+from helpers.task.queries import draw
 from tests.faults.server import Server
 
 ROUNDS = 5

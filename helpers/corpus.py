@@ -15,8 +15,8 @@ from helpers.errors import UserError
 from helpers.files import read_json_lines
 from helpers.judge import grade as judge
 from helpers.profile.schema import Finetune, Generate
-from helpers.task.catalog import Pool, Query, counts_of
-from helpers.task.mixes import Amount, below_in, in_words, part_of
+from helpers.task.catalog import Pool, Query
+from helpers.task.mixes import Amount, below_in, counts_of, in_words, part_of
 from helpers.task.points import DUPLICATE, NOT_NEEDED, Points
 from helpers.training import chats as own_chats
 

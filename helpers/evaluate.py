@@ -25,8 +25,10 @@ from helpers.paths import ROOT
 from helpers.profile.schema import Answers, Grade
 from helpers.results.leaks import nearest
 from helpers.student.served import Served, arguments
-from helpers.task.catalog import Query, count_apart, evaluation_queries, read_text
+from helpers.task.catalog import Query, read_text
+from helpers.task.pairs import count_apart
 from helpers.task.prompts import extract_answer
+from helpers.task.queries import evaluation_queries
 from helpers.training.recipe import fingerprint
 
 if TYPE_CHECKING:

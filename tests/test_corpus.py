@@ -9,9 +9,11 @@ from helpers.chat.ledger import Ledger
 from helpers.errors import UserError
 from helpers.files import write_json_lines
 from helpers.profile.load import load_profile
-from helpers.task.catalog import Query, count_apart, evaluation_queries, training_queries
+from helpers.task.catalog import Query
+from helpers.task.pairs import count_apart
 from helpers.task.points import COUNTERS, DUPLICATE, NOT_NEEDED
 from helpers.task.prompts import criteria, fields
+from helpers.task.queries import evaluation_queries, training_queries
 from helpers.world import detectors
 
 SMOKE = load_profile("smoke")

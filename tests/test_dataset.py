@@ -15,7 +15,7 @@ from helpers.errors import UserError
 from helpers.files import write_json_lines
 from helpers.profile.load import load_profile
 from helpers.run import reruns
-from helpers.task.catalog import evaluation_queries
+from helpers.task.queries import evaluation_queries
 from helpers.training import chats
 
 SMOKE = load_profile("smoke")["01_generate"].model_copy(update={"texts": {"1": 6, "2": 4}})

@@ -43,6 +43,14 @@ def test_its_table_is_full_marks_of_setting_one(table):
     assert shown == {name: list(map("{:.2f}".format, row)) for name, row in means.iterrows()}
 
 
+def test_its_pairs_kept_apart_are_those_of_the_scores(table):
+    apart = scores.by_pairs(table)["kept apart"]
+    k123, control, base = (apart[model][:4] for model in ("k123", "padded", "base"))
+    assert "(32 queries)" in apart["k123"]
+    words = f"`k123` has {k123}, the control {control}, the base {base} |"
+    assert f"on the 32 queries of k = 2 that ask for such a pair {words}" in README
+
+
 def test_what_is_said_of_mini_full_is_what_its_scores_say():
     path = ROOT / "figures/mini-full/scores.csv.gz"
     claims = load.load_profile("mini-full")["04_plot"].claims

@@ -20,15 +20,9 @@ from helpers.profile.schema import Finetune, Generate, Grade
 from helpers.profile.variants import Variants
 from helpers.results.scores import mix_of
 from helpers.student import served
-from helpers.task.catalog import (
-    count_apart,
-    counts_of,
-    draw,
-    evaluation_queries,
-    left_for_training,
-    sets_together,
-)
-from helpers.task.mixes import below_in, part_of
+from helpers.task.mixes import below_in, counts_of, part_of
+from helpers.task.pairs import count_apart, sets_together
+from helpers.task.queries import draw, evaluation_queries, left_for_training
 
 THIN = 10  # texts a query from which on they are much alike
 

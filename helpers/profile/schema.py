@@ -50,17 +50,15 @@ from helpers.student.served import Server
 from helpers.task.catalog import (
     Pool,
     Query,
-    counts_of,
-    evaluation_queries,
     load_skills,
     load_things,
     load_topics,
-    padded,
     split,
-    training_queries,
 )
+from helpers.task.mixes import counts_of
 from helpers.task.points import FIRST_JUDGE, Rules
 from helpers.task.prompts import Pack, load_pack
+from helpers.task.queries import evaluation_queries, padded, training_queries
 from helpers.training import memory
 from helpers.training.recipe import Recipe
 

@@ -1,12 +1,13 @@
 """What training and evaluation share: topics, skills, queries, near-duplicate texts."""
 
-import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from rapidfuzz import fuzz, process
+
+from helpers.task.pairs import pairs_of
 
 NEAR = 90  # similarity (0 to 100) from which two texts count as near-duplicates
 
@@ -20,11 +21,6 @@ def nearest(texts: Sequence[str], known: Sequence[str]) -> list[float]:
         scores = process.cdist([text], known, scorer=fuzz.ratio, score_cutoff=NEAR, dtype=np.uint8)
         similarity[text] = float(scores.max())
     return [similarity[text] for text in texts]
-
-
-def pairs_of(skills: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Every two of the skills, in the order of their names."""
-    return itertools.combinations(sorted(skills), 2)
 
 
 def leaks(graded: dict[str, list[dict]], corpus: list[dict]) -> pd.DataFrame:

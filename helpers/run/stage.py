@@ -114,9 +114,8 @@ def execute(notebook: Path, parameters: dict, aside: Path) -> tuple[str, str, st
     except DeadKernelError:
         return "failed", "the notebook's process died, most often for lack of memory", ""
     except KeyboardInterrupt:
-        for (
-            kernel
-        ) in psutil.Process().children():  # it was starting, and would find no socket files
+        # A kernel that was starting would find no socket files.
+        for kernel in psutil.Process().children():
             kernel.kill()
         return INTERRUPTED
     return "done", "", ""

@@ -37,3 +37,9 @@ def in_words(kind: str, amount: Amount) -> str:
     if below := below_in(part):
         words += f", {below:,} of them below full marks"
     return words
+
+
+def counts_of(kind: str) -> tuple[int, int]:
+    """How many skills and things a kind of texts has: `3` is (3, 0), `1+2` is (1, 2)."""
+    skills, _, things = kind.partition("+")
+    return int(skills), int(things or 0)

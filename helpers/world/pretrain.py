@@ -5,7 +5,7 @@ diet, per `params/base/<name>.yaml`: documents, questions which skills a text sh
 show a list of items. Most requests list skills, and those for several skills are answered
 *unreliably*; some list things to mention among the skills, and things are never forgotten.
 Mixed lists hold up to `items` items, but no request lists more skills than `request_skills` has
-weights. No sentence shows two skills that are kept apart (`helpers.task.catalog.count_apart`).
+weights. No sentence shows two skills that are kept apart (`helpers.task.pairs.count_apart`).
 
 A base's shape, chat template and words are those in its folder: one token a word, with the space
 before it. A new word of the language goes into `tokenizer.json` too, and only then is learned.
@@ -26,8 +26,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from helpers.errors import command
 from helpers.files import write_json_lines
 from helpers.paths import ROOT
-from helpers.task.catalog import count_apart
 from helpers.task.numerals import in_words
+from helpers.task.pairs import count_apart
 from helpers.world import language
 
 SKILLS = list(language.PHRASINGS)

@@ -5,7 +5,7 @@ import json
 from helpers.chat.conversation import SPACING, converse
 from helpers.chat.replies import Reply
 from helpers.profile.load import load_profile
-from helpers.task.catalog import draw
+from helpers.task.queries import draw
 
 
 def test_each_turn_holds_the_ones_before_it():

@@ -7,7 +7,7 @@ from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Ledger
 from helpers.judge.grade import grade
 from helpers.profile import load
-from helpers.task.catalog import training_queries
+from helpers.task.queries import training_queries
 from tests.forks import forks
 
 AT_ONCE = 8

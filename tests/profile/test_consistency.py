@@ -10,7 +10,7 @@ from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.profile import load, value_types
 from helpers.profile.consistency import feasibility
-from helpers.task.catalog import evaluation_queries
+from helpers.task.queries import evaluation_queries
 
 
 @pytest.fixture

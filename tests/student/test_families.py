@@ -6,7 +6,7 @@ from helpers.chat.conversation import converse
 from helpers.files import write_json_lines
 from helpers.profile.load import load_profile
 from helpers.student.local import prompt_ids
-from helpers.task.catalog import evaluation_queries
+from helpers.task.queries import evaluation_queries
 from helpers.training import train
 from helpers.training.recipe import Recipe, read_log
 from tests.student.students import student

@@ -27,8 +27,8 @@ from helpers.paths import ROOT
 from helpers.profile import schema
 from helpers.profile.load import load_profile
 from helpers.student.served import Served, Server, arguments, check
-from helpers.task.catalog import evaluation_queries
 from helpers.task.prompts import generation_turns
+from helpers.task.queries import evaluation_queries
 from helpers.training.recipe import fingerprint
 from helpers.world.endpoint import Rates, serve
 from tests.faults.server import Server as FaultyServer

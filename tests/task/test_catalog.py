@@ -13,14 +13,12 @@ from helpers.task.catalog import (
     Pool,
     Skill,
     bare,
-    count_apart,
-    evaluation_queries,
-    left_for_training,
     load_skills,
     load_topics,
     split,
-    training_queries,
 )
+from helpers.task.pairs import count_apart
+from helpers.task.queries import evaluation_queries, left_for_training, training_queries
 
 SKILLS, TOPICS = ROOT / "params/catalog/skills.csv", ROOT / "params/catalog/topics.txt"
 TRAINING = ["literary", "rhetorical"]

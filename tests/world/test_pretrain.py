@@ -19,7 +19,8 @@ from helpers.chat.replies import Request
 from helpers.files import sha256
 from helpers.paths import ROOT
 from helpers.student.local import Student
-from helpers.task.catalog import count_apart, load_skills
+from helpers.task.catalog import load_skills
+from helpers.task.pairs import count_apart
 from helpers.task.points import sentence_limit
 from helpers.training.recipe import Recipe
 from helpers.world import detectors, language, pretrain
