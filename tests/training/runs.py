@@ -85,6 +85,7 @@ def as_command(path: Path, largest: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
     sys.argv = ["helpers.training.train", str(path)]
     runpy.run_module("helpers.training.train", run_name="__main__")
+    os.abort()  # as the end of an interpreter with a thread of gloo's may
 
 
 def said(r: Recipe) -> str:

@@ -119,6 +119,15 @@ def test_a_log_of_another_run_is_not_shown_as_this_ones(toys, tmp_path):
     assert not half.exists(), "what a kill in the middle of a save left"
 
 
+def test_a_finished_training_ends_well_whatever_its_interpreter_would_do(toys, tmp_path):
+    """`alone` aborts where the script comes back; so it ends itself."""
+    r = recipe(tmp_path, toys["llama"], steps=2)
+    child = alone(r)
+    child.join()
+    assert child.exitcode == 0, said(r)[-2000:]
+    assert is_finished(r)
+
+
 def test_a_student_that_keeps_a_state_over_texts_is_refused(toys):
     r = Recipe(student=toys["mamba"], data="", out="")
     with pytest.raises(UserError, match="MambaForCausalLM does not take packed texts"):
