@@ -21,7 +21,8 @@ from helpers.chat.endpoint import Endpoint, secret_of
 from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Request
 from helpers.errors import UserError
-from helpers.student.served import Served, arguments
+from helpers.student.served import Served
+from helpers.student.server import arguments
 
 BASE = str(paths.ROOT / "helpers/world/weights/three")
 TASK = "Topic: sewing\nSkills: metaphor, simile"  # as the miniature's prompts put it

@@ -24,7 +24,8 @@ from helpers.judge.grade import grade
 from helpers.paths import ROOT
 from helpers.profile.schema import Answers, Grade
 from helpers.results.leaks import nearest
-from helpers.student.served import Served, arguments
+from helpers.student.served import Served
+from helpers.student.server import arguments
 from helpers.task.catalog import Query, read_text
 from helpers.task.pairs import count_apart
 from helpers.task.prompts import extract_answer

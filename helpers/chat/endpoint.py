@@ -6,14 +6,16 @@ The key comes from the environment only, and goes into no message.
 import json
 import os
 import re
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import httpx2
-import openai
 import pydantic
 from pydantic import JsonValue, PositiveFloat
 
 from helpers.errors import UserError
+
+if TYPE_CHECKING:
+    import openai  # otherwise loaded where something is asked: it takes half a second
 
 # The endpoint's own settings make these; not for `extra_body`.
 OWN = set(
@@ -123,6 +125,8 @@ class Network:
         """A model behind the network is asked anything."""
 
     def http_client(self) -> httpx2.AsyncClient:
+        import openai
+
         # Reading the certificates takes longer than many a request.
         return openai.DefaultAioHttpClient(verify=not self.url.startswith("http:"))
 
@@ -146,7 +150,7 @@ def secret_of(endpoint: Endpoint) -> str:
     return os.environ.get(endpoint.key_env, "").strip()
 
 
-def client(endpoint: Endpoint, http: httpx2.AsyncClient | None = None) -> openai.AsyncOpenAI:
+def client(endpoint: Endpoint, http: httpx2.AsyncClient | None = None) -> "openai.AsyncOpenAI":
     """A client without retries of its own.
 
     Raises:
@@ -161,6 +165,8 @@ def client(endpoint: Endpoint, http: httpx2.AsyncClient | None = None) -> openai
             f"{endpoint.base_url} needs a key: set the environment variable {endpoint.key_env} to"
             " it, without a space or another character that no key has"
         )
+    import openai
+
     return openai.AsyncOpenAI(
         base_url=place.url,
         api_key=secret or "none",

@@ -19,7 +19,7 @@ from helpers.profile.reading import KNOWN, Files, names, read_yaml, source
 from helpers.profile.schema import Finetune, Generate, Grade
 from helpers.profile.variants import Variants
 from helpers.results.scores import mix_of
-from helpers.student import served
+from helpers.student import server
 from helpers.task.mixes import below_in, counts_of, part_of
 from helpers.task.pairs import count_apart, sets_together
 from helpers.task.queries import draw, evaluation_queries, left_for_training
@@ -97,7 +97,7 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
             checked(Topology, read_yaml(ROOT / p.topology), where=p.topology)
     with named("03_grade", "server"):
         check_price(grade.server, grade.budget)
-        served.check(grade.serve, grade.server, grade.temperature)
+        server.check(grade.serve, grade.server, grade.temperature)
     with named("04_plot", "claims"):
         check_claims(notebooks["04_plot"].claims, grade, notebooks)
     with named("04_plot", "figures"):

@@ -46,7 +46,7 @@ from helpers.profile.value_types import (
     Word,
 )
 from helpers.results.scores import mix_of
-from helpers.student.served import Server
+from helpers.student.server import Server
 from helpers.task.catalog import (
     Pool,
     Query,

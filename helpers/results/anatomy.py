@@ -123,8 +123,9 @@ def product(single: pd.DataFrame, cell: pd.DataFrame) -> tuple[float, float, flo
     n = pd.DataFrame(of_single @ points.notna(), columns=points.columns)
     skills = points.columns.difference(OTHERS)
     mean = given[skills].sum(axis=1) / n[skills].sum(axis=1)
-    rates = (given / n).reindex(columns=cell.criterion).T
-    of_queries = rates.fillna(mean).groupby(cell["query"].to_numpy()).prod()
+    rates = (given / n).reindex(columns=cell.criterion)
+    rates = rates.where(rates.notna(), mean, axis=0)
+    of_queries = rates.T.groupby(cell["query"].to_numpy()).prod()
     of_cell = of_single if single is cell else draws(len(of_queries), SAMPLES, rng)
     return of_draws(np.average(of_queries.T, axis=1, weights=of_cell))
 

@@ -11,7 +11,7 @@ from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Usage, request_body
 from helpers.errors import UserError
-from helpers.student.served import Server as Student
+from helpers.student.server import Server as Student
 from tests.faults.asking import (
     ask,
     at,

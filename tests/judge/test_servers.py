@@ -10,7 +10,8 @@ from helpers.chat.replies import Request
 from helpers.errors import UserError
 from helpers.judge import structured
 from helpers.judge.grade import grade
-from helpers.student.served import Served, arguments
+from helpers.student.served import Served
+from helpers.student.server import arguments
 from helpers.task.points import Rules
 from tests.toys import toy
 

@@ -26,7 +26,8 @@ from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.profile import schema
 from helpers.profile.load import load_profile
-from helpers.student.served import Served, Server, arguments, check
+from helpers.student.served import Served
+from helpers.student.server import Server, arguments, check
 from helpers.task.prompts import generation_turns
 from helpers.task.queries import evaluation_queries
 from helpers.training.recipe import fingerprint
