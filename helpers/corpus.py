@@ -7,7 +7,6 @@ from itertools import islice, zip_longest
 import pandas as pd
 
 from helpers import dataset, paths
-from helpers.chat import client
 from helpers.chat.conversation import converse
 from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Reply, Request
@@ -96,6 +95,8 @@ def write(p: Generate, queries: list[Query], samples: Counter, ledger: Ledger) -
     Args:
         samples: how often a query came; one that comes again is asked as another sample.
     """
+    from helpers.chat import client  # openai, which is loaded only where somebody is asked
+
     replicates = []
     for query in queries:
         replicates.append(samples[query.identity])

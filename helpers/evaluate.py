@@ -24,7 +24,6 @@ from helpers.judge.grade import grade
 from helpers.paths import ROOT
 from helpers.profile.schema import Answers, Grade
 from helpers.results.leaks import nearest
-from helpers.student.served import Served
 from helpers.student.server import arguments
 from helpers.task.catalog import Query, read_text
 from helpers.task.pairs import count_apart
@@ -34,6 +33,7 @@ from helpers.training.recipe import fingerprint
 
 if TYPE_CHECKING:
     from helpers.student.local import Student
+    from helpers.student.served import Served
 
 SAMPLING = {"temperature", "top_p", "seed"}  # as the stage, a student and an endpoint call them
 
@@ -109,6 +109,8 @@ def student(p: Grade, ledger: Ledger) -> "Student | Served | contextlib.nullcont
     output = paths.serving(p.profile, p.variant)
     if isinstance(p.student, Answers):
         return contextlib.nullcontext()
+    from helpers.student.served import Served  # openai: not for reading grades
+
     if isinstance(p.student, Endpoint):
         return Served("", p.student, ledger, output=output)
     path = p.checkpoint()

@@ -7,7 +7,6 @@ unreadable is no grading: the vote is over the readable ones, and a text without
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from helpers.chat import client
 from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Reply, Request, Unreadable
@@ -51,6 +50,8 @@ def replies(
     query: Query, text: str, pack: Pack, judge: Endpoint, ledger: Ledger, *, gradings: int
 ) -> list[str]:
     """What a judge said of a text, as it said it; it is asked only if it has not been yet."""
+    from helpers.chat import client  # openai, which is loaded only where somebody is asked
+
     request = grading_request(query, text, pack, gradings=gradings)
     (outcome,) = client.ask([request], judge, ledger, role="judge")
     return [reply.text for reply in outcome.usable]
@@ -92,6 +93,8 @@ def grade(
     Raises:
         UserError: what `client.ask` raises, and a judge whose server does not keep to the schema.
     """
+    from helpers.chat import client  # openai, as in `replies`
+
     tasks = list(zip(queries, texts, strict=True))
     turns = [grading_turn(query, text, pack) for query, text in tasks]
     questions = {turn: task for turn, task in zip(turns, tasks, strict=True) if task[1]}

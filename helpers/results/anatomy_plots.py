@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -143,6 +142,8 @@ def points_by_skill(skills: pd.DataFrame, *, caption: str) -> Figure:
 
     Setting III, whose skills are those of I and II, is left out beside them.
     """
+    import seaborn as sns  # takes most of a second, and no other figure needs it
+
     if set(skills.setting) > {"III"}:
         skills = skills[skills.setting != "III"]
     skills = placed(skills)

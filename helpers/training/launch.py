@@ -1,5 +1,6 @@
 """Starts a training as a child process of the notebook, on any topology, and watches it."""
 
+import contextlib
 import dataclasses
 import os
 import shlex
@@ -51,7 +52,8 @@ def run(recipe: Recipe, topology: Path) -> float:
         child = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=output, stderr=output)
         try:
             while child.poll() is None:
-                time.sleep(0.5)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(0.5)
                 if log := read_log(out):
                     progress.note = f", loss {log[-1]['loss']:.3f}"
                     progress.advance(log[-1]["step"] - progress.n)
