@@ -10,9 +10,9 @@ from ipywidgets import HTML, Dropdown, SelectMultiple, VBox, interactive
 from itables.widget import ITable
 
 from helpers.explore import Run
-from helpers.reading import PAGES, Page
 from helpers.results.scores import METRICS
 from helpers.task.catalog import Query, Skill
+from helpers.text_tables import PAGES, Page
 
 MOST = 2_500_000  # bytes of a table: Jupyter drops messages of over 3 MB
 SHOWN = {"auto_display": True}  # what a function makes is shown below the choices

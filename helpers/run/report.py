@@ -13,7 +13,7 @@ import nbformat
 import pandas as pd
 from markupsafe import Markup
 
-from helpers import paths, reading
+from helpers import paths, text_tables
 from helpers.errors import UserError, command
 from helpers.files import read_json_lines, sha256, write_text
 from helpers.highlight import marked
@@ -42,10 +42,10 @@ def table(frame: pd.DataFrame, **settings) -> Markup:
         return readable(frame.to_html(border=0, **settings))
 
 
-def before_and_after(p: Plot, base: str, after: str) -> reading.Page | None:
+def before_and_after(p: Plot, base: str, after: str) -> text_tables.Page | None:
     """The first answers of two models to the first query of up to five settings and k."""
     files = [paths.grades(p.profile, variant) for variant in (base, after)]
-    before, theirs = (reading.answers(read_json_lines(file, "03_grade")) for file in files)
+    before, theirs = (text_tables.answers(read_json_lines(file, "03_grade")) for file in files)
     place = ["setting", "k", "query", "generation", "topic"]
     theirs = theirs[[*place, "text", "lost"]]
     both = before.merge(theirs, on=place, suffixes=(" before", " after"))
@@ -53,7 +53,7 @@ def before_and_after(p: Plot, base: str, after: str) -> reading.Page | None:
     chosen = firsts.iloc[:: max(1, len(firsts) // PAIRS)].head(PAIRS)
     columns = ["setting", "k", "topic", "skills", "text before", "lost before"]
     columns += ["text after", "lost after"]
-    return reading.table(chosen[columns], ["text before", "text after"])
+    return text_tables.table(chosen[columns], ["text before", "text after"])
 
 
 def of_scores(p: Plot, longest: int) -> dict:

@@ -1,6 +1,6 @@
 """Tables of graded texts, as HTML: skills marked, points won and lost by their names.
 
-Its forms are in `reading.html`.
+Its forms are in `text_tables.html`.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from helpers.task.points import FIRST_JUDGE, Points
 
 FULL = "full marks"
 UNREADABLE = "unreadable"
-# The macros of `reading.html`, to be called.
+# The macros of `text_tables.html`, to be called.
 FORMS = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
 FORMS.globals |= {"marked": marked, "metrics": METRICS}
 PAGES = FORMS.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8")).module
