@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from helpers import evaluate, pages, paths, text_tables
+from helpers import answer_page, evaluate, paths, text_tables
 from helpers.chat.ledger import Ledger
 from helpers.errors import UserError
 from helpers.files import read_json_lines
@@ -109,7 +109,7 @@ class Run:
     def page(self, row: dict) -> str:
         """One row of `answers` or `corpus` in full."""
         p = self.models[row["variant"]] if "variant" in row else self.filter
-        return pages.in_full(p, self.query_of(row), row, self.ledger)
+        return answer_page.in_full(p, self.query_of(row), row, self.ledger)
 
     def ask(self, query: Query, models: Sequence[str], samples: int) -> text_tables.Page:
         """Ask models a query: a page of what they and the judge are asked, and the graded answers.

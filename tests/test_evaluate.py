@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from helpers import corpus, evaluate, pages, text_tables
+from helpers import answer_page, corpus, evaluate, text_tables
 from helpers.chat.conversation import Conversation
 from helpers.chat.ledger import Ledger
 from helpers.errors import UserError
@@ -156,7 +156,7 @@ def test_graded_answers_of_a_run_are_one_table(graded, tmp_path, monkeypatch):
 def test_answers_are_worked_from_reply_to_points_to_metrics(ledger, graded):
     table = text_tables.answers(graded)
     different = table[table.k > 1].drop_duplicates("verdict").head(3)
-    worked = pages.worked(BASE, TASKS, different, ledger)
+    worked = answer_page.worked(BASE, TASKS, different, ledger)
     assert worked.count("<th>majority</th>") == 3
     best = different[different.verdict == "full marks"].iloc[0]
     assert all(f"| Shows {skill} | 1 |" in worked for skill in best.skills)
@@ -179,11 +179,11 @@ def test_the_nearest_training_text_stands_beside_an_answer(ledger, graded, tmp_p
     monkeypatch.setattr("helpers.paths.run", lambda profile: tmp_path)
     answers = text_tables.answers(graded)
     of_two = answers[answers.k == 2].head(1)
-    assert "nearest training text" not in pages.worked(BASE, TASKS, of_two, ledger)
+    assert "nearest training text" not in answer_page.worked(BASE, TASKS, of_two, ledger)
     answer = {"role": "assistant", "content": f"Answer: {of_two.text.item()}"}
     chat = {"messages": [{"role": "user", "content": "Show it."}, answer]}
     write_json_lines(tmp_path / "training/k123-s0/chats.jsonl", [chat])
-    page = pages.worked(TRAINED, TASKS, of_two, ledger)
+    page = answer_page.worked(TRAINED, TASKS, of_two, ledger)
     assert "The nearest training text, 100 of 100 alike" in page
     assert page.count(str(marked(of_two.text.item(), of_two.skills.item()))) == 2
 

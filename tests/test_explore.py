@@ -7,9 +7,9 @@ import pytest
 from markupsafe import escape
 
 from helpers import browse, corpus, evaluate, explore, paths
+from helpers.answer_page import judgement
 from helpers.errors import UserError
 from helpers.files import write_json_lines
-from helpers.pages import judgement
 from helpers.profile import schema
 from helpers.profile.load import load_profile
 from helpers.task.catalog import load_skills, load_topics
