@@ -15,9 +15,9 @@ from helpers.paths import ROOT
 from helpers.profile.claims import Claim
 from helpers.profile.messages import checked
 from helpers.profile.model import Model
-from helpers.profile.reading import KNOWN, Files, names, read_yaml, source
 from helpers.profile.schema import Finetune, Generate, Grade
 from helpers.profile.variants import Variants
+from helpers.profile.yaml_files import KNOWN, Files, names, read_yaml, source
 from helpers.results.scores import mix_of
 from helpers.student import served
 from helpers.task.mixes import below_in, counts_of, part_of

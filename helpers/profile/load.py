@@ -6,8 +6,8 @@ A profile is a folder: `shared.yaml` holds what its stages share, and one YAML a
 
 from helpers.profile import consistency
 from helpers.profile.model import Model
-from helpers.profile.reading import parameters, read_files
 from helpers.profile.variants import Variants
+from helpers.profile.yaml_files import parameters, read_files
 from helpers.results.scores import name_of
 
 

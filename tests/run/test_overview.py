@@ -8,7 +8,7 @@ import pytest
 
 from helpers import paths
 from helpers.profile.load import load_profile
-from helpers.profile.reading import names
+from helpers.profile.yaml_files import names
 from helpers.run import overview, reruns
 
 
