@@ -22,7 +22,7 @@ from helpers.profile.load import load_profile
 from helpers.profile.model import Model
 from helpers.profile.schema import Grade, Plot
 from helpers.results import agreement, anatomy, findings, leaks, scores
-from helpers.run import cards, manifest, took
+from helpers.run import cards, manifest, manifest_tables
 from helpers.training import recipe
 
 HERE = Path(__file__).parent
@@ -147,8 +147,8 @@ def contents(profile: str, notebooks: dict[str, Model]) -> dict:
         "example": example,
         "marked": example and Markup(marked(example["text"], example["skills"])),
         "pairs": pairs and Markup(pairs),
-        "took": took.stages(lines),
-        "facts": took.facts(lines),
+        "took": manifest_tables.stages(lines),
+        "facts": manifest_tables.facts(lines),
         "other_code": {recipe.other_code(paths.training(profile, v)) for v in p.trained} - {""},
         "notebooks": notebooks,
     }

@@ -1,4 +1,4 @@
-"""How long a run took, what it cost, and on what it ran: the last tables of its report."""
+"""The manifest as tables for the report: how long a run took, its cost, and on what it ran."""
 
 import pandas as pd
 
