@@ -119,7 +119,7 @@ notebooks: $(VENV)/done  ## keep the outputs of a first run of mini, which this 
 	@$(MAKE) --no-print-directory reproduce PROFILE=mini
 	@echo "profile: mini" > runs/mini/params/explore.yaml
 	@$(PY) -m helpers.run.stage notebooks/explore.ipynb runs/mini/params/explore.yaml runs/mini/explore.ipynb
-	@$(PY) -m helpers.run.renew mini
+	@$(PY) -m helpers.run.notebook_outputs mini
 
 clean:  ## remove executed notebooks and uncommitted figures of PROFILE; replies, texts and models stay
 	rm -rf $(RUN)/params $(RUN)/notebooks.mk $(RUN)/figures $(RUN)/0*
