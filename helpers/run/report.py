@@ -22,7 +22,7 @@ from helpers.profile.load import load_profile
 from helpers.profile.model import Model
 from helpers.profile.schema import Grade, Plot
 from helpers.results import agreement, anatomy, findings, leaks, scores
-from helpers.run import cards, manifest, manifest_tables
+from helpers.run import card_results, manifest, manifest_tables
 from helpers.training import recipe
 
 HERE = Path(__file__).parent
@@ -181,7 +181,7 @@ def main(profile: str) -> None:
             f" make reproduce PROFILE={profile} makes it, and the report"
         )
     write_text(ROOT / p.figures / "report.html", render(profile, notebooks))
-    cards.write(notebooks)
+    card_results.write(notebooks)
     print(f"{p.figures}/report.html")
 
 
