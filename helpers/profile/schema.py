@@ -252,7 +252,7 @@ class Finetune(Experiment):
             **self.model_dump(include=SAME_IN_RECIPE),
         )
 
-    def examples(self) -> dict[str, str]:
+    def before_and_after(self) -> dict[str, str]:
         """Who answers a few tasks in 02, by name; nobody where `shown_seeds` lacks this seed."""
         model = str(paths.training(self.profile, self.variant) / "model")
         pair = {"before": located(self.student), "after": model}

@@ -7,7 +7,7 @@ from helpers.chat.replies import Request
 from helpers.task.prompts import extract_answer
 
 
-def answered(
+def answers(
     texts: pd.DataFrame, students: dict[str, str], ledger: Ledger, *, new_tokens: int, dtype: str
 ) -> pd.DataFrame | None:
     """The likeliest answer of each student to the task of each text; None without students.
