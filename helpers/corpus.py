@@ -18,7 +18,7 @@ from helpers.profile.schema import Finetune, Generate
 from helpers.task.catalog import Pool, Query
 from helpers.task.mixes import Amount, below_in, counts_of, in_words, part_of
 from helpers.task.points import DUPLICATE, NOT_NEEDED, Points
-from helpers.training import chats as own_chats
+from helpers.training import own_chats
 
 
 def build(p: Generate, ledger: Ledger) -> list[dict]:

@@ -22,7 +22,7 @@ from helpers.profile.schema import Generate
 from helpers.results.scores import outcomes
 from helpers.task.catalog import Pool, Query
 from helpers.task.pairs import count_apart
-from helpers.training.chats import Message
+from helpers.training.own_chats import Message
 
 SIZES = {"n<1K": 1_000, "1K<n<10K": 10_000, "10K<n<100K": 100_000, "100K<n<1M": 1_000_000}
 

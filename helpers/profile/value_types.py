@@ -177,7 +177,7 @@ def source_of_chats(chats: dict[str, str]) -> dict[str, str]:
     return chats
 
 
-# Chats in place of texts of the corpus, as `helpers.training.chats` reads them.
+# Chats in place of texts of the corpus, as `helpers.training.own_chats` reads them.
 Chats = Annotated[
     dict[Literal["chats", "config", "split"], Word],
     AfterValidator(source_of_chats),

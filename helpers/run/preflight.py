@@ -22,7 +22,7 @@ from helpers.profile.model import Model
 from helpers.profile.schema import Answers, Finetune, Generate, Grade, located
 from helpers.profile.value_types import is_hub_name
 from helpers.run.overview import left_of
-from helpers.training import chats, memory
+from helpers.training import memory, own_chats
 
 # What was looked at, whether it is there, and a sentence.
 Finding = tuple[str, bool, str]
@@ -54,7 +54,7 @@ def endpoints(asked: list) -> Iterator[Finding]:
 def training(p: Finetune, models: int) -> Iterator[Finding]:
     """Chats of one's own; GPUs; memory, and disk for itself and this many models in all."""
     if "chats" in p.mix:
-        yield tried(f"chats of {p.mix['chats']}", "they can be read", chats.read, p.mix)
+        yield tried(f"chats of {p.mix['chats']}", "they can be read", own_chats.read, p.mix)
     recipe, topology = p.recipe(), memory.read_topology(ROOT / p.topology)
     if topology.cpu:
         return
