@@ -19,8 +19,8 @@ import openai
 from helpers.chat import money
 from helpers.chat.endpoint import redacted, without_key
 from helpers.chat.ledger import Batch, Call
-from helpers.chat.limits import persist, refused
 from helpers.chat.replies import contents, part
+from helpers.chat.retries import persist, refused
 from helpers.errors import UserError
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000  # of one batch, by the provider's rules
