@@ -39,9 +39,9 @@ from transformers.utils import logging
 from bench.table import write
 from helpers import evaluate, paths
 from helpers.profile.load import load_profile
+from helpers.student.kv_cache import Answer, rounded
 from helpers.student.local import prompt_ids
 from helpers.student.sampler import in_threads
-from helpers.student.slots import Answer, rounded
 from helpers.task.prompts import generation_turns
 
 BATCHES = (32, 64, 128, 256, 512)  # that `generate` is tried at

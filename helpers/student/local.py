@@ -17,8 +17,8 @@ from helpers.chat.replies import Reply, Request, parse
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.progress import Progress
+from helpers.student.kv_cache import Answer
 from helpers.student.sampler import in_threads
-from helpers.student.slots import Answer
 from helpers.training.data import load_tokenizer
 from helpers.training.hub import revision
 from helpers.training.memory import ATTENTION

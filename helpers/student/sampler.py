@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from transformers import TopPLogitsWarper
 
-from helpers.student.slots import UNIT, Answer, Slots, rounded
+from helpers.student.kv_cache import UNIT, Answer, Slots, rounded
 from helpers.training.attention import Grid
 
 PREFILL = 16384  # tokens of prompts in one forward pass, unless one alone is longer
