@@ -22,7 +22,7 @@ from helpers.chat.endpoint import Endpoint, host, redacted, secret_of
 from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Outcome, Reply, Request, request_body
 from helpers.errors import UserError
-from helpers.student.guarded import Kept
+from helpers.student.child_process import ChildProcess
 
 EVERY = 0.5  # seconds between looks whether a server is up
 PROBE_TOKENS = 16  # of an answer that only shows whether the server is up
@@ -126,7 +126,7 @@ class Served:
     command: Sequence[str] = ()  # that starts the server; none for one that runs already
     output: Path  # of the command
     start_seconds: float = 1800.0
-    server: Kept | None = None
+    server: ChildProcess | None = None
     is_checked: bool = False
 
     def __enter__(self):
@@ -200,7 +200,9 @@ class Served:
                 port = str(free.getsockname()[1])
             address = {"base_url": f"http://127.0.0.1:{port}/v1"}
             self.endpoint = self.endpoint.model_copy(update=address)
-            self.server = Kept([w.replace("{port}", port) for w in self.command], self.output)
+            self.server = ChildProcess(
+                [w.replace("{port}", port) for w in self.command], self.output
+            )
         few = {"max_tokens": min(PROBE_TOKENS, self.endpoint.max_tokens)}
         endpoint = self.endpoint.model_copy(update=few)
         with openai.OpenAI(

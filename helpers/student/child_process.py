@@ -24,7 +24,7 @@ STOPPING = 20  # seconds that a server has to end before it is killed
 LAST = 1000  # characters of its output that an error shows
 
 
-class Kept:
+class ChildProcess:
     """A command that runs until `end`, or until this process is gone; its output is in a file."""
 
     def __init__(self, command: Sequence[str], output: Path):
