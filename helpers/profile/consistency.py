@@ -13,7 +13,7 @@ from helpers.chat.money import check_price
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.profile.claims import Claim
-from helpers.profile.messages import checked
+from helpers.profile.error_messages import checked
 from helpers.profile.model import Model
 from helpers.profile.schema import Finetune, Generate, Grade
 from helpers.profile.variants import Variants

@@ -2,7 +2,7 @@
 
 import pydantic
 
-from helpers.profile.messages import checked
+from helpers.profile.error_messages import checked
 
 
 class Model(pydantic.BaseModel):

@@ -12,7 +12,7 @@ import yaml
 
 from helpers.errors import UserError
 from helpers.paths import ROOT
-from helpers.profile.messages import checked, shown, unknown_key
+from helpers.profile.error_messages import checked, shown, unknown_key
 from helpers.profile.model import Model
 from helpers.profile.schema import DERIVED, STAGES
 from helpers.profile.value_types import NAME, trouble
