@@ -14,7 +14,7 @@ from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.profile.claims import Claim
 from helpers.profile.error_messages import checked
-from helpers.profile.model import Model
+from helpers.profile.parameters import Parameters
 from helpers.profile.schema import Finetune, Generate, Grade
 from helpers.profile.variants import Variants
 from helpers.profile.yaml_files import KNOWN, Files, names, read_yaml, source
@@ -27,7 +27,7 @@ from helpers.task.queries import draw, evaluation_queries, left_for_training
 THIN = 10  # texts a query from which on they are much alike
 
 
-def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None:
+def check(files: Files, variants: Variants, notebooks: dict[str, Parameters]) -> None:
     """Do a profile's values fit each other?
 
     Raises:
@@ -104,7 +104,7 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
         check_figures(notebooks["04_plot"].figures, grade.profile)
 
 
-def check_claims(claims: list[Claim], grade: Grade, notebooks: dict[str, Model]) -> None:
+def check_claims(claims: list[Claim], grade: Grade, notebooks: dict[str, Parameters]) -> None:
     """Is what each claim is of asked, and are its models graded there?
 
     Args:

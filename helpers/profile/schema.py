@@ -16,7 +16,7 @@ from helpers.chat.endpoint import Endpoint
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.profile.claims import Claim, Swept
-from helpers.profile.model import Model
+from helpers.profile.parameters import Parameters
 from helpers.profile.value_types import (
     Budget,
     Caption,
@@ -63,7 +63,7 @@ from helpers.training import memory
 from helpers.training.recipe import Recipe
 
 
-class Experiment(Model):
+class Experiment(Parameters):
     """What all stages share."""
 
     profile: Name
@@ -185,7 +185,7 @@ class Generate(Grading):
         return padded(queries, n, things, seed=self.seed)
 
 
-class Lora(Model):
+class Lora(Parameters):
     """Adapters of low rank beside the student's matrices, trained in place of all weights."""
 
     rank: int = Field(ge=1, le=1024)
@@ -259,7 +259,7 @@ class Finetune(Experiment):
         return pair if self.training_seed in self.shown_seeds else {}
 
 
-class Answers(Model):
+class Answers(Parameters):
     """Answers to the evaluation's queries that somebody else made."""
 
     answers: File  # JSON lines: setting, k, topic, skills, generation, text

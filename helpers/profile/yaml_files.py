@@ -13,7 +13,7 @@ import yaml
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.profile.error_messages import checked, shown, unknown_key
-from helpers.profile.model import Model
+from helpers.profile.parameters import Parameters
 from helpers.profile.schema import DERIVED, STAGES
 from helpers.profile.value_types import NAME, trouble
 from helpers.profile.variants import Variants
@@ -135,7 +135,7 @@ def source(files: Files, stage: str, key: str) -> Path:
     return next((file for file in places if key in files[file]), places[0])
 
 
-def parameters(files: Files, stage: str, derived: dict) -> Model:
+def parameters_of(files: Files, stage: str, derived: dict) -> Parameters:
     """A stage's parameters, checked: what its files say, over what is derived.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from helpers import model_card
 from helpers.paths import ROOT
-from helpers.profile.model import Model
+from helpers.profile.parameters import Parameters
 from helpers.profile.schema import Finetune, Plot
 from helpers.results import scores
 from helpers.results.findings import markdown
@@ -15,7 +15,7 @@ answers, with its 95% interval; after the stroke the mean of single answers.
 {table}"""
 
 
-def write(notebooks: dict[str, Model]) -> None:
+def write(notebooks: dict[str, Parameters]) -> None:
     """Every card of a profile, with the scores of the model and of its base.
 
     Args:

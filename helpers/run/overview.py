@@ -14,7 +14,7 @@ from helpers.chat.money import CHARACTERS_PER_TOKEN
 from helpers.errors import command
 from helpers.profile.consistency import feasibility
 from helpers.profile.load import load_profile
-from helpers.profile.model import Model
+from helpers.profile.parameters import Parameters
 from helpers.profile.schema import Finetune, Grade
 from helpers.run import plan
 
@@ -26,7 +26,7 @@ and {plan.KEPT[0]:.0%} to {plan.KEPT[1]:.0%} of the teacher's texts kept; minute
 """
 
 
-def left_of(profile: str, notebooks: dict[str, Model]) -> dict[str, Model]:
+def left_of(profile: str, notebooks: dict[str, Parameters]) -> dict[str, Parameters]:
     """The notebooks that have not run to their end with these parameters.
 
     What else they read may have changed since; make looks at that.

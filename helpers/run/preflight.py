@@ -18,7 +18,7 @@ from helpers.chat.money import price_of
 from helpers.errors import UserError, command
 from helpers.paths import ROOT
 from helpers.profile.load import load_profile
-from helpers.profile.model import Model
+from helpers.profile.parameters import Parameters
 from helpers.profile.schema import Answers, Finetune, Generate, Grade, located
 from helpers.profile.value_types import is_hub_name
 from helpers.run.overview import left_of
@@ -75,7 +75,7 @@ def server(serve: str) -> Finding:
     return f"serve: {program}", bool(found), found or "it is not on the PATH: install it"
 
 
-def look(profile: str, notebooks: dict[str, Model]) -> list[Finding]:
+def look(profile: str, notebooks: dict[str, Parameters]) -> list[Finding]:
     """Everything that the notebooks that have not run yet need, each once.
 
     Raises:

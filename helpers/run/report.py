@@ -19,7 +19,7 @@ from helpers.files import read_json_lines, sha256, write_text
 from helpers.highlight import marked
 from helpers.paths import ROOT
 from helpers.profile.load import load_profile
-from helpers.profile.model import Model
+from helpers.profile.parameters import Parameters
 from helpers.profile.schema import Grade, Plot
 from helpers.results import agreement, anatomy, findings, leaks, scores
 from helpers.run import card_results, manifest, manifest_tables
@@ -120,7 +120,7 @@ def check_scores(p: Plot, lines: list[dict]) -> None:
         )
 
 
-def contents(profile: str, notebooks: dict[str, Model]) -> dict:
+def contents(profile: str, notebooks: dict[str, Parameters]) -> dict:
     """Everything that the page shows, by the names that it has there."""
     p = notebooks["04_plot"]
     lines = manifest.read(profile)
@@ -154,7 +154,7 @@ def contents(profile: str, notebooks: dict[str, Model]) -> dict:
     }
 
 
-def render(profile: str, notebooks: dict[str, Model]) -> str:
+def render(profile: str, notebooks: dict[str, Parameters]) -> str:
     """The page, which loads nothing."""
     page = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),

@@ -24,13 +24,14 @@ from helpers.errors import UserError, command
 from helpers.files import sha256, write_text
 from helpers.paths import ROOT
 from helpers.profile.load import load_profile, load_variants
-from helpers.profile.model import Model
+from helpers.profile.parameters import Parameters
 from helpers.profile.schema import Finetune, Grade
 from helpers.run import manifest
 from helpers.training.recipe import fingerprint
 
 SMALL = 50_000_000  # bytes; larger results are compared only if newer than the stage that made them
-Profile = dict[str, Model]  # parameters by notebook: `01_generate`, `02_finetune/<variant>`, ...
+# By notebook: `01_generate`, `02_finetune/<variant>`, ...
+Profile = dict[str, Parameters]
 
 
 # ---- the modules that a notebook reaches ----
@@ -77,7 +78,7 @@ def words_in(value: Any) -> Iterator[str]:
         yield value
 
 
-def named_files(parameters: Model) -> str:
+def named_files(parameters: Parameters) -> str:
     """A hash of the files that parameters name: catalog, prompts, topology, a student's folder."""
     sums = []
     for words in words_in(parameters.model_dump(exclude={"profile", "variant", "figures"})):
