@@ -9,7 +9,7 @@ unreadable: asked again it costs a request, where a wrong point would cost the c
 import re
 from collections.abc import Sequence
 
-from helpers.judge import wording
+from helpers.judge import patterns
 from helpers.judge.verdict import Doubt, Verdict
 
 ONE_POINT = (  # 1, 1.0, 1/1, 1 point; not the 1 of 1/2, 1 of 5, 0-1
@@ -27,7 +27,7 @@ class Reading:
 
     def __init__(self, criteria: Sequence[str]):
         assert len(set(criteria)) == len(criteria), criteria
-        self.names = {criterion: wording.pattern_of(criterion) for criterion in criteria}
+        self.names = {criterion: patterns.pattern_of(criterion) for criterion in criteria}
         self.points = {}  # by criterion
         self.claims = []  # in words: a set of criteria, and a point that one of them has
         self.totals = []
@@ -44,7 +44,7 @@ class Reading:
 
     def opening(self, text: str) -> tuple[set[str], str]:
         """The criterion with whose name a text begins, the longest one, and what follows it."""
-        start = wording.LEAD.match(text).end()
+        start = patterns.LEAD.match(text).end()
         matches = {criterion: name.match(text, start) for criterion, name in self.names.items()}
         ends = {criterion: match.end() for criterion, match in matches.items() if match}
         end = max(ends.values(), default=0)
@@ -52,16 +52,16 @@ class Reading:
         return names, text[end:].lstrip(" \"')]")
 
     def line(self, line: str) -> None:
-        if wording.REVISION.search(self.nameless(line)):
+        if patterns.REVISION.search(self.nameless(line)):
             raise Doubt("words that revise or suppose")
         names, rest = self.opening(line)
         if "|" in line:
             self.row(line)
-        elif names and wording.AFTER_NAME.match(rest):
+        elif names and patterns.AFTER_NAME.match(rest):
             if self.prose and not self.points:
                 raise Doubt("text before the points that does not introduce them")
             self.entry(names, rest)
-        elif self.current and LABELLED.search(line) and not wording.TOTAL.search(line):
+        elif self.current and LABELLED.search(line) and not patterns.TOTAL.search(line):
             self.entry(self.current, line)
         elif re.search(r"\w", line):
             self.sentence(line)
@@ -76,7 +76,7 @@ class Reading:
             if is_cut_off or self.prose or len(cells) != 2 or re.search(r"\w", rest):
                 raise Doubt("a row that is cut off, or not a criterion's in one table")
             self.give(names, POINT.fullmatch(cells[1]))
-        elif wording.NO_CRITERION.fullmatch(line) or wording.TOTAL.search(line):
+        elif patterns.NO_CRITERION.fullmatch(line) or patterns.TOTAL.search(line):
             self.claim(line, set())
         else:
             raise Doubt("a row that is neither head, total nor criterion")
@@ -101,10 +101,10 @@ class Reading:
     def sentence(self, line: str) -> None:
         """Read prose: an introduction, reasons, a total, or an explanation after the points."""
         is_complete = len(self.points) == len(self.names)
-        if is_complete and wording.EXPLANATION.match(line):
+        if is_complete and patterns.EXPLANATION.match(line):
             self.prose = self.explained = True
             self.current = set()
-        elif not wording.introduces(line):
+        elif not patterns.introduces(line):
             self.prose = True
             if is_complete and not self.explained:
                 raise Doubt("text after the points that does not explain them")
@@ -115,11 +115,11 @@ class Reading:
         for part in re.split(r"(?<=[.;!?])\s", text):
             names = self.mentioned(part)
             about = names or about
-            if (total := wording.TOTAL.search(part)) and not names:
+            if (total := patterns.TOTAL.search(part)) and not names:
                 self.totals.append(float(total[1] or total[2]))
                 continue
             said = POINT.sub(r" \1 ", self.nameless(part))
-            points = [point for point, words in wording.SAID.items() if words.search(said)]
+            points = [point for point, words in patterns.SAID.items() if words.search(said)]
             self.claims += [(about or set(self.names), point) for point in points]
 
     def verdict(self) -> Verdict:
@@ -138,12 +138,12 @@ class Reading:
 
 def read_verdict(reply: str, criteria: Sequence[str]) -> Verdict:
     """The points that a judge's reply gives to each criterion; closed thoughts are left out."""
-    text = wording.THOUGHTS.sub("\n", reply)
+    text = patterns.THOUGHTS.sub("\n", reply)
     reading = Reading(criteria)
     try:
-        if wording.THOUGHT.search(text):
+        if patterns.THOUGHT.search(text):
             raise Doubt("a thought without its beginning or end")
-        for line in wording.clean(text):
+        for line in patterns.clean(text):
             reading.line(line)
         return reading.verdict()
     except Doubt as doubt:

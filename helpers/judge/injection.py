@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable, Sequence
 
 from helpers.judge.free_text import read_verdict
+from helpers.judge.patterns import clean, pattern_of
 from helpers.judge.verdict import Verdict
-from helpers.judge.wording import clean, pattern_of
 
 POINT = re.compile(r"(?<!\d)[01](?!\d)|zero|one")
 Reader = Callable[[str, Sequence[str]], Verdict]
