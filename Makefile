@@ -38,7 +38,7 @@ alone:
 	@$(MAKE) --no-print-directory notebooks-of-profile PROFILE=$(PROFILE)
 
 plan: $(VENV)/done  ## what PROFILE would ask, train and cost; asks nothing
-	@$(PY) -m helpers.run.overview $(PROFILE)
+	@$(PY) -m helpers.run.profile_plan $(PROFILE)
 
 preflight: $(VENV)/done  ## what PROFILE needs of others and of this machine; asks no model
 	@$(PY) -m helpers.run.preflight $(PROFILE)

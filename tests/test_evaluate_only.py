@@ -17,7 +17,7 @@ from helpers.paths import ROOT
 from helpers.profile.load import load_profile
 from helpers.profile.schema import Answers
 from helpers.results import findings, look, scores
-from helpers.run import overview, preflight, reruns
+from helpers.run import preflight, profile_plan, reruns
 from tests.faults.server import Server
 from tests.test_make import checkout, make  # noqa: F401 (a fixture)
 
@@ -158,9 +158,9 @@ def test_what_a_model_is_asked_is_priced_and_its_key_looked_for(capsys, monkeypa
     monkeypatch.setattr(paths, "run", lambda profile: tmp_path / profile)
     two_turns = TEACHER.model_copy(update={"student_turns": 2})
     for p, turns in ((TEACHER, 1), (two_turns, 2)):
-        (row,) = overview.plan_answers(p).to_dict("records")
+        (row,) = profile_plan.plan_answers(p).to_dict("records")
         assert row["requests"].tolist() == [turns * len(TASKS)] * 2
-    overview.main("evaluate")
+    profile_plan.main("evaluate")
     assert "teacher: 300 answers" in capsys.readouterr().out
     monkeypatch.delenv("A_KEY_OF_OURS", raising=False)
     paid = Endpoint(base_url="https://a.invalid/v1", model="gpt-6-sol", key_env="A_KEY_OF_OURS")

@@ -1,8 +1,8 @@
 """What a stage would ask, train and cost, before anything is spent.
 
 Needs no key, no corpus and no model. Tokens are estimated from characters; the ranges are stated
-assumptions. Of what is asked, replies that the ledger holds are taken off. `helpers.run.overview`
-prints a whole profile's plan.
+assumptions. Of what is asked, replies that the ledger holds are taken off.
+`helpers.run.profile_plan` prints a whole profile's plan.
 """
 
 from collections import Counter

@@ -21,7 +21,7 @@ from helpers.profile.load import load_profile
 from helpers.profile.parameters import Parameters
 from helpers.profile.schema import Answers, Finetune, Generate, Grade, located
 from helpers.profile.value_types import is_hub_name
-from helpers.run.overview import left_of
+from helpers.run.profile_plan import left_of
 from helpers.training import memory, own_chats
 
 # What was looked at, whether it is there, and a sentence.

@@ -1,4 +1,4 @@
-"""Prints a whole profile's plan: `python -m helpers.run.overview paper`, which is `make plan`."""
+"""Prints a whole profile's plan: `python -m helpers.run.profile_plan paper`, or `make plan`."""
 
 from collections import Counter, defaultdict
 
