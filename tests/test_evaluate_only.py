@@ -16,7 +16,7 @@ from helpers.files import write_json_lines
 from helpers.paths import ROOT
 from helpers.profile.load import load_profile
 from helpers.profile.schema import Answers
-from helpers.results import findings, look, scores
+from helpers.results import figure_style, findings, scores
 from helpers.run import preflight, profile_plan, reruns
 from tests.faults.server import Server
 from tests.test_make import checkout, make  # noqa: F401 (a fixture)
@@ -203,7 +203,7 @@ def test_models_are_shown_in_the_order_given(ledger, tmp_path):
     summary = scores.summary(table)
     spread = scores.spread(summary)
     assert list(spread.index.get_level_values("model")) == ["zeta", "alpha", "mid"]
-    looks = look.styles(summary.model)
+    looks = figure_style.styles(summary.model)
     assert list(looks) == ["zeta", "alpha", "mid"]
     assert len(set(looks.values())) == 3
     verdicts = findings.findings(table)

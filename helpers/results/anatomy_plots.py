@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helpers.results.look import (
+from helpers.results.figure_style import (
     STYLE,
     Captioned,
     facets,
