@@ -21,7 +21,7 @@ from helpers.paths import ROOT
 from helpers.profile.load import load_profile
 from helpers.profile.parameters import Parameters
 from helpers.profile.schema import Grade, Plot
-from helpers.results import agreement, anatomy, findings, leaks, scores
+from helpers.results import agreement, findings, leaks, lost_points, scores
 from helpers.run import card_results, manifest, manifest_tables
 from helpers.training import recipe
 
@@ -72,10 +72,10 @@ def of_scores(p: Plot, longest: int) -> dict:
     ks = sorted(set(main.k))
     decided = (scored.k + 2)[scored.gradings > 1].sum()  # points; sentences are counted in code
     return {
-        "agreed": 1 - len(anatomy.not_unanimous(scored)) / max(1, decided),
+        "agreed": 1 - len(lost_points.not_unanimous(scored)) / max(1, decided),
         "full_marks": scores.spread(scores.summary(main, **rules)),
         "unseen": next((k for k in ks if k > longest > 0), ks[-1]),
-        "missing": anatomy.missing(main).to_dict("records"),
+        "missing": lost_points.missing(main).to_dict("records"),
         "verdicts": verdicts.to_dict("records"),
         "numbers": verdicts.drop(columns=["claim", "own", "seeds", "queries", "se", "p"]),
         "is_single": (verdicts.model.map(scores.mix_of) == "k1").any(),

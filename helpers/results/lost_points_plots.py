@@ -1,4 +1,4 @@
-"""The figures of `anatomy`: small multiples, a row a setting (and student), a column a model."""
+"""Figures of `lost_points`: small multiples, a row a setting (and student), a column a model."""
 
 import itertools
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ def labelled(figure: Captioned, x: str, words: str) -> Figure:
 
 
 def missing_by_k(missing: pd.DataFrame, *, caption: str) -> Figure:
-    """What answers lack, a bar a k. `missing`: the table of that name in `anatomy`."""
+    """What answers lack, a bar a k. `missing`: the table of that name in `lost_points`."""
     figure, drawn = multiples(placed(missing), "k")
     for axis, _, _, rows in drawn:
         shares = rows.pivot(index="k", columns="outcome", values="mean")
@@ -117,7 +117,7 @@ def points_by_position(positions: pd.DataFrame, *, caption: str) -> Figure:
 
 
 def combining_by_k(independent: pd.DataFrame, *, caption: str) -> Figure:
-    """Full marks beside what independent points would give (`anatomy.independent`)."""
+    """Full marks beside what independent points would give (`lost_points.independent`)."""
     looks = {}
     names = independent["full marks"].unique()
     for name, style in zip(names, ("k123", "k12", "base"), strict=False):
