@@ -168,7 +168,7 @@ def measured(name: str, count: int, *, latency: float, rate: float = 0.0) -> dic
         address = server.stdout.readline().strip()
         numbers = [address, str(count), str(AT_ONCE)]
         command = (
-            [str(INSPECT), "bench/chat_inspect.py", *numbers]
+            [str(INSPECT), "bench/chat_inspect_ai.py", *numbers]
             if name == "inspect"
             else process(name, *numbers)
         )
