@@ -43,10 +43,10 @@ def judgement(
 def in_full(p: Grade, query: Query, row: dict, ledger: Ledger) -> str:
     """HTML: an answer, or a text for training, with its prompt and the judges' replies as read.
 
-    Beside it stands the text that is most like it of those that the model was trained on.
+    It also shows the most similar text among those that the model was trained on, if any.
 
     Args:
-        row: of `text_tables.answers`, or of `Run.corpus`, which has its own conversation.
+        row: a row of `text_tables.answers`, or of `explore.Run.corpus`, which has `messages`.
     """
     prompts = generation_turns(query, p.pack())[: p.student_turns]
     turns = [message["content"] for message in row.get("messages", ())] or prompts
@@ -64,6 +64,11 @@ def in_full(p: Grade, query: Query, row: dict, ledger: Ledger) -> str:
 def worked(
     p: Grade, every: Sequence[Task], answers: pd.DataFrame, ledger: Ledger
 ) -> text_tables.Page:
-    """Rows of `text_tables.answers` worked through: the judges' replies, points, metrics."""
+    """Several answers in full, one below the other.
+
+    Args:
+        every: all tasks; the index of `answers` says which of them each row answers.
+        answers: rows of `text_tables.answers`.
+    """
     pages = [in_full(p, every[i].query, row.to_dict(), ledger) for i, row in answers.iterrows()]
     return text_tables.Page("<hr>".join(pages))

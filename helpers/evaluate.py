@@ -49,7 +49,7 @@ class GivenAnswer(pydantic.BaseModel):
 
 
 def place_of(setting: str, k: int, topic: str, skills: Sequence[str], generation: int) -> str:
-    """What an answer answers, in words; the order of the skills is no matter."""
+    """The task that an answer belongs to, in words: the same for any order of the skills."""
     names = ", ".join(sorted(skills))
     return f"setting {setting}, k = {k}, generation {generation}, {topic}: {names}"
 

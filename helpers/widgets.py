@@ -16,7 +16,7 @@ from helpers.text_tables import PAGES, Page
 
 MOST = 2_500_000  # bytes of a table: Jupyter drops messages of over 3 MB
 SHOWN = {"auto_display": True}  # what a function makes is shown below the choices
-FEW = 40  # values of a column, to be chosen from a list
+FEW = 40  # a column with at most so many values is filtered by choosing from a list
 
 
 class Browser(VBox):

@@ -27,7 +27,7 @@ MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000  # of one batch, by the provider
 POLL = 30.0  # seconds between looks at running batches
 TRIES = 3  # batches in a row that bring no reply; looks for a file that is not there
 ADDRESS = "/v1/chat/completions"
-NAME = "skill_composition"  # of our name in a batch's metadata
+NAME = "skill_composition"  # the key in a batch's metadata under which our name for it stands
 ENDED = ("completed", "failed", "expired", "cancelled")
 
 
@@ -58,7 +58,7 @@ def open_batches(run) -> list[Batch]:
 
 
 async def find(run, held: Batch) -> str | None:
-    """The provider's name of a batch that we may have created."""
+    """The provider's name of a batch that we may have created; None if it has no such batch."""
     with contextlib.suppress(openai.NotFoundError):
         async for batch in run.api.batches.list(limit=100):  # the newest first
             if (batch.metadata or {}).get(NAME) == held.name:

@@ -105,7 +105,7 @@ class Run:
     async def alone(self) -> AsyncIterator[None]:
         """Hold a lock, so that no other process asks this model for the same ledger meanwhile.
 
-        The same question is so paid once, and all processes keep to the rate limits together: the
+        So the same question is paid once, and all processes keep to the rate limits together: the
         time of the locked file says when the next request is due.
         """
         name = identity(self.endpoint, {"model": self.endpoint.model}, 0)[:16]
@@ -149,9 +149,9 @@ class Run:
         return state == "replied"
 
     async def write(self, work: partial) -> bool | None:
-        """What a write gives, as soon as no other process writes; meanwhile requests go on.
+        """Write to the ledger as soon as no other process does; returns what the write returns.
 
-        One that is cancelled is done all the same: a reply that has come is paid for.
+        Requests go on meanwhile. A cancelled write is done all the same: its reply is paid for.
         """
         try:
             while True:
