@@ -1,9 +1,10 @@
 """The reader of a judge's free-text reply ([YK23] section 3): points by criterion, or why not.
 
 It reads what the prompts ask for: a table of criteria and points, or a list with an entry for each
-criterion, the point on its line or below it as "Point earned: 1". Each criterion, found by name,
-needs exactly 0 or 1, and all else must agree. What does not, or could mean two things, is
-unreadable: asked again it costs a request, where a wrong point would cost the claim.
+criterion, the point on its line or below it as "Point earned: 1". Each criterion is found by its
+name and needs a point of exactly 0 or 1, and nothing else in the reply may contradict it. A reply
+that does, or could mean two things, is unreadable: to ask again costs a request, a wrong point
+could turn a result round.
 """
 
 import re
@@ -29,7 +30,7 @@ class Reading:
         assert len(set(criteria)) == len(criteria), criteria
         self.names = {criterion: patterns.pattern_of(criterion) for criterion in criteria}
         self.points = {}  # by criterion
-        self.claims = []  # in words: a set of criteria, and a point that one of them has
+        self.claims = []  # of sentences: (criteria, a point that one of them must have)
         self.totals = []
         self.current = set()  # the criterion of the last entry
         self.prose = self.explained = False
@@ -43,7 +44,7 @@ class Reading:
         return text
 
     def opening(self, text: str) -> tuple[set[str], str]:
-        """The criterion with whose name a text begins, the longest one, and what follows it."""
+        """The criterion with whose name a text begins (the longest such name), and the rest."""
         start = patterns.LEAD.match(text).end()
         matches = {criterion: name.match(text, start) for criterion, name in self.names.items()}
         ends = {criterion: match.end() for criterion, match in matches.items() if match}

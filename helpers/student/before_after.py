@@ -13,8 +13,8 @@ def answers(
     """The likeliest answer of each student to the task of each text; None without students.
 
     Args:
-        texts: has the columns kind, topic, skills, text, messages, of which the first is the task.
-        students: folders or hub names, by the names of their columns.
+        texts: has the columns kind, topic, skills, text, messages; the first message is the task.
+        students: folders or hub names, by the column that each one's answers get.
 
     Returns:
         Columns: kind, topic, skills, one for each student, teacher (the text).

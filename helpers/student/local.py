@@ -1,7 +1,8 @@
 """A student in this process: its chat template, its seeds, its answers in the ledger.
 
 `served.py` asks one behind a server. Every request has its own seed, made from its messages and
-replicate: its sample does not depend on the batch it came in, on order, or on a resumed run.
+replicate, so its answer depends neither on its batch nor on the order, and a resumed run gets the
+same one.
 """
 
 import hashlib

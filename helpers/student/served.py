@@ -26,7 +26,7 @@ from helpers.student.child_process import ChildProcess
 
 EVERY = 0.5  # seconds between looks whether a server is up
 PROBE_TOKENS = 16  # of an answer that only shows whether the server is up
-# Of `server`: these the stage's own parameters and the student set.
+# Not to be set in `server`: the stage's own parameters, or the student, say what these are.
 SET_ELSEWHERE = ("temperature", "top_p", "max_tokens", "seed", "weights", "takes_n")
 
 
@@ -54,7 +54,7 @@ class Server(Endpoint):
 
 
 def check(serve: str, server: Server, temperature: float | None) -> None:
-    """Do these parameters of 03_grade fit each other?
+    """Check that these parameters of 03_grade fit each other.
 
     Raises:
         UserError: one sentence about the first thing that is wrong.
@@ -115,8 +115,9 @@ def arguments(command: str, values: dict[str, str]) -> list[str]:
 class Served:
     """A model behind a server.
 
-    Answers of a checkpoint of ours, at `path`, are stored under its weights, so that no other's
-    under the same name are read. Without a path it is somebody else's, stored as a teacher's are.
+    Answers of a checkpoint at `path` are stored under the fingerprint of its weights, so that those
+    of another model with the same name are never taken for them. Without a path the model is
+    somebody else's, and its answers are stored under address and name, as a teacher's are.
     """
 
     path: str
@@ -124,7 +125,7 @@ class Served:
     ledger: Ledger
     _: KW_ONLY
     command: Sequence[str] = ()  # that starts the server; none for one that runs already
-    output: Path  # of the command
+    output: Path  # the file that the command's output goes to
     start_seconds: float = 1800.0
     server: ChildProcess | None = None
     is_checked: bool = False
@@ -139,7 +140,7 @@ class Served:
     def ask(self, requests: Sequence[Request]) -> list[Reply | None]:
         """One reply to each request; an empty answer is an answer, as in `local.Student`.
 
-        A server is looked for, or started, only where the ledger has not all of them.
+        A server is looked for, or started, only if the ledger lacks a reply.
 
         Raises:
             UserError: the server does not come up, serves something else, does not sample, ends, or
@@ -242,9 +243,9 @@ class Served:
             time.sleep(EVERY)
 
     def check_sampling(self, api: openai.OpenAI, bodies: Sequence[dict]) -> None:
-        """Look whether different seeds get different answers, at temperature 2.
+        """Check that different seeds get different answers, at temperature 2.
 
-        A server that takes no such temperature is not asked that.
+        Nothing is checked at a server that refuses so high a temperature.
         """
         try:
             answers = {answer(api, body) for body in bodies}
