@@ -1,4 +1,4 @@
-"""What 04_plot is told of a profile: what it claims, and its sweeps."""
+"""A profile's own claims, and its sweeps as 04_plot needs them."""
 
 from helpers.profile.parameters import Parameters
 from helpers.profile.value_types import Count, Line, Name, Setting, Several
@@ -13,7 +13,7 @@ class Swept(Parameters):
 
 
 class Claim(Parameters):
-    """What a profile claims of its mixes, besides `findings.FINDINGS`: model over against."""
+    """A claim of a profile's own, besides `findings.FINDINGS`: `model` scores above `against`."""
 
     model: Name
     against: Name

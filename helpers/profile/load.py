@@ -58,7 +58,8 @@ def load_profile(profile: str) -> dict[str, Parameters]:
 def models_of(variants: Variants) -> dict[str, dict]:
     """All models, by variant: students as they are, others, each student on each mix and seed.
 
-    A variant's name begins with its student, where there are several; `sweep` is what it is for.
+    A variant's name begins with its student where there are several; `sweep` is the sweep that it
+    is part of, empty for none.
     """
     models = {}
     for student, path in variants.students.items():

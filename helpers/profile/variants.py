@@ -31,8 +31,8 @@ class Sweep(Parameters):
 
     student: Name  # the one of `students` that is trained on them
     mixes: Mixes = {}
-    along: Caption = ""  # what the numbers of `at` are; without these: texts in all
-    at: dict[MixName | Literal["base"], float] = {}  # of these and of the profile's other mixes
+    along: Caption = ""  # what the numbers in `at` are; without numbers: how many texts in all
+    at: dict[MixName | Literal["base"], float] = {}  # by mix, of the sweep or of the profile
     settings: Several[Setting] | None = None  # that they are graded in; null: the profile's
     second_judges: bool = True  # false: they are graded by the first judge alone
 

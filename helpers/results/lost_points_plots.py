@@ -24,11 +24,11 @@ from helpers.results.figure_style import (
 from helpers.results.scores import with_parts
 
 MARKERS = "osD^vPX"  # of k = 1, 2, ...: in grey, what tells the lines apart
-SURE = 0.5  # a share whose interval is wider has a colour and no number
+SURE = 0.5  # a share whose interval is wider than this has a colour and no number
 
 
 def placed(table: pd.DataFrame) -> pd.DataFrame:
-    """With the columns mix and place: the row of panels, a student and setting."""
+    """The table with columns mix and place: student and setting, which share a row of panels."""
     table = with_parts(table)
     setting = "setting " + table.setting
     return table.assign(place=setting.where(table.student == "", table.student + ", " + setting))
@@ -61,7 +61,7 @@ def multiples(
 
 
 def labelled(figure: Captioned, x: str, words: str) -> Figure:
-    """With a label below, a legend above, and a caption."""
+    """The figure with a label below, a legend above, and a caption."""
     figure.supxlabel(x, fontsize=9)
     figure.align_ylabels()
     legend(figure, fontsize=7.5)
@@ -86,7 +86,7 @@ def missing_by_k(missing: pd.DataFrame, *, caption: str) -> Figure:
 
 
 def curves(table: pd.DataFrame, x: str, by: str, looks: dict[str, dict]) -> Captioned:
-    """Shares against `x`, a line for each value of `by`, whose look is given."""
+    """Shares against `x`, a line for each value of `by`; `looks` has each line's style."""
     figure, panels = multiples(placed(table), x)
     for axis, _, _, rows in panels:
         for name, look in looks.items():
