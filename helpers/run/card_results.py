@@ -16,10 +16,10 @@ answers, with its 95% interval; after the stroke the mean of single answers.
 
 
 def write(notebooks: dict[str, Parameters]) -> None:
-    """Every card of a profile, with the scores of the model and of its base.
+    """Write the card of every model of a profile, with its scores and those of its base.
 
     Args:
-        notebooks: of `load_profile`.
+        notebooks: the parameters by notebook, as `load_profile` gives them.
     """
     plot: Plot = notebooks["04_plot"]
     table = scores.read_csv(ROOT / plot.figures / "scores.csv")

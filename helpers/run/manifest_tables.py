@@ -5,7 +5,7 @@ import pandas as pd
 from helpers.run import manifest
 
 ASKED = ["state", "attempts", "prompt_tokens", "completion_tokens", "dollars"]
-# What decides a result, in the manifest's lines.
+# The fields of the manifest's lines that say what decides a result.
 FACTS = "^(commit|changed|machine|versions)"
 
 

@@ -29,7 +29,7 @@ Finding = tuple[str, bool, str]
 
 
 def tried(what: str, words: str, act: Callable, *arguments) -> Finding:
-    """Does it go, and if not, why?"""
+    """Call `act`: its UserError is what is wrong, else all is well, as `words` say."""
     try:
         act(*arguments)
     except UserError as error:
@@ -52,7 +52,7 @@ def endpoints(asked: list) -> Iterator[Finding]:
 
 
 def training(p: Finetune, models: int) -> Iterator[Finding]:
-    """Chats of one's own; GPUs; memory, and disk for itself and this many models in all."""
+    """A training's own chats, GPUs, memory, and disk, of which `models` trainings take a share."""
     if "chats" in p.mix:
         yield tried(f"chats of {p.mix['chats']}", "they can be read", own_chats.read, p.mix)
     recipe, topology = p.recipe(), memory.read_topology(ROOT / p.topology)
@@ -79,7 +79,7 @@ def look(profile: str, notebooks: dict[str, Parameters]) -> list[Finding]:
     """Everything that the notebooks that have not run yet need, each once.
 
     Raises:
-        UserError: answers that somebody else made, and that are not those to this evaluation.
+        UserError: a file of given answers that does not fit this evaluation.
     """
     findings, left = [], left_of(profile, notebooks)
     models = sum(isinstance(p, Finetune) for p in left.values())
@@ -107,7 +107,7 @@ def main(profile: str) -> None:
     Raises:
         UserError: something is not there.
     """
-    os.environ["HF_HUB_VERBOSITY"] = "error"  # it tells of each attempt
+    os.environ["HF_HUB_VERBOSITY"] = "error"  # else it reports each attempt
     findings = look(profile, load_profile(profile))
     for what, good, words in findings:
         print(f"{'yes' if good else 'NO':4}{what}: {words}")

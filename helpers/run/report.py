@@ -2,7 +2,7 @@
 
 Its words are in `report.html.jinja`. What fills them is computed here from `scores.csv`, the
 corpus, the graded answers and the manifest; figures and most tables are those of the executed
-04_plot. What a model wrote is escaped, and what a run does not have has no section.
+04_plot. What a model wrote is escaped; a section whose contents a run does not have is left out.
 """
 
 import re
@@ -57,7 +57,7 @@ def before_and_after(p: Plot, base: str, after: str) -> text_tables.Page | None:
 
 
 def of_scores(p: Plot, longest: int) -> dict:
-    """What `scores.csv` says, by the names that the page has for it.
+    """What `scores.csv` says, by its names in the template.
 
     Args:
         longest: the largest k of the corpus.
@@ -106,10 +106,10 @@ def outputs(profile: str) -> dict[str, list]:
 
 
 def check_scores(p: Plot, lines: list[dict]) -> None:
-    """Are the scores those that the executed 04_plot wrote? Its figures stand beside them.
+    """Check that the scores are those that the executed 04_plot wrote with its figures.
 
     Raises:
-        UserError: they are others, as after a checkout of committed figures.
+        UserError: they are not, as after a checkout of committed figures.
     """
     name = f"{p.figures}/scores.csv"
     made = manifest.newest(lines).get("04_plot", {}).get("made", {})
@@ -121,7 +121,7 @@ def check_scores(p: Plot, lines: list[dict]) -> None:
 
 
 def contents(profile: str, notebooks: dict[str, Parameters]) -> dict:
-    """Everything that the page shows, by the names that it has there."""
+    """Everything that the page shows, by its names in the template."""
     p = notebooks["04_plot"]
     lines = manifest.read(profile)
     check_scores(p, lines)
@@ -168,7 +168,7 @@ def render(profile: str, notebooks: dict[str, Parameters]) -> str:
 
 
 def main(profile: str) -> None:
-    """Write the report beside the profile's figures, and print where; the models get their cards.
+    """Write the report beside the profile's figures, and the models' cards; print the path.
 
     Raises:
         UserError: the profile has not been run to its end.
