@@ -94,7 +94,7 @@ def write(p: Generate, queries: list[Query], samples: Counter, ledger: Ledger) -
     """The teacher's text for each query, not graded.
 
     Args:
-        samples: how often each query came before, by its identity, and counted on here: one that
+        samples: how often each query came before, by its identity; updated here. A query that
             comes again is asked for another text.
     """
     replicates = []

@@ -52,7 +52,7 @@ def endpoints(asked: list) -> Iterator[Finding]:
 
 
 def training(p: Finetune, models: int) -> Iterator[Finding]:
-    """A training's own chats, GPUs, memory, and disk, of which `models` trainings take a share."""
+    """The chats it names, GPUs, memory, and disk: for itself, and for `models` models in all."""
     if "chats" in p.mix:
         yield tried(f"chats of {p.mix['chats']}", "they can be read", own_chats.read, p.mix)
     recipe, topology = p.recipe(), memory.read_topology(ROOT / p.topology)
