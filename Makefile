@@ -38,7 +38,7 @@ alone:
 	@$(MAKE) --no-print-directory notebooks-of-profile PROFILE=$(PROFILE)
 
 plan: $(VENV)/done  ## what PROFILE would ask, train and cost; asks nothing
-	@$(PY) -m helpers.run.overview $(PROFILE)
+	@$(PY) -m helpers.run.profile_plan $(PROFILE)
 
 preflight: $(VENV)/done  ## what PROFILE needs of others and of this machine; asks no model
 	@$(PY) -m helpers.run.preflight $(PROFILE)
@@ -119,7 +119,7 @@ notebooks: $(VENV)/done  ## keep the outputs of a first run of mini, which this 
 	@$(MAKE) --no-print-directory reproduce PROFILE=mini
 	@echo "profile: mini" > runs/mini/params/explore.yaml
 	@$(PY) -m helpers.run.stage notebooks/explore.ipynb runs/mini/params/explore.yaml runs/mini/explore.ipynb
-	@$(PY) -m helpers.run.renew mini
+	@$(PY) -m helpers.run.notebook_outputs mini
 
 clean:  ## remove executed notebooks and uncommitted figures of PROFILE; replies, texts and models stay
 	rm -rf $(RUN)/params $(RUN)/notebooks.mk $(RUN)/figures $(RUN)/0*

@@ -35,7 +35,7 @@ IDEAL = REQUESTS / AT_ONCE * LATENCY  # seconds
 RATE, BURST = 100, 20  # requests a second, and at once
 RATE_IDEAL = (REQUESTS - BURST) / RATE
 MANY, MANY_LATENCY = 20_000, 0.002
-PEERS = {  # what a user would take else: nothing of it is stored before the end
+PEERS = {  # what else a user would take; they store nothing before the end
     "AsyncOpenAI and a semaphore": "plain",
     "the same with aiohttp": "plain-aiohttp",
     "inspect_ai": "inspect",
@@ -168,7 +168,7 @@ def measured(name: str, count: int, *, latency: float, rate: float = 0.0) -> dic
         address = server.stdout.readline().strip()
         numbers = [address, str(count), str(AT_ONCE)]
         command = (
-            [str(INSPECT), "bench/chat_inspect.py", *numbers]
+            [str(INSPECT), "bench/chat_inspect_ai.py", *numbers]
             if name == "inspect"
             else process(name, *numbers)
         )
@@ -205,7 +205,7 @@ def main() -> None:
     )
     runs: dict[str, list[dict]] = {name: [] for name in ("ours", *peers.values())}
     for _ in range(ROUNDS):
-        for name, some in runs.items():  # in turns: what else the machine does hits all alike
+        for name, some in runs.items():  # in turns: other load on the machine hits all alike
             some.append(measured(name, REQUESTS, latency=LATENCY))
     limited = [measured("ours", REQUESTS, latency=0.0, rate=RATE) for _ in range(ROUNDS)]
     many = measured("ours", MANY, latency=MANY_LATENCY)
@@ -262,7 +262,7 @@ def main() -> None:
         "load_before_and_after": [
             load[0],
             os.getloadavg()[0],
-        ],  # far above 0: other work ran beside it
+        ],  # far above 0: other work ran at the same time
     }
     target = paths.run("bench") / "chat.json"
     write(target, table)

@@ -1,4 +1,4 @@
-"""03_grade at the paper's size against the embedded world: its time, and is its memory flat?
+"""03_grade at the paper's size against the embedded world: how long it takes, how memory grows.
 
 `make dry-run`: 3 settings x 4 values of k x 100 queries x 3 generations x 3 gradings x 8 models =
 86,400 gradings, one request each as in the paper profile, through the same sampling, client, ledger

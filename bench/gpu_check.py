@@ -1,4 +1,4 @@
-"""Does the paper's path work on this GPU, and which of its ways is the fastest?
+"""Does the paper's training and sampling work on this GPU, and which variant is fastest?
 
 `make gpu-check`: one CUDA GPU, no network, about a quarter of an hour. Toy Llama and Mistral are
 trained, killed, resumed and sampled, through `helpers.training.launch` (FSDP2 on one process, bf16)
@@ -113,8 +113,8 @@ def sampled(folder: Path, family: str, model: str) -> None:
     assert any(answers[0]), f"{family}: every answer is empty"
 
 
-# What differs in a way of training: fields of the recipe, and the environment's attention. The
-# loss is always taken in chunks where it is large. Micro-batches are of so many texts.
+# Ways of training, by what differs: fields of the recipe, the attention that the environment names,
+# and the texts of a micro-batch. A large loss is always computed in chunks.
 WAYS = {
     "as it is, 8 texts": {},
     "16 texts": {"texts": 16},

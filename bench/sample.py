@@ -39,13 +39,13 @@ from transformers.utils import logging
 from bench.table import write
 from helpers import evaluate, paths
 from helpers.profile.load import load_profile
+from helpers.student.kv_cache import Answer, rounded
 from helpers.student.local import prompt_ids
 from helpers.student.sampler import in_threads
-from helpers.student.slots import Answer, rounded
 from helpers.task.prompts import generation_turns
 
-BATCHES = (32, 64, 128, 256, 512)  # that `generate` is tried at
-ALONE = 24  # prompts that batch 1 is measured on, spread over the lengths
+BATCHES = (32, 64, 128, 256, 512)  # batch sizes that `generate` is tried with
+ALONE = 24  # prompts that batch size 1 is measured on, of all lengths
 
 
 def plain_generate(
@@ -57,7 +57,7 @@ def plain_generate(
     temperature: float,
     end: set[int],
 ) -> int:
-    """Sample with stock `generate` in batches alike in length, padded on the left.
+    """Sample with stock `generate`: prompts of like length in a batch, padded on the left.
 
     Returns the number of new tokens, as all ways do.
     """

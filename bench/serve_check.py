@@ -1,4 +1,4 @@
-"""What a server does: run once before a paid or a long run, it says what to write into the YAML.
+"""Tries what a server can do, before a paid or long run, and says what to write into the YAML.
 
 `make serve-check SERVE="<command>"` starts any server as 03_grade would, with the embedded base or
 MODEL=<folder>; URL=<address> MODEL=<name> asks one that runs. Prints a table and the lines of YAML
@@ -107,7 +107,7 @@ class Server:
 
 
 def context_of(model: str) -> int:
-    """The context of a checkpoint's folder; of a model elsewhere more than most have to give."""
+    """A checkpoint's context, in tokens; for a model that is elsewhere, more than most have."""
     config = Path(model) / "config.json"
     if not config.is_file():
         return 20_000
@@ -131,7 +131,7 @@ def answers(
     prompt: str = "",
     tokens: int = TOKENS,
 ) -> list[str]:
-    """The texts of n requests through the project's own client, into a passing ledger."""
+    """The texts of n requests through the project's own client, with a temporary ledger."""
     changes = {"concurrency": at_once, "temperature": temperature, "max_tokens": tokens}
     requests = [Request([user(prompt or f"{TASK}, number {i}")], replicate=i) for i in range(n)]
     with tempfile.TemporaryDirectory() as folder:
@@ -180,7 +180,7 @@ def speed(endpoint: Endpoint) -> dict[int, float]:
 
 
 def advice(rows: dict[str, str], rates: dict[int, float]) -> str:
-    """The lines of YAML that follow; of a student's `server` the first two."""
+    """The lines of YAML that follow; the first two belong into a student's `server`."""
     # More at once only where it brings a tenth more.
     best = max(rates.values())
     at_once = min(c for c, rate in rates.items() if rate > 0.9 * best)

@@ -1,4 +1,4 @@
-"""What a notebook costs without work: `make bench-startup`, beside importing torch.
+"""How long a notebook takes that does nothing: `make bench-startup`, beside importing torch.
 
 Each notebook of the pipeline is cut down to its parameters and its imports, and executed as a stage
 as make does it: Python, papermill, a kernel, the imports, the line in the manifest. Its peer is
@@ -32,7 +32,7 @@ STAGES = {
 
 
 def cut_down(stage: str) -> nbformat.NotebookNode:
-    """The notebook without anything that works: parameters, and the cell of imports."""
+    """The notebook cut down to two cells: parameters and imports."""
     notebook = nbformat.read(paths.ROOT / f"notebooks/{stage}.ipynb", as_version=4)
     kept = []
     for cell in notebook.cells:

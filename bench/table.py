@@ -75,7 +75,7 @@ ROWS = (
 
 
 def write(file: Path, found: dict) -> None:
-    """Note what a benchmark found, with date and machine; under a high load distrust it."""
+    """Write what a benchmark found, with date, machine and its load, which should be low."""
     file.parent.mkdir(parents=True, exist_ok=True)
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     about = {"when": now, "machine": machine(), "load": round(os.getloadavg()[0], 1)}

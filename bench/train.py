@@ -57,7 +57,7 @@ TEMPLATE = (
 
 
 def chats(n: int) -> list[list[dict]]:
-    """Questions of 6 to 16 words, answers of 8 to 72, as in the notes on fine-tuning."""
+    """Random chats: questions of 6 to 16 words, answers of 8 to 72."""
     rng = random.Random(0)
 
     def said(low, high):
@@ -95,7 +95,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def two_million(folder: Path) -> tuple[str, list]:
-    """The 2M-parameter shape of the notes, random weights, and its texts."""
+    """A shape of 2M parameters with random weights, and its texts."""
     tok = tokenizer()
     torch.manual_seed(0)
     shape = {

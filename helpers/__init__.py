@@ -1,4 +1,4 @@
-"""What the notebooks call: rooms by what one does there, which import downwards only.
+"""What the notebooks call: modules, and rooms of modules, named by what one does there.
 
-`pyproject.toml` has their order (importlinter).
+Each imports only from those below it; `pyproject.toml` has their order (importlinter).
 """

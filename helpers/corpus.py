@@ -17,15 +17,15 @@ from helpers.profile.schema import Finetune, Generate
 from helpers.task.catalog import Pool, Query
 from helpers.task.mixes import Amount, below_in, counts_of, in_words, part_of
 from helpers.task.points import DUPLICATE, NOT_NEEDED, Points
-from helpers.training import chats as own_chats
+from helpers.training import own_chats
 
 
 def build(p: Generate, ledger: Ledger) -> list[dict]:
     """D(1), D(2), ...: every text asked for, training skills and topics only, in the order of k.
 
-    Texts with things to mention, the control's, come last: they leave the others as they are. With
-    `corpus` the texts are somebody else's, and none that answers an evaluation query, or shows a
-    pair of skills that is kept apart, is taken.
+    The control's texts, which mention things, come last, so that the others do not depend on them.
+    Where the parameter `corpus` names somebody else's texts, these are taken, but for those that
+    answer an evaluation query or show a pair of skills that is kept apart.
 
     Returns:
         A record for every text: kind, k, topic, skills, things, messages, text, points (in the
@@ -93,7 +93,8 @@ def write(p: Generate, queries: list[Query], samples: Counter, ledger: Ledger) -
     """The teacher's text for each query, not graded.
 
     Args:
-        samples: how often a query came; one that comes again is asked as another sample.
+        samples: how often each query came before, by its identity; updated here. A query that
+            comes again is asked for another text.
     """
     from helpers.chat import client  # openai, which is loaded only where somebody is asked
 
@@ -155,7 +156,7 @@ def taken(p: Finetune) -> list[dict]:
     """What a mix takes: texts of each kind, as `taken_of` has them, or all chats from elsewhere.
 
     Raises:
-        UserError: the corpus holds fewer texts than the mix asks for, or the chats are no chats.
+        UserError: the corpus holds fewer texts than the mix asks for, or its chats cannot be used.
     """
     if "chats" in p.mix:
         elsewhere = {"kind": "chats", "topic": "", "skills": []}
@@ -171,10 +172,10 @@ def taken(p: Finetune) -> list[dict]:
 def taken_of(kind: str, amount: Amount, records: list[dict]) -> list[dict]:
     """The first texts of a kind that fit what a mix takes of it (`helpers.task.mixes`).
 
-    Those below full marks were graded and lack something; each is taken once.
+    Texts below full marks are those that were graded and lack something; none is taken twice.
 
     Raises:
-        UserError: there are fewer.
+        UserError: there are fewer texts than the mix takes.
     """
     part = part_of(amount)
     kept = [record for record in records if not record["dropped"]]
@@ -199,8 +200,8 @@ def taken_of(kind: str, amount: Amount, records: list[dict]) -> list[dict]:
 def of_pairs(kept: list[dict], n: int) -> list[dict]:
     """The texts of the n pairs of skills that most texts show: one of each pair, then a second one.
 
-    Pairs of equally many texts are taken in the order of their names. There are none where the
-    texts show fewer pairs.
+    Pairs that equally many texts show are taken in the order of their names. Empty where the texts
+    show fewer than n pairs.
     """
     of_pair = defaultdict(list)
     for record in kept:

@@ -22,13 +22,17 @@ from helpers.profile.schema import Generate
 from helpers.results.scores import outcomes
 from helpers.task.catalog import Pool, Query
 from helpers.task.pairs import count_apart
-from helpers.training.chats import Message
+from helpers.training.own_chats import Message
 
 SIZES = {"n<1K": 1_000, "1K<n<10K": 10_000, "10K<n<100K": 100_000, "100K<n<1M": 1_000_000}
 
 
 def record_of(query: Query, messages: list[dict], points: list[int] | None = None) -> dict:
-    """One line of the corpus, as `corpus.build` returns it; without messages nobody answered."""
+    """One line of the corpus, as `corpus.build` returns it.
+
+    Args:
+        messages: empty where the teacher gave no answer.
+    """
     return {
         "kind": query.kind,
         "k": query.k,
@@ -97,7 +101,7 @@ def card(p: Generate, records: list[dict], dollars: float) -> str:
 
 
 class Row(pydantic.BaseModel):
-    """A text of somebody else's; the last message ends with it. Other fields are not looked at."""
+    """A row of somebody else's texts: the last message is the text. Other fields are ignored."""
 
     topic: str
     skills: list[str] = Field(min_length=1)

@@ -21,7 +21,7 @@ MACHINES = {
 
 
 class UserError(Exception):
-    """Its message is a whole sentence that says where and how."""
+    """Its message is a whole sentence: where the mistake is, and how to mend it."""
 
     def _render_traceback_(self) -> list[str]:
         """What Jupyter shows in place of a traceback."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pydantic
 
-from helpers import paths, reading
+from helpers import paths, text_tables
 from helpers.chat.conversation import Conversation, converse
 from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Ledger
@@ -50,7 +50,7 @@ class GivenAnswer(pydantic.BaseModel):
 
 
 def place_of(setting: str, k: int, topic: str, skills: Sequence[str], generation: int) -> str:
-    """What an answer answers, in words; the order of the skills is no matter."""
+    """The task that an answer belongs to, in words: the same for any order of the skills."""
     names = ", ".join(sorted(skills))
     return f"setting {setting}, k = {k}, generation {generation}, {topic}: {names}"
 
@@ -251,15 +251,15 @@ def evaluate(
 def graded_answers(profile: str) -> pd.DataFrame:
     """Every graded answer of a run.
 
-    Columns: variant, and those of `reading.answers`: the text, the first judge's points and what
-    they come to, and `grades`, all judges' own.
+    Columns: variant, and those of `text_tables.answers`: the text, the first judge's points and
+    what they come to, and `grades`, all judges' own.
 
     Raises:
         UserError: nothing was graded yet.
     """
     tables = {}
     for file in sorted((paths.run(profile) / "grades").glob("*.jsonl")):
-        tables[file.stem] = reading.answers(read_json_lines(file, "03_grade"))
+        tables[file.stem] = text_tables.answers(read_json_lines(file, "03_grade"))
     if not tables:
         raise UserError(
             f"{paths.run(profile)}: no graded answers there yet;"

@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from helpers import evaluate, pages, paths, reading
+from helpers import answer_page, evaluate, paths, text_tables
 from helpers.chat.ledger import Ledger
 from helpers.errors import UserError
 from helpers.files import read_json_lines
@@ -66,14 +66,14 @@ class Run:
     def corpus(self) -> pd.DataFrame:
         """Every text that was written for training.
 
-        Columns: what 01_generate writes of a text, those of `reading.outcome`, and `outcome`: kept,
-        or why not.
+        Columns: what 01_generate writes of a text, those of `text_tables.outcome`, and `outcome`:
+        kept, or why not.
 
         Raises:
             UserError: no text was written yet.
         """
         records = read_json_lines(paths.corpus(self.profile), "01_generate")
-        texts = reading.with_points(pd.DataFrame(records))
+        texts = text_tables.with_points(pd.DataFrame(records))
         return texts.assign(outcome=texts.dropped.replace("", KEPT))
 
     def query_of(self, row: dict, skills: str = "") -> Query:
@@ -102,16 +102,16 @@ class Run:
     def query_page(self, query: dict, models: Sequence[str]) -> str:
         """Every answer of the models to a query of `compared`, side by side."""
         same = self.answers.groupby(QUERY).get_group(tuple(query[name] for name in QUERY))
-        return reading.PAGES.side_by_side(
+        return text_tables.PAGES.side_by_side(
             {model: same[same.variant == model].to_dict("records") for model in models}
         )
 
     def page(self, row: dict) -> str:
         """One row of `answers` or `corpus` in full."""
         p = self.models[row["variant"]] if "variant" in row else self.filter
-        return pages.in_full(p, self.query_of(row), row, self.ledger)
+        return answer_page.in_full(p, self.query_of(row), row, self.ledger)
 
-    def ask(self, query: Query, models: Sequence[str], samples: int) -> reading.Page:
+    def ask(self, query: Query, models: Sequence[str], samples: int) -> text_tables.Page:
         """Ask models a query: a page of what they and the judge are asked, and the graded answers.
 
         Answers are stored in `runs/explore`. Without samples nobody is asked.
@@ -127,11 +127,11 @@ class Run:
             with evaluate.student(p, ledger) as student:
                 conversations = evaluate.answers(p, tasks, student)
             records = evaluate.evaluate(p, tasks, conversations, ledger)
-            columns[model] = reading.answers(records).to_dict("records")
+            columns[model] = text_tables.answers(records).to_dict("records")
         pack = self.p.pack()
         turns = generation_turns(query, pack)[: self.p.student_turns]
-        prompts = reading.PAGES.prompts(turns, grading_turn(query, "(the answer)", pack))
-        return reading.Page(prompts + reading.PAGES.side_by_side(columns))
+        prompts = text_tables.PAGES.prompts(turns, grading_turn(query, "(the answer)", pack))
+        return text_tables.Page(prompts + text_tables.PAGES.side_by_side(columns))
 
 
 def disagreement(grades: dict[str, dict]) -> str:

@@ -90,7 +90,10 @@ CARD_END = "\n<!-- As it was written: "
 
 
 def write_card(path: Path, text: str) -> None:
-    """Write a card, a README.md that people edit: one that somebody has edited stays as it is."""
+    """Write a card (a README.md), unless somebody has edited it: then it stays as it is.
+
+    A checksum in its last line, which is a comment, tells whether it was edited.
+    """
     if path.exists():
         words, _, mark = path.read_text(encoding="utf-8").rpartition(CARD_END)
         if mark != mark_of(words):

@@ -20,10 +20,10 @@ ABSENT = Markup(" <small>[not marked: {}]</small>")
 def marked(text: str, skills: Sequence[str]) -> Markup:
     """The text as HTML, each skill that is found in it marked in its colour, with its name.
 
-    Skills are found by the embedded world's detectors, which know the miniature's and its
-    phrasings; where two overlap, the first is marked. In any other text a skill has no place that
-    could be computed: a judge says whether, not where. Skills that are not found are named after
-    the text. Everything is escaped.
+    Skills are found by the embedded world's detectors, which know the miniature's skills in its own
+    phrasings; where two overlap, the first is marked. In any other text nothing can be marked,
+    since a judge says whether a skill is shown, not where. Skills that are not found are named
+    after the text. Everything is escaped.
     """
     colours = dict(zip(skills, itertools.cycle(COLOURS), strict=False))
     pieces = []

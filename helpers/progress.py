@@ -15,7 +15,8 @@ EVERY = 5.0  # seconds between lines
 class Progress(tqdm):
     """`with Progress("answers", total) as p: ... p.advance(n)`; `p.note` ends the line.
 
-    What takes a moment only shows nothing. The time left follows from the last interval.
+    A loop that takes only a moment shows nothing. The time left is estimated from the speed since
+    the last display.
     """
 
     def __init__(self, what: str, total: int):

@@ -16,7 +16,7 @@ from helpers.files import write_json_lines
 from helpers.profile.load import load_profile
 from helpers.run import reruns
 from helpers.task.queries import evaluation_queries
-from helpers.training import chats
+from helpers.training import own_chats
 
 SMOKE = load_profile("smoke")["01_generate"].model_copy(update={"texts": {"1": 6, "2": 4}})
 PADDED = SMOKE.model_copy(
@@ -72,7 +72,7 @@ def test_the_hubs_own_library_reads_it(made, tmp_path):
         good = [r for r in records if r["kind"] == kind and not r["dropped"]]
         assert rows["text"] == [record["text"] for record in good]
         assert rows[0]["messages"] == good[0]["messages"]
-        again = chats.read({"chats": str(folder), "config": f"D{kind}", "split": "train"})
+        again = own_chats.read({"chats": str(folder), "config": f"D{kind}", "split": "train"})
         assert again == [{"messages": record["messages"]} for record in good]
 
 

@@ -13,7 +13,7 @@ from helpers.paths import ROOT
     [
         ("chat.ledger", "profile"),
         ("run.manifest", "profile"),
-        ("run.overview", "profile"),
+        ("run.profile_plan", "profile"),
         ("run.report", "profile"),
         ("run.reruns", "profile"),
         ("results.findings", "path"),

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from helpers import corpus, evaluate, pages, reading
+from helpers import answer_page, corpus, evaluate, text_tables
 from helpers.chat.conversation import Conversation
 from helpers.chat.ledger import Ledger
 from helpers.errors import UserError
@@ -154,9 +154,9 @@ def test_graded_answers_of_a_run_are_one_table(graded, tmp_path, monkeypatch):
 
 
 def test_answers_are_worked_from_reply_to_points_to_metrics(ledger, graded):
-    table = reading.answers(graded)
+    table = text_tables.answers(graded)
     different = table[table.k > 1].drop_duplicates("verdict").head(3)
-    worked = pages.worked(BASE, TASKS, different, ledger)
+    worked = answer_page.worked(BASE, TASKS, different, ledger)
     assert worked.count("<th>majority</th>") == 3
     best = different[different.verdict == "full marks"].iloc[0]
     assert all(f"| Shows {skill} | 1 |" in worked for skill in best.skills)
@@ -170,29 +170,29 @@ def test_answers_are_worked_from_reply_to_points_to_metrics(ledger, graded):
 
 def test_an_answer_that_no_judge_could_be_read_about_is_no_zero(graded):
     silent = {"gradings": [], "points": None, "unreadable": ["no points for topic"] * 5}
-    (row,) = reading.answers([graded[0] | {"grades": {FIRST_JUDGE: silent}}]).to_dict("records")
+    (row,) = text_tables.answers([graded[0] | {"grades": {FIRST_JUDGE: silent}}]).to_dict("records")
     assert (row["verdict"], row["won"], row["lost"]) == ("unreadable", "", "unreadable")
     assert pd.isna(row["full_marks"])
 
 
 def test_the_nearest_training_text_stands_beside_an_answer(ledger, graded, tmp_path, monkeypatch):
     monkeypatch.setattr("helpers.paths.run", lambda profile: tmp_path)
-    answers = reading.answers(graded)
+    answers = text_tables.answers(graded)
     of_two = answers[answers.k == 2].head(1)
-    assert "nearest training text" not in pages.worked(BASE, TASKS, of_two, ledger)
+    assert "nearest training text" not in answer_page.worked(BASE, TASKS, of_two, ledger)
     answer = {"role": "assistant", "content": f"Answer: {of_two.text.item()}"}
     chat = {"messages": [{"role": "user", "content": "Show it."}, answer]}
     write_json_lines(tmp_path / "training/k123-s0/chats.jsonl", [chat])
-    page = pages.worked(TRAINED, TASKS, of_two, ledger)
+    page = answer_page.worked(TRAINED, TASKS, of_two, ledger)
     assert "The nearest training text, 100 of 100 alike" in page
     assert page.count(str(marked(of_two.text.item(), of_two.skills.item()))) == 2
 
 
 def test_a_table_of_texts_escapes_everything():
     rows = pd.DataFrame([{"topic": "<b>", "skills": ["oxymoron"], "text": "<i> A word."}])
-    page = reading.table(rows)
+    page = text_tables.table(rows)
     assert "&lt;b&gt;" in page
     assert "&lt;i&gt; A word." in page
     assert page._repr_html_() == page
-    assert reading.table(rows[:0]) is None
-    assert reading.table(None) is None
+    assert text_tables.table(rows[:0]) is None
+    assert text_tables.table(None) is None

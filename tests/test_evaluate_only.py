@@ -16,8 +16,8 @@ from helpers.files import write_json_lines
 from helpers.paths import ROOT
 from helpers.profile.load import load_profile
 from helpers.profile.schema import Answers
-from helpers.results import findings, look, scores
-from helpers.run import overview, preflight, reruns
+from helpers.results import figure_style, findings, scores
+from helpers.run import preflight, profile_plan, reruns
 from tests.faults.server import Server
 from tests.test_make import checkout, make  # noqa: F401 (a fixture)
 
@@ -158,9 +158,9 @@ def test_what_a_model_is_asked_is_priced_and_its_key_looked_for(capsys, monkeypa
     monkeypatch.setattr(paths, "run", lambda profile: tmp_path / profile)
     two_turns = TEACHER.model_copy(update={"student_turns": 2})
     for p, turns in ((TEACHER, 1), (two_turns, 2)):
-        (row,) = overview.plan_answers(p).to_dict("records")
+        (row,) = profile_plan.plan_answers(p).to_dict("records")
         assert row["requests"].tolist() == [turns * len(TASKS)] * 2
-    overview.main("evaluate")
+    profile_plan.main("evaluate")
     assert "teacher: 300 answers" in capsys.readouterr().out
     monkeypatch.delenv("A_KEY_OF_OURS", raising=False)
     paid = Endpoint(base_url="https://a.invalid/v1", model="gpt-6-sol", key_env="A_KEY_OF_OURS")
@@ -203,7 +203,7 @@ def test_models_are_shown_in_the_order_given(ledger, tmp_path):
     summary = scores.summary(table)
     spread = scores.spread(summary)
     assert list(spread.index.get_level_values("model")) == ["zeta", "alpha", "mid"]
-    looks = look.styles(summary.model)
+    looks = figure_style.styles(summary.model)
     assert list(looks) == ["zeta", "alpha", "mid"]
     assert len(set(looks.values())) == 3
     verdicts = findings.findings(table)

@@ -6,10 +6,10 @@ import sys
 import pytest
 from markupsafe import escape
 
-from helpers import browse, corpus, evaluate, explore, paths
+from helpers import corpus, evaluate, explore, paths, widgets
+from helpers.answer_page import judgement
 from helpers.errors import UserError
 from helpers.files import write_json_lines
-from helpers.pages import judgement
 from helpers.profile import schema
 from helpers.profile.load import load_profile
 from helpers.task.catalog import load_skills, load_topics
@@ -79,7 +79,7 @@ def test_a_page_holds_every_reply_as_it_came_and_as_it_was_read(run):
 
 def test_what_a_model_wrote_is_never_html(run):
     row = run.answers[run.answers.variant == "k123-s0"].iloc[0].to_dict()
-    live = browse.answers(run)
+    live = widgets.answers(run)
     pages = [run.page(row), run.query_page(row, MODELS), live._repr_html_()]
     for page in pages:
         assert "<script" not in page
@@ -89,7 +89,7 @@ def test_what_a_model_wrote_is_never_html(run):
 
 
 def test_answers_whose_gradings_differ_come_first_and_a_click_opens_one(run):
-    live = browse.answers(run)
+    live = widgets.answers(run)
     live.children[0].value = "base"
     browser = live.result
     assert len(browser.rows) == len(run.answers) / 2
@@ -106,7 +106,7 @@ def test_answers_whose_gradings_differ_come_first_and_a_click_opens_one(run):
 
 
 def test_two_models_query_by_query_where_they_differ_most_first(run):
-    live = browse.comparison(run)
+    live = widgets.comparison(run)
     comparison = live.result
     differences = comparison.rows.difference.abs()
     assert differences.is_monotonic_decreasing
@@ -124,7 +124,7 @@ def test_two_models_query_by_query_where_they_differ_most_first(run):
 
 
 def test_the_corpus_with_what_was_dropped_and_why(run):
-    browser = browse.corpus(run)
+    browser = widgets.corpus(run)
     faulty = browser.rows.outcome.to_list().index("skill missing")
     browser.grid.selected_rows = [faulty]
     assert "outcome skill missing, k " in browser.page.value
@@ -159,7 +159,7 @@ def test_skills_of_ones_own_show_their_prompts_at_once(run, tmp_path):
 def test_the_button_asks_what_is_chosen(run):
     p = run.models["base"]
     skills, topics = load_skills(paths.ROOT / p.skills), load_topics(paths.ROOT / p.topics)
-    asker = browse.asker(run, skills, topics)
+    asker = widgets.asker(run, skills, topics)
     asker.children[2].value = ["base"]
     assert asker._repr_html_() == "<p>(Needs a kernel: make lab.)</p>"
     asker.children[0].value = "dueling"
@@ -189,6 +189,6 @@ def test_models_that_nobody_trained_are_explored_too(tmp_path, monkeypatch):
 
 
 def test_torch_waits_until_a_model_is_asked():
-    script = "import sys; from helpers import browse; print('torch' in sys.modules)"
+    script = "import sys; from helpers import widgets; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=paths.ROOT)
     assert done.stdout == b"False\n", done.stderr

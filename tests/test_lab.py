@@ -210,9 +210,9 @@ def test_an_hour_of_curiosity(page, width):
     assert page.run("jupyterapp.commands.execute('notebook:run-all-cells')") is not False
 
     page.cell("run.ask").shows("of 3 with full marks", 120)
-    page.cell("browse.corpus").shows("outcome too many sentences, k ")
+    page.cell("widgets.corpus").shows("outcome too many sentences, k ")
 
-    answers = page.cell("browse.answers")
+    answers = page.cell("widgets.answers")
     answers.choose("model", "base")
     answers.shows("base, setting")
     until(lambda: answers.rows(), 30, "no rows are shown")
@@ -224,14 +224,14 @@ def test_an_hour_of_curiosity(page, width):
     answers.shows(answers.rows()[3][3])
     answers.shows("reply 3")
 
-    comparison = page.cell("browse.comparison")
+    comparison = page.cell("widgets.comparison")
     for words in ("base: ", "k123-s0: ", "of 3 with full marks"):
         comparison.shows(words)
     comparison.choose("second", "base")
     until(lambda: "k123-s0: " not in comparison.text(), 30, "the other model is not compared")
     comparison.shows("base: ")
 
-    question = page.cell("browse.asker")
+    question = page.cell("widgets.asker")
     question.choose("topic", "dueling")
     question.run("cell.querySelector('button.jupyter-button').click()")
     question.shows("Topic: dueling")

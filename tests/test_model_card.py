@@ -9,7 +9,7 @@ import pytest
 from helpers import model_card, paths
 from helpers.files import write_json_lines
 from helpers.profile.load import load_profile
-from helpers.run import cards, manifest
+from helpers.run import card_results, manifest
 from helpers.training import recipe
 
 SMOKE = load_profile("smoke")
@@ -75,11 +75,11 @@ def test_the_results_are_the_models_own_and_its_bases(folder, tmp_path, monkeypa
         task = {"setting": "I", "k": 2, "query": query, "generation": 0, "judge": "first"}
         rows.append({**about, **task, "votes": "11111", "full_marks": query % 2})
     table = pd.DataFrame(rows)
-    monkeypatch.setattr(cards, "ROOT", tmp_path)
+    monkeypatch.setattr(card_results, "ROOT", tmp_path)
     (tmp_path / PLOT.figures).mkdir(parents=True)
     table.to_csv(tmp_path / PLOT.figures / "scores.csv", index=False)
     model_card.write(TRAINED)
-    cards.write(SMOKE)
+    card_results.write(SMOKE)
     card = (folder / "README.md").read_text()
     assert "| I | base |" in card
     assert "| I | k123 |" in card

@@ -12,7 +12,7 @@ import pytest
 from helpers import paths
 from helpers.errors import UserError
 from helpers.paths import ROOT
-from helpers.run import renew
+from helpers.run import notebook_outputs
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PIPELINE = [n for n in NOTEBOOKS if n.stem[0].isdigit()]
@@ -158,11 +158,13 @@ def test_outputs_come_from_the_executed_copy_without_its_cell_of_parameters(tmp_
     result = nbformat.v4.new_output("execute_result", {"text/plain": "7"}, execution_count=3)
     source[1].outputs = [result]
     nbformat.write(executed, tmp_path / "out.ipynb")
-    first, second = renew.with_outputs(tmp_path / "n.ipynb", tmp_path / "out.ipynb").cells
+    first, second = notebook_outputs.with_outputs(
+        tmp_path / "n.ipynb", tmp_path / "out.ipynb"
+    ).cells
     assert (first.execution_count, second.execution_count) == (1, 2)
     assert second.outputs[0].data["text/plain"] == "7"
     assert second.outputs[0].execution_count == 2
     source[1].source = "x + 1"
     nbformat.write(notebook, tmp_path / "n.ipynb")
     with pytest.raises(UserError, match=r"out\.ipynb is not of .*n\.ipynb as it is now"):
-        renew.with_outputs(tmp_path / "n.ipynb", tmp_path / "out.ipynb")
+        notebook_outputs.with_outputs(tmp_path / "n.ipynb", tmp_path / "out.ipynb")

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from helpers.paths import ROOT
 from helpers.profile import load
 from helpers.results import agreement, findings, scores
-from helpers.run import overview, plan
+from helpers.run import plan, profile_plan
 
 README = (ROOT / "README.md").read_text()
 PAGES = "\n".join(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))
@@ -118,7 +118,7 @@ def test_size_and_cost():
     grades = [p for name, p in notebooks.items() if name.startswith("03")]
     parts = [
         plan.plan_generate(notebooks["01_generate"]),
-        overview.plan_grade(grades[0], models=len(grades)),
+        profile_plan.plan_grade(grades[0], models=len(grades)),
     ]
     dollars = pd.concat(parts).dollars.sum()
     assert "{:,.0f} to {:,.0f} US dollars".format(*dollars) in PROSE

@@ -19,15 +19,15 @@ import openai
 from helpers.chat import money
 from helpers.chat.endpoint import redacted, without_key
 from helpers.chat.ledger import Batch, Call
-from helpers.chat.limits import persist, refused
 from helpers.chat.replies import contents, part
+from helpers.chat.retries import persist, refused
 from helpers.errors import UserError
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000  # of one batch, by the provider's rules
 POLL = 30.0  # seconds between looks at running batches
 TRIES = 3  # batches in a row that bring no reply; looks for a file that is not there
 ADDRESS = "/v1/chat/completions"
-NAME = "skill_composition"  # of our name in a batch's metadata
+NAME = "skill_composition"  # the key in a batch's metadata under which our name for it stands
 ENDED = ("completed", "failed", "expired", "cancelled")
 
 
@@ -58,7 +58,7 @@ def open_batches(run) -> list[Batch]:
 
 
 async def find(run, held: Batch) -> str | None:
-    """The provider's name of a batch that we may have created."""
+    """The provider's name of a batch that we may have created; None if it has no such batch."""
     with contextlib.suppress(openai.NotFoundError):
         async for batch in run.api.batches.list(limit=100):  # the newest first
             if (batch.metadata or {}).get(NAME) == held.name:

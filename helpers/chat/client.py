@@ -2,7 +2,7 @@
 
 Teacher, judge and served students all go through `ask`. The SDK's own retries are off, since they
 lose paid replies and give up on rate limits; ours are three: rate limits by time, transport
-failures by count (`limits.py`), and replies that were paid for but cannot be used by count
+failures by count (`retries.py`), and replies that were paid for but cannot be used by count
 (`replies.Outcome`).
 """
 
@@ -24,7 +24,6 @@ from filelock import AsyncFileLock
 from helpers.chat import batch_api, money
 from helpers.chat.endpoint import Endpoint, client, host, redacted, without_key
 from helpers.chat.ledger import WAIT, Busy, Call, Ledger
-from helpers.chat.limits import FAILURES, NoAnswer, is_billed, name_of, persist
 from helpers.chat.replies import (
     Outcome,
     Read,
@@ -35,6 +34,7 @@ from helpers.chat.replies import (
     usage_of,
     with_text,
 )
+from helpers.chat.retries import FAILURES, NoAnswer, is_billed, name_of, persist
 from helpers.errors import UserError
 from helpers.progress import Progress
 
@@ -105,7 +105,7 @@ class Run:
     async def alone(self) -> AsyncIterator[None]:
         """Hold a lock, so that no other process asks this model for the same ledger meanwhile.
 
-        The same question is so paid once, and all processes keep to the rate limits together: the
+        So the same question is paid once, and all processes keep to the rate limits together: the
         time of the locked file says when the next request is due.
         """
         name = identity(self.endpoint, {"model": self.endpoint.model}, 0)[:16]
@@ -149,9 +149,9 @@ class Run:
         return state == "replied"
 
     async def write(self, work: partial) -> bool | None:
-        """What a write gives, as soon as no other process writes; meanwhile requests go on.
+        """Write to the ledger as soon as no other process does; returns what the write returns.
 
-        One that is cancelled is done all the same: a reply that has come is paid for.
+        Requests go on meanwhile. A cancelled write is done all the same: its reply is paid for.
         """
         try:
             while True:
@@ -208,7 +208,7 @@ async def send(run: Run, call: Call) -> None:
     """Send one request once, unless it has a reply, and store what comes.
 
     Raises:
-        Exception: one of `limits.FAILURES`, why it brought no answer.
+        Exception: one of `retries.FAILURES`, why it brought no answer.
     """
     attempt = await begin(run, call)
     if attempt is None:

@@ -17,7 +17,7 @@ from helpers.errors import UserError
 if TYPE_CHECKING:
     import openai  # otherwise loaded where something is asked: it takes half a second
 
-# The endpoint's own settings make these; not for `extra_body`.
+# Fields of a request that other settings make, so `extra_body` may not hold them.
 OWN = set(
     "model messages n seed temperature top_p max_tokens max_completion_tokens stream"
     " response_format".split()
@@ -55,15 +55,15 @@ class Endpoint(pydantic.BaseModel):
     # A judge whose server enforces response_format with a JSON schema.
     json_schema: bool = False
     seed: int = pydantic.Field(default=0, ge=0, lt=2**63)  # tells runs apart
-    # What a student is, where that is known: its replies are stored under this, not under address
-    # and name.
+    # The fingerprint of a student whose weights are known: its replies are stored under this, not
+    # under address and name.
     weights: str = ""
-    # Costs nothing: a machine of your own; else the price file must know the model where there is a
-    # budget.
+    # Costs nothing, as a machine of your own. Any other model must be in the price file where there
+    # is a budget.
     free: bool = False
     extra_body: dict[str, JsonValue] = {}  # further parameters of the request, sent as they are
     concurrency: int = pydantic.Field(default=16, ge=1, le=10_000)
-    # Kept by all processes of a ledger together; None: no limit but concurrency.
+    # A limit on all processes of a ledger together; None: no limit but concurrency.
     requests_per_minute: PositiveFloat | None = None
     # Counted as providers do: the prompt, estimated, and n x max_tokens.
     tokens_per_minute: PositiveFloat | None = None
@@ -89,7 +89,7 @@ class Endpoint(pydantic.BaseModel):
     @pydantic.field_validator("key_env")
     @classmethod
     def _is_a_name(cls, name: str) -> str:
-        """Sixteen letters and digits without a break are a key, unless there is such a variable."""
+        """Refuse what looks like a key: 16 letters and digits in a row that name no variable."""
         looks_like_a_key = re.search("[A-Za-z0-9]{16}", name) and not re.fullmatch("[A-Z_]+", name)
         if looks_like_a_key and name not in os.environ:
             raise ValueError("this looks like a key")
@@ -108,7 +108,7 @@ class Endpoint(pydantic.BaseModel):
 
 
 class Network:
-    """An HTTP address; `helpers.world.endpoint.World` is its like for the embedded world."""
+    """An HTTP address; `helpers.world.endpoint.World` is its counterpart for the embedded world."""
 
     free = False
 
@@ -122,7 +122,7 @@ class Network:
         self.needs_key = not re.match(loopback, base_url)
 
     def check(self, model: str, skills: list[str], topics: list[str]) -> None:
-        """A model behind the network is asked anything."""
+        """Nothing to check: a model behind the network may be asked for any skill and topic."""
 
     def http_client(self) -> httpx2.AsyncClient:
         import openai

@@ -1,6 +1,6 @@
 """The ledger: one SQLite file a profile that holds every request and every raw reply.
 
-Nothing is paid twice.
+A question whose reply is stored is not asked, and not paid, again.
 
 A row is written before its request is sent and completed, with the reply's bytes, before anyone
 parses them. Its key says what was asked (endpoint, request body, replicate) and nothing about

@@ -29,7 +29,7 @@ Dollars = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False, strict=True
 
 
 class Price(NamedTuple):
-    """US dollars per million tokens; None for a cache's: nothing is said of them."""
+    """US dollars per million tokens; None for a cache price that the price file does not give."""
 
     input: Dollars
     output: Dollars
@@ -82,7 +82,7 @@ def is_free(endpoint: Endpoint) -> bool:
 def most_tokens(body: dict) -> tuple[int, int]:
     """The most input and output tokens of a request.
 
-    A token is at least a byte of its JSON; n x max_tokens.
+    Input: the bytes of its JSON, since a token is at least one byte. Output: n x max_tokens.
     """
     prompt = len(json.dumps(body, ensure_ascii=False).encode(errors="replace"))
     answer = body.get("max_completion_tokens") or body.get("max_tokens") or 0
@@ -118,10 +118,10 @@ def paid(usage: Usage | None, price: Price | None) -> float | None:
 
 
 def check_price(endpoint: Endpoint, budget: float | None) -> None:
-    """Under a budget, is all that an endpoint may bill in the price file?
+    """Check that, under a budget, all that an endpoint may bill is in the price file.
 
     Raises:
-        UserError: its model is not, or `extra_body` holds what may cost more.
+        UserError: its model is not in it, or `extra_body` holds what may cost more.
     """
     if budget is None or is_free(endpoint):
         return
@@ -144,7 +144,7 @@ def price_needed(model: str, budget: float) -> Price:
 
 
 def check_budget(ledger: Ledger, endpoint: Endpoint) -> None:
-    """With a budget, may this endpoint be asked: are all prices known, and past attempts with them?
+    """Check that, under a budget, the prices of an endpoint and of all past attempts are known.
 
     What was asked while a price was unknown is priced now.
 

@@ -129,8 +129,8 @@ def part(content: dict, name: str) -> dict:
 def usage_of(content: dict) -> Usage | None:
     """The tokens of a reply; where it gives two different numbers, the larger one.
 
-    A total above prompt and completion holds tokens of thought. A cache's tokens are part of the
-    prompt's as OpenAI tells them (in the details), beside them as Anthropic does.
+    A total above prompt and completion includes tokens of thought. OpenAI counts a cache's tokens
+    within the prompt's (and names them in the details), Anthropic beside them.
 
     Returns:
         None without counts, or where one of them is no number of tokens.

@@ -1,15 +1,16 @@
 """The reader of a judge's free-text reply ([YK23] section 3): points by criterion, or why not.
 
 It reads what the prompts ask for: a table of criteria and points, or a list with an entry for each
-criterion, the point on its line or below it as "Point earned: 1". Each criterion, found by name,
-needs exactly 0 or 1, and all else must agree. What does not, or could mean two things, is
-unreadable: asked again it costs a request, where a wrong point would cost the claim.
+criterion, the point on its line or below it as "Point earned: 1". Each criterion is found by its
+name and needs a point of exactly 0 or 1, and nothing else in the reply may contradict it. A reply
+that does, or could mean two things, is unreadable: to ask again costs a request, a wrong point
+could turn a result round.
 """
 
 import re
 from collections.abc import Sequence
 
-from helpers.judge import wording
+from helpers.judge import patterns
 from helpers.judge.verdict import Doubt, Verdict
 
 ONE_POINT = (  # 1, 1.0, 1/1, 1 point; not the 1 of 1/2, 1 of 5, 0-1
@@ -27,9 +28,9 @@ class Reading:
 
     def __init__(self, criteria: Sequence[str]):
         assert len(set(criteria)) == len(criteria), criteria
-        self.names = {criterion: wording.pattern_of(criterion) for criterion in criteria}
+        self.names = {criterion: patterns.pattern_of(criterion) for criterion in criteria}
         self.points = {}  # by criterion
-        self.claims = []  # in words: a set of criteria, and a point that one of them has
+        self.claims = []  # of sentences: (criteria, a point that one of them must have)
         self.totals = []
         self.current = set()  # the criterion of the last entry
         self.prose = self.explained = False
@@ -43,8 +44,8 @@ class Reading:
         return text
 
     def opening(self, text: str) -> tuple[set[str], str]:
-        """The criterion with whose name a text begins, the longest one, and what follows it."""
-        start = wording.LEAD.match(text).end()
+        """The criterion with whose name a text begins (the longest such name), and the rest."""
+        start = patterns.LEAD.match(text).end()
         matches = {criterion: name.match(text, start) for criterion, name in self.names.items()}
         ends = {criterion: match.end() for criterion, match in matches.items() if match}
         end = max(ends.values(), default=0)
@@ -52,16 +53,16 @@ class Reading:
         return names, text[end:].lstrip(" \"')]")
 
     def line(self, line: str) -> None:
-        if wording.REVISION.search(self.nameless(line)):
+        if patterns.REVISION.search(self.nameless(line)):
             raise Doubt("words that revise or suppose")
         names, rest = self.opening(line)
         if "|" in line:
             self.row(line)
-        elif names and wording.AFTER_NAME.match(rest):
+        elif names and patterns.AFTER_NAME.match(rest):
             if self.prose and not self.points:
                 raise Doubt("text before the points that does not introduce them")
             self.entry(names, rest)
-        elif self.current and LABELLED.search(line) and not wording.TOTAL.search(line):
+        elif self.current and LABELLED.search(line) and not patterns.TOTAL.search(line):
             self.entry(self.current, line)
         elif re.search(r"\w", line):
             self.sentence(line)
@@ -76,7 +77,7 @@ class Reading:
             if is_cut_off or self.prose or len(cells) != 2 or re.search(r"\w", rest):
                 raise Doubt("a row that is cut off, or not a criterion's in one table")
             self.give(names, POINT.fullmatch(cells[1]))
-        elif wording.NO_CRITERION.fullmatch(line) or wording.TOTAL.search(line):
+        elif patterns.NO_CRITERION.fullmatch(line) or patterns.TOTAL.search(line):
             self.claim(line, set())
         else:
             raise Doubt("a row that is neither head, total nor criterion")
@@ -101,10 +102,10 @@ class Reading:
     def sentence(self, line: str) -> None:
         """Read prose: an introduction, reasons, a total, or an explanation after the points."""
         is_complete = len(self.points) == len(self.names)
-        if is_complete and wording.EXPLANATION.match(line):
+        if is_complete and patterns.EXPLANATION.match(line):
             self.prose = self.explained = True
             self.current = set()
-        elif not wording.introduces(line):
+        elif not patterns.introduces(line):
             self.prose = True
             if is_complete and not self.explained:
                 raise Doubt("text after the points that does not explain them")
@@ -115,11 +116,11 @@ class Reading:
         for part in re.split(r"(?<=[.;!?])\s", text):
             names = self.mentioned(part)
             about = names or about
-            if (total := wording.TOTAL.search(part)) and not names:
+            if (total := patterns.TOTAL.search(part)) and not names:
                 self.totals.append(float(total[1] or total[2]))
                 continue
             said = POINT.sub(r" \1 ", self.nameless(part))
-            points = [point for point, words in wording.SAID.items() if words.search(said)]
+            points = [point for point, words in patterns.SAID.items() if words.search(said)]
             self.claims += [(about or set(self.names), point) for point in points]
 
     def verdict(self) -> Verdict:
@@ -138,12 +139,12 @@ class Reading:
 
 def read_verdict(reply: str, criteria: Sequence[str]) -> Verdict:
     """The points that a judge's reply gives to each criterion; closed thoughts are left out."""
-    text = wording.THOUGHTS.sub("\n", reply)
+    text = patterns.THOUGHTS.sub("\n", reply)
     reading = Reading(criteria)
     try:
-        if wording.THOUGHT.search(text):
+        if patterns.THOUGHT.search(text):
             raise Doubt("a thought without its beginning or end")
-        for line in wording.clean(text):
+        for line in patterns.clean(text):
             reading.line(line)
         return reading.verdict()
     except Doubt as doubt:

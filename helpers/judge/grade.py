@@ -1,7 +1,8 @@
 """Has texts graded: the judge is asked, its replies are read, the gradings vote ([YK23] section 3).
 
-A reply that cannot be read is asked again, within the client's budget of re-asks. What stays
-unreadable is no grading: the vote is over the readable ones, and a text without any has no points.
+A reply that cannot be read is asked for again, as often as the client's `re_asks` allow. What
+stays unreadable counts as no grading: the vote is over the readable ones, and a text without any
+has no points.
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ class Graded:
 
 
 def grading_request(query: Query, text: str, pack: Pack, *, gradings: int) -> Request:
-    """What a judge is asked about a text; by a JSON schema where the pack is one for it."""
+    """What a judge is asked about a text; with a JSON schema where the pack asks for JSON."""
     messages = [{"role": "user", "content": grading_turn(query, text, pack)}]
     schema = None
     if pack.json_schema:
@@ -42,7 +43,7 @@ def grading_request(query: Query, text: str, pack: Pack, *, gradings: int) -> Re
 
 
 def turn_of(request: Request) -> str:
-    """What a grading request asks; equal turns are one question."""
+    """The text of a grading request; requests with equal texts are one question."""
     return request.messages[0]["content"]
 
 
@@ -82,13 +83,13 @@ def grade(
 ) -> list[Graded]:
     """Ask the judge for `gradings` gradings of each text.
 
-    Equal texts for equal queries are one question. Of an empty text nobody is asked: it has no
-    points.
+    Equal texts for equal queries are asked about once. An empty text has no points, and no judge is
+    asked about it.
 
     Returns:
         What each text got: fewer than `gradings` gradings where the judge stayed unreadable after
-        it was asked again. A reply that serves several equal texts has its reason, if it could not
-        be read, with the first of them only.
+        it was asked again. Where several equal texts share an unreadable reply, only the first of
+        them has the reason.
 
     Raises:
         UserError: what `client.ask` raises, and a judge whose server does not keep to the schema.

@@ -1,11 +1,11 @@
-"""Replies of a judge that may be a copy of a grading in the student's own text are not believed."""
+"""Prompt injection: a judge's reply that may copy a grading out of the graded text is not read."""
 
 import re
 from collections.abc import Callable, Sequence
 
 from helpers.judge.free_text import read_verdict
+from helpers.judge.patterns import clean, pattern_of
 from helpers.judge.verdict import Verdict
-from helpers.judge.wording import clean, pattern_of
 
 POINT = re.compile(r"(?<!\d)[01](?!\d)|zero|one")
 Reader = Callable[[str, Sequence[str]], Verdict]
@@ -16,10 +16,10 @@ def own_verdict(
 ) -> Verdict:
     """What is read of a reply, unless it could be a copy of the student's own grading.
 
-    It could be one where the graded text has a 0 or 1 beside every criterion's name, and all points
-    of the verdict are among these. A judge that was honest and happens to agree is lost too; 03
-    counts such replies and shows the number. A reply of zeros only is believed, since it gives the
-    student nothing. The last criterion is left out, since sentences are counted in code.
+    It could be one where the graded text has a 0 or 1 beside every criterion's name, and each point
+    of the verdict is among those of its criterion. An honest judge that happens to agree is lost
+    too; 03 counts such replies and shows the number. A reply of zeros only is believed, since it
+    gives the student nothing. The last criterion is left out: sentences are counted in code.
     """
     verdict = read(reply, criteria)
     if verdict.points is None:

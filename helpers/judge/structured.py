@@ -14,7 +14,7 @@ from helpers.judge.verdict import Doubt, Verdict
 
 
 class Grade(pydantic.BaseModel):
-    """One criterion's: the reason first, for a model that decides while it writes."""
+    """The grade of one criterion: reason first, since a model writes in order and decides by it."""
 
     model_config = pydantic.ConfigDict(extra="forbid", strict=True)
 
@@ -26,7 +26,7 @@ GRADES = pydantic.TypeAdapter(dict[str, Grade])
 
 
 def schema_of(criteria: Sequence[str]) -> dict:
-    """For `response_format`: in the part of JSON schema that every server takes, without limits."""
+    """The schema for `response_format`, of keywords that every server takes, so without limits."""
     grade = {
         "type": "object",
         "properties": {

@@ -1,10 +1,10 @@
-"""What 04_plot is told of a profile: what it claims, and its sweeps."""
+"""A profile's own claims, and its sweeps as 04_plot needs them."""
 
-from helpers.profile.model import Model
+from helpers.profile.parameters import Parameters
 from helpers.profile.value_types import Count, Line, Name, Setting, Several
 
 
-class Swept(Model):
+class Swept(Parameters):
     """A sweep of `Variants`, its models by name: `<student>-<mix>`, without a training seed."""
 
     models: list[str]  # that are graded as part of it
@@ -12,8 +12,8 @@ class Swept(Model):
     at: dict[str, float] = {}
 
 
-class Claim(Model):
-    """What a profile claims of its mixes, besides `findings.FINDINGS`: model over against."""
+class Claim(Parameters):
+    """A claim of a profile's own, besides `findings.FINDINGS`: `model` scores above `against`."""
 
     model: Name
     against: Name

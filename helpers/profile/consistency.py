@@ -13,22 +13,22 @@ from helpers.chat.money import check_price
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.profile.claims import Claim
-from helpers.profile.messages import checked
-from helpers.profile.model import Model
-from helpers.profile.reading import KNOWN, Files, names, read_yaml, source
+from helpers.profile.error_messages import checked
+from helpers.profile.parameters import Parameters
 from helpers.profile.schema import Finetune, Generate, Grade
 from helpers.profile.variants import Variants
+from helpers.profile.yaml_files import KNOWN, Files, names, read_yaml, source
 from helpers.results.scores import mix_of
 from helpers.student import server
 from helpers.task.mixes import below_in, counts_of, part_of
 from helpers.task.pairs import count_apart, sets_together
 from helpers.task.queries import draw, evaluation_queries, left_for_training
 
-THIN = 10  # texts a query from which on they are much alike
+THIN = 10  # with so many texts a query, or more, texts are much alike
 
 
-def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None:
-    """Do a profile's values fit each other?
+def check(files: Files, variants: Variants, notebooks: dict[str, Parameters]) -> None:
+    """Check that a profile's values fit each other.
 
     Raises:
         UserError: one sentence about the first thing that does not.
@@ -104,11 +104,11 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Model]) -> None
         check_figures(notebooks["04_plot"].figures, grade.profile)
 
 
-def check_claims(claims: list[Claim], grade: Grade, notebooks: dict[str, Model]) -> None:
-    """Is what each claim is of asked, and are its models graded there?
+def check_claims(claims: list[Claim], grade: Grade, notebooks: dict[str, Parameters]) -> None:
+    """Check that each claim's setting and k are asked for, and its models graded there.
 
     Args:
-        grade: how the models are graded that are part of no sweep.
+        grade: how models that are part of no sweep are graded.
     """
     graded = [p for p in notebooks.values() if isinstance(p, Grade)]
     for claim in claims:
@@ -144,7 +144,7 @@ def asked_apart(grade: Grade, setting: str, k: int) -> int:
 
 
 def check_mix(p: Finetune, generate: Generate) -> None:
-    """Does it take no more texts than 01_generate makes, of no more pairs than these may show?"""
+    """Check that a mix takes no more texts, or pairs of skills, than 01_generate makes."""
     if "chats" in p.mix:
         return
     for kind, amount in p.mix.items():
@@ -166,8 +166,8 @@ def feasibility(p: Generate) -> pd.DataFrame:
     Returns:
         One row a k. Columns: k; distinct (queries of training skills and topics); reserved (for the
         evaluation; none at k = 1, where there are too few to reserve any); left (for training,
-        which shows no pair of skills that is kept apart); texts (that are wanted); texts a query;
-        note (of so many that they will be much alike).
+        without pairs of skills that are kept apart); texts (wanted); texts a query; note (a warning
+        where texts will be much alike).
     """
     pool, avoid = p.pools()["I"], p.reserved()
     reserved = Counter(len(skills) for _, skills in avoid)
@@ -199,10 +199,10 @@ class Topology(pydantic.BaseModel):
 
 
 def check_figures(folder: str, profile: str) -> None:
-    """No other profile draws to the same folder."""
+    """Check that no other profile draws to the same folder."""
     owners = [folder.split("/")[1]] if folder.startswith("runs/") else []
     for other in names():
-        # Another profile's mistakes are not told here.
+        # Mistakes in another profile are not this one's.
         with contextlib.suppress(UserError):
             if folder == read_yaml(ROOT / f"params/{other}/04_plot.yaml").get("figures"):
                 owners.append(other)

@@ -5,18 +5,18 @@ A profile is a folder: `shared.yaml` holds what its stages share, and one YAML a
 """
 
 from helpers.profile import consistency
-from helpers.profile.model import Model
-from helpers.profile.reading import parameters, read_files
+from helpers.profile.parameters import Parameters
 from helpers.profile.variants import Variants
+from helpers.profile.yaml_files import parameters_of, read_files
 from helpers.results.scores import name_of
 
 
 def load_variants(profile: str) -> Variants:
     """Which models a profile has, and how many notebooks run at once."""
-    return parameters(read_files(profile), "shared", {})
+    return parameters_of(read_files(profile), "shared", {})
 
 
-def load_profile(profile: str) -> dict[str, Model]:
+def load_profile(profile: str) -> dict[str, Parameters]:
     """Every notebook's parameters, checked.
 
     Returns:
@@ -27,7 +27,7 @@ def load_profile(profile: str) -> dict[str, Model]:
         UserError: one sentence about the first thing that is wrong.
     """
     files = read_files(profile)
-    variants = parameters(files, "shared", {})
+    variants = parameters_of(files, "shared", {})
     graded = models_of(variants)
     trained = {variant: values for variant, values in graded.items() if values["mix"]}
     given = {}
@@ -47,7 +47,7 @@ def load_profile(profile: str) -> dict[str, Model]:
     notebooks = {}
     for name, derived in given.items():
         stage, _, variant = name.partition("/")
-        p = parameters(files, stage, {"profile": profile, **derived})
+        p = parameters_of(files, stage, {"profile": profile, **derived})
         if stage == "03_grade" and (sweep := graded[variant].get("sweep")):
             p = variants.sweeps[sweep].graded(p)
         notebooks[name] = p
@@ -58,7 +58,8 @@ def load_profile(profile: str) -> dict[str, Model]:
 def models_of(variants: Variants) -> dict[str, dict]:
     """All models, by variant: students as they are, others, each student on each mix and seed.
 
-    A variant's name begins with its student, where there are several; `sweep` is what it is for.
+    A variant's name begins with its student where there are several; `sweep` is the sweep that it
+    is part of, empty for none.
     """
     models = {}
     for student, path in variants.students.items():

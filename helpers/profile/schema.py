@@ -1,6 +1,6 @@
-"""Every parameter of a stage, a class each; `load.py` reads them from `params/`.
+"""Every parameter, a class for each stage; `load.py` reads them from `params/`.
 
-One file, though a long one: what may stand in a YAML is looked up in one place. Which models there
+One long file, so that there is one place to look up what may stand in a YAML. Which models there
 are is in `variants.py`.
 """
 
@@ -16,7 +16,7 @@ from helpers.chat.endpoint import Endpoint
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.profile.claims import Claim, Swept
-from helpers.profile.model import Model
+from helpers.profile.parameters import Parameters
 from helpers.profile.value_types import (
     Budget,
     Caption,
@@ -63,7 +63,7 @@ from helpers.training import memory
 from helpers.training.recipe import Recipe
 
 
-class Experiment(Model):
+class Experiment(Parameters):
     """What all stages share."""
 
     profile: Name
@@ -71,7 +71,7 @@ class Experiment(Model):
 
 
 class Tasks(Experiment):
-    """Where the queries come from and how they are put."""
+    """Where the queries come from and how they are worded."""
 
     skills: RepositoryFile
     topics: RepositoryFile
@@ -101,7 +101,7 @@ class Writer(Endpoint):
 
 
 class Author(Writer):
-    """Writes in words: a JSON schema is for judges alone."""
+    """A teacher or a model that is asked: it writes plain text. JSON schemas are for judges."""
 
     json_schema: Literal[False] = False
 
@@ -164,7 +164,7 @@ class Generate(Grading):
     def queries(self, kind: str) -> Iterator[Query]:
         """Endless queries for texts of a kind, a key of `texts`.
 
-        None is reserved, none shows a pair of skills that is kept apart.
+        None is reserved for the evaluation; none has a pair of skills that is kept apart.
 
         Raises:
             UserError: too few skills, or things for a training topic; no query is left.
@@ -185,7 +185,7 @@ class Generate(Grading):
         return padded(queries, n, things, seed=self.seed)
 
 
-class Lora(Model):
+class Lora(Parameters):
     """Adapters of low rank beside the student's matrices, trained in place of all weights."""
 
     rank: int = Field(ge=1, le=1024)
@@ -252,14 +252,14 @@ class Finetune(Experiment):
             **self.model_dump(include=SAME_IN_RECIPE),
         )
 
-    def examples(self) -> dict[str, str]:
-        """Who answers a few tasks in 02, by name; nobody where `shown_seeds` lacks this seed."""
+    def before_and_after(self) -> dict[str, str]:
+        """The models whose answers 02 shows, by name; none where `shown_seeds` lacks this seed."""
         model = str(paths.training(self.profile, self.variant) / "model")
         pair = {"before": located(self.student), "after": model}
         return pair if self.training_seed in self.shown_seeds else {}
 
 
-class Answers(Model):
+class Answers(Parameters):
     """Answers to the evaluation's queries that somebody else made."""
 
     answers: File  # JSON lines: setting, k, topic, skills, generation, text
@@ -314,7 +314,7 @@ class Grade(Grading):
         return {name: self.pack(judge) for name, judge in judges.items()}
 
     def checkpoint(self) -> str:
-        """The model to grade that has a place: the variant's own, or `student` without a mix."""
+        """The folder or hub name of the model to grade: the variant's own, or `student` itself."""
         if self.mix:
             return str(paths.training(self.profile, self.variant) / "model")
         return located(self.student)
@@ -364,7 +364,7 @@ class Plot(Experiment):
         return [name for name, sweep in self.swept.items() if not sweep.at]
 
     def claimed(self) -> set[str]:
-        """The sweeps that a claim is about: both its mixes stand at numbers of theirs."""
+        """The sweeps that a claim is about: those with both of its mixes in `at`."""
         names = set()
         for name, sweep in self.swept.items():
             mixes = {mix_of(model) for model in sweep.at}

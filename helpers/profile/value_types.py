@@ -25,7 +25,7 @@ MOST = 10**8
 Seed = within(int, 0, 2**63 - 1)
 Whole = within(int, 0, MOST)
 Count = within(int, 1, MOST)
-Few = within(int, 1, 128)  # 128 choices are the most that a request may ask for
+Few = within(int, 1, 128)  # a request may ask for at most 128 choices
 Tokens = within(int, 32, 2**24)  # of a chat: no text fits in fewer
 NewTokens = within(int, 1, 2**20)  # of an answer
 Temperature = within(float, 0, 10)
@@ -177,7 +177,7 @@ def source_of_chats(chats: dict[str, str]) -> dict[str, str]:
     return chats
 
 
-# Chats in place of texts of the corpus, as `helpers.training.chats` reads them.
+# Chats in place of texts of the corpus, as `helpers.training.own_chats` reads them.
 Chats = Annotated[
     dict[Literal["chats", "config", "split"], Word],
     AfterValidator(source_of_chats),
@@ -222,7 +222,7 @@ Amount = Annotated[
 
 
 def of_their_kind(mix: dict[str, Amount]) -> dict[str, Amount]:
-    """Only texts of two skills and no things are of one pair of skills."""
+    """Only a kind with two skills and no things may be restricted to pairs of skills."""
     for kind, amount in mix.items():
         if kind != "2" and "pairs" in part_of(amount):
             raise ValueError(f"pairs is for texts of k = 2, and stands at {kind}")
@@ -235,7 +235,7 @@ Mix = Annotated[TextsPerK | Chats, Discriminator(kind_of_mix)]
 
 
 def as_named(mixes: dict[str, dict]) -> dict[str, dict]:
-    """A mix that is called k12 holds texts of k = 1 and 2; chats are called like no such mix."""
+    """A mix called k12 must hold texts of k = 1 and 2, and chats must not have such a name."""
     for mix, texts in mixes.items():
         if not texts:
             raise ValueError(f"mix {mix} holds nothing")

@@ -6,7 +6,7 @@ import pydantic
 from pydantic import Field
 
 from helpers.profile.claims import Swept
-from helpers.profile.model import Model
+from helpers.profile.parameters import Parameters
 from helpers.profile.schema import Answering, Grade
 from helpers.profile.value_types import (
     Caption,
@@ -22,7 +22,7 @@ from helpers.profile.value_types import (
 from helpers.results.scores import name_of
 
 
-class Sweep(Model):
+class Sweep(Parameters):
     """Mixes for one student that answer a question of their own.
 
     They are left out of the figures of a profile's main mixes. A mix may stand in several sweeps,
@@ -31,8 +31,8 @@ class Sweep(Model):
 
     student: Name  # the one of `students` that is trained on them
     mixes: Mixes = {}
-    along: Caption = ""  # what the numbers of `at` are; without these: texts in all
-    at: dict[MixName | Literal["base"], float] = {}  # of these and of the profile's other mixes
+    along: Caption = ""  # what the numbers in `at` are; without numbers: how many texts in all
+    at: dict[MixName | Literal["base"], float] = {}  # by mix, of the sweep or of the profile
     settings: Several[Setting] | None = None  # that they are graded in; null: the profile's
     second_judges: bool = True  # false: they are graded by the first judge alone
 
@@ -52,7 +52,7 @@ class Sweep(Model):
         return p.model_copy(update=own)
 
 
-class Variants(Model):
+class Variants(Parameters):
     """Which models a profile has, and whose values it takes; in `shared.yaml`."""
 
     extends: Name | None = None  # the profile that every value missing here is taken from

@@ -1,8 +1,8 @@
 """What a second judge says of the same answers ([ZK24], the check with Claude 3).
 
-How far it agrees with the first, and what of the findings stays. Judges are compared point by
-point, each by the majority of its gradings. The point on sentences is counted in code, the same for
-all, and left out. Without a second judge every table here is empty.
+How far it agrees with the first, and which findings stay. Judges are compared point by point, each
+by the majority of its gradings. The point on sentences is left out: code decides it, the same for
+all judges. Without a second judge every table here is empty.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ COLUMNS = ["judge", "criterion", "n", "first", "second", "agreement", "kappa", "
 
 
 def kappa(counts: np.ndarray) -> np.ndarray:
-    """Cohen's kappa of counts (..., 4): both 0, only the second, only the first, both 1.
+    """Cohen's kappa of counts (..., 4); NaN where both judges always say the same.
 
-    NaN where both judges always say the same.
+    The four counts are of points that neither judge gives, only the second, only the first, both.
     """
     shares = counts / counts.sum(axis=-1, keepdims=True)
     neither, only_second, only_first, both = np.moveaxis(shares, -1, 0)
@@ -35,7 +35,7 @@ def kappa(counts: np.ndarray) -> np.ndarray:
 
 
 def kappa_of(group: pd.DataFrame) -> tuple[float, float, float]:
-    """Kappa and its 95% interval, from a seeded bootstrap of queries: their answers are alike."""
+    """Kappa and its 95% interval, by a seeded bootstrap over queries, whose answers are alike."""
     both = 2 * group.point_first + group.point_second
     counts = pd.crosstab([group.setting, group.k, group["query"]], both)
     counts = counts.reindex(columns=range(4), fill_value=0)
@@ -85,7 +85,7 @@ def agreement(table: pd.DataFrame) -> pd.DataFrame:
 def swap(table: pd.DataFrame, claims: Sequence[Finding] = FINDINGS, **rules) -> pd.DataFrame:
     """Every finding by each judge's grades: gains, verdicts, and whether the first one's survives.
 
-    Of the models that all judges graded, so that each corrects for as many tests.
+    Only of models that all judges graded, so that all are corrected for equally many tests.
 
     Columns: those of `COMPARED`, judge, gain, verdict, first gain, first verdict, survives.
     """

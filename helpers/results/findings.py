@@ -1,4 +1,4 @@
-"""The claims, written down before the seeds that test them, and what a tidy table says of each.
+"""The claims, written down before these seeds' results were seen, and what a table says of each.
 
 `python -m helpers.results.findings figures/scores.csv` prints the tables of docs/results.md, and
 with `params/<profile>/04_plot.yaml` after it those of the profile's own claims.
@@ -44,7 +44,7 @@ class Finding(NamedTuple):
     setting: str
     ks: tuple[int, ...]
     apart: bool = False  # only of queries all of whose pairs of skills are kept apart
-    own: bool = False  # a profile's, and corrected together with its others
+    own: bool = False  # a profile's own claim, corrected together with its other ones
 
 
 PAIRS = "pairs of skills never shown together are combined, too"
@@ -161,9 +161,9 @@ def findings(table: pd.DataFrame, claims: Sequence[Finding] = FINDINGS, **rules)
 
 
 def exploratory(table: pd.DataFrame, verdicts: pd.DataFrame, **rules) -> pd.DataFrame:
-    """Columns of `findings` for every gain of a mix over those before it that no claim covers.
+    """Every gain of a mix over those before it that no claim covers, in the columns of `findings`.
 
-    Of the models that are part of no sweep, in every setting and at every k; without p-values and
+    Only of models that are part of no sweep, in every setting and at every k. Without p-values and
     verdicts, since nobody said beforehand what to look for.
     """
     mixes = main_models(table).model.map(mix_of).unique()
@@ -208,7 +208,7 @@ def readme_tables(scores_csv: Path, claims: Sequence = ()) -> list[str]:
 
 
 def main(path: str, own: str = "") -> None:
-    """Print the tables of docs/results.md; with those claims that `own`, a 04_plot.yaml, has."""
+    """Print the tables of docs/results.md, also for the claims in `own`, a 04_plot.yaml."""
     if not Path(path).is_file():
         raise UserError(f"{path}: no file; make reproduce writes figures/scores.csv")
     if own and not Path(own).is_file():

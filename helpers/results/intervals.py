@@ -1,22 +1,28 @@
 """How sure a mean over training seeds and queries is, and a gain between two models.
 
-A cell is an array (seeds, queries) of scores between 0 and 1. Seeds and queries are both samples,
-of trainings and of tasks, and answers of one seed, or to one query, are alike. So the variance of a
-cell's mean is that of its seeds' means over their number plus that of its queries' means over
-theirs: what a bootstrap of seeds and queries (Owen 2007, "The pigeonhole bootstrap") comes to, in
-closed form and with the n - 1 that three seeds need. The residual variance, which neither explains,
-is counted twice, which widens the interval; the bootstrap counts it three times. The degrees of
-freedom are Satterthwaite's (1946), and Student's t takes the normal's place.
+A cell is an array (seeds, queries) of scores between 0 and 1. Seeds are a sample of trainings,
+queries a sample of tasks, and scores of one seed, or of one query, resemble each other. So the
+variance of a cell's mean has two parts:
+
+    variance of the seeds' means / number of seeds
+    + variance of the queries' means / number of queries
+
+This is what a bootstrap over seeds and queries (Owen 2007, "The pigeonhole bootstrap") comes to, in
+closed form, with n - 1 in the variances, which matters with three seeds. The residual variance,
+which neither seeds nor queries explain, is counted twice, which widens the interval; the bootstrap
+counts it three times. Quantiles are those of Student's t, with Satterthwaite's (1946) degrees of
+freedom.
 
 Means near 0 and 1 get Wilson's interval with the effective number of answers,
 mean (1 - mean) / variance, as for clustered surveys (Dean and Pagano 2015). A cell without any
 variation counts as one independent answer a query, whatever its seeds: 40 queries, all with full
-marks, are 1.00 [0.91, 1.00]. A gain combines both models' intervals (Newcombe 1998, method 10).
+marks, are 1.00 [0.91, 1.00]. The interval of a gain is made of both models' intervals (Newcombe
+1998, method 10).
 
-With a single seed the interval is over queries alone, and says nothing of another training. On
-simulated data 93% to 99% of the intervals hold the truth, and at most 5% of runs without any effect
-claim a finding, unless training seeds differ by more than we have seen:
-tests/results/test_intervals.py.
+With a single seed the interval is over queries alone, and says nothing of another training.
+tests/results/test_intervals.py tries all this on simulated data: 93% to 99% of the intervals hold
+the truth, and at most 5% of runs without any effect claim a finding, unless training seeds differ
+by more than we have seen.
 """
 
 from dataclasses import dataclass
@@ -125,14 +131,14 @@ class Gain(Estimate):
     correlation: float  # of the two means
 
     def apart(self, x: float, y: float) -> float:
-        """How far two deviations lead apart, if they correlate as the models' means do."""
+        """The size of the difference of two deviations that correlate as the models' means do."""
         square = x * x + y * y - 2 * self.correlation * x * y
         return sqrt(max(0.0, square))
 
     def between(self, t: float) -> tuple[float, float]:
         """Newcombe's interval.
 
-        The distances to both models' Wilson limits, combined as their correlation has it.
+        The distances from both means to their Wilson limits, combined with their correlation.
         """
         ours = self.model
         theirs = self.against
@@ -181,9 +187,9 @@ def gain_of(model: np.ndarray, against: np.ndarray) -> Gain:
 
 
 def draws(queries: int, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """How often each query counts: once in the first row, which is what was seen.
+    """How often each query counts: once in the first row, which is the observed data.
 
-    Each other row is a bootstrap's sample of the queries.
+    Each other row is a bootstrap sample of the queries.
     """
     evenly = np.full(queries, 1 / queries)
     drawn = rng.multinomial(queries, evenly, size=samples)
@@ -191,6 +197,6 @@ def draws(queries: int, samples: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def of_draws(values: np.ndarray) -> tuple[float, float, float]:
-    """The value of what was seen and its 95% interval, from the values of `draws`."""
+    """The observed value and its 95% interval, from the values for each row of `draws`."""
     seen, *samples = values
     return seen, *pd.Series(samples).quantile([0.025, 0.975])

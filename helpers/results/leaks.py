@@ -24,22 +24,25 @@ def nearest(texts: Sequence[str], known: Sequence[str]) -> list[float]:
 
 
 def leaks(graded: dict[str, list[dict]], corpus: list[dict]) -> pd.DataFrame:
-    """What each model's training and evaluation share (protocol, "Settled").
+    """What each model's training and evaluation share (docs/protocol.md, "Settled").
 
     Args:
         graded: by variant, the records that 03_grade writes.
         corpus: the records that 01_generate writes.
 
     Returns:
-        Columns: model (all its training seeds together), setting, k, queries, answers; same_task
-        (queries whose topic and skills a text was written for: must be 0 in setting I from k = 2
-        on), pair_shown (queries with a pair of skills that is kept apart, and that a text was
-        written for all the same: must be 0), same_topic and same_skill (must be 0 in setting II),
-        near_texts (answers that are near-duplicates of a text the model was trained on). Of a model
-        that was trained on chats from elsewhere all but the last are NaN: nobody knows the topics
-        and skills of those.
+        Columns: model (all its training seeds together), setting, k, queries, answers;
+        same_task: queries whose topic and skills a text was written for; must be 0 in setting I
+            from k = 2 on;
+        pair_shown: queries with a pair of skills that should be kept apart, and that a text was
+            written for all the same; must be 0;
+        same_topic, same_skill: queries that share a topic or a skill with a text; must be 0 in
+            setting II;
+        near_texts: answers that are near-duplicates of a text that the model was trained on.
+        Of a model that was trained on chats from elsewhere all of these but near_texts are NaN:
+        nobody knows the topics and skills of such chats.
     """
-    # Those below full marks too: a mix may take them.
+    # Also texts below full marks: a mix may take them.
     written = [record for record in corpus if record["text"]]
     trained_tasks = {(record["topic"], frozenset(record["skills"])) for record in written}
     trained_topics = {record["topic"] for record in written}

@@ -12,7 +12,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helpers.results.look import (
+from helpers.results.figure_style import (
     facets,
     finish,
     legend,
@@ -32,7 +32,7 @@ from helpers.task.points import KEPT
 def full_marks(scores: pd.DataFrame, x: str, row: str, height: float, **shared) -> tuple:
     """The `facets` of full marks against `x`, a column of panels a setting, a line a mix.
 
-    Means have a band; thin is the mean of single answers.
+    Means have an interval as a band; a thin line is the mean of single answers.
     """
     looks = styles(scores.mix)
     figure, drawn = facets(scores, row, "setting", height, **shared)
@@ -57,7 +57,7 @@ def full_marks(scores: pd.DataFrame, x: str, row: str, height: float, **shared) 
 
 
 def shade_unseen(axis: Axes, ks: list[int], trained_ks: list[int]) -> None:
-    """The part of the axis with k that no training text had, named; none without training."""
+    """Shade and name the part of the axis with k that no training text had, if any was trained."""
     unseen = [k for k in ks if k > max(trained_ks, default=k)]
     if unseen:
         end = max(ks) + 0.35
@@ -175,7 +175,7 @@ def along_sweeps(
         unseen: the summary of the queries of k = 2 whose pair is kept apart; may be empty.
         sweeps: by name, each with `at`, a model's number, and `along`, what that is. Those without
             numbers are not drawn; None where there are no others.
-        claimed: the sweeps that a claim is about; of the others it is said that they explore.
+        claimed: the sweeps that a claim is about; the caption calls the others exploratory.
     """
     every = summary[summary.k > 1].assign(of="all")
     if len(unseen):  # an empty table has no numbers, and would make the others none
@@ -266,7 +266,7 @@ def training_loss(logs: pd.DataFrame, *, caption: str) -> Figure | None:
 
 
 def corpus_by_k(counts: pd.DataFrame, *, caption: str) -> Figure:
-    """How many texts were written, and why those that were dropped were.
+    """How many texts were written, and why some of them were dropped.
 
     `counts` has the columns k, outcome, texts.
     """

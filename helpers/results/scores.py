@@ -2,8 +2,8 @@
 
 The tidy table, `scores.csv`, has one row a model, seed, setting, k, query, generation and judge:
 its votes, and the metrics of their majority. A query's score is the maximum (or mean) over its
-generations. Queries are the same for every model, so comparisons are paired. What is said of the
-results is computed from this table alone, by `helpers.results.intervals`.
+generations. Queries are the same for every model, so comparisons are paired. Scores, intervals and
+findings are computed from this table alone.
 """
 
 import functools
@@ -54,12 +54,12 @@ def mix_of(model: str) -> str:
 
 
 def name_of(student: str, mix: str) -> str:
-    """The model's name, of which `student_of` and `mix_of` are the parts."""
+    """A model's name; `student_of` and `mix_of` take it apart again."""
     return f"{student}-{mix}" if student else mix
 
 
 def with_parts(table: pd.DataFrame) -> pd.DataFrame:
-    """With the columns student and mix, the parts of the model's name."""
+    """The table with the columns student and mix, the parts of the model's name."""
     models = table.model
     return table.assign(student=models.map(student_of), mix=models.map(mix_of))
 
@@ -80,7 +80,7 @@ def tidy(files: Sequence[Path], sweeps: Mapping[str, str] = MappingProxyType({})
     """One row a generation and judge, from the files that 03_grade writes.
 
     Args:
-        sweeps: the sweep that a model is part of, by model; the main ones are of none.
+        sweeps: by model, the sweep that it is part of; main models are part of none.
 
     Columns: model (a variant without its seed), sweep (empty for a main one), kind and texts (which
     k it was trained on, or the mix's name where it is of chats of no known k; and how many texts in
@@ -171,7 +171,7 @@ def per_query(
 ) -> pd.Series:
     """A query's score by one judge, indexed by model, seed, setting, k, query.
 
-    A query without a readable generation has none.
+    A query without a readable generation has no score.
     """
     by_query = table[table.judge == judge].groupby(KEY, sort=False)[metric]
     return by_query.agg(over_generations).dropna()
@@ -274,9 +274,9 @@ def by_pairs(table: pd.DataFrame, metric: str = "full_marks", **rules) -> pd.Dat
 def manners(graded: dict[str, list[dict]]) -> pd.DataFrame:
     """How the models answered, a row a variant, from the records that 03_grade writes.
 
-    Columns: answers; empty (without any text, which have no points; thoughts are no text); refused
-    (so the provider says; a refusal in words is a text as others are); thought (aloud); cut (at the
-    token limit).
+    Columns, numbers of answers: answers (all); empty (no text but thoughts, so no points); refused
+    (as the provider says; a refusal in words counts as a text); thought (thoughts stand in the
+    reply); cut (at the token limit).
     """
     tables = {variant: pd.DataFrame(records) for variant, records in graded.items()}
     every = pd.concat(tables, names=["model", "number"])

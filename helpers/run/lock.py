@@ -1,11 +1,13 @@
-"""One make a run's folder: `python -m helpers.run.lock <profile> make ...` becomes that make.
+"""Only one make works in a run's folder at a time.
+
+`python -m helpers.run.lock <profile> make ...` takes the lock and becomes that make.
 
 The lock is the operating system's (`flock`) on `runs/<profile>/lock`. Make and the stages that it
 starts inherit it, so a stage that outlives its make still has it, and a lock that nobody holds any
 more cannot be left behind. The file says who took it.
 
-Not by `filelock`, which the chat client takes: its lock ends with the process that took it. This
-one is handed on, to the program that this process becomes and to all that it starts.
+The chat client's `filelock` would not do: its lock ends with the process that took it. This one is
+handed on to the program that this process becomes, and to all that it starts.
 """
 
 import fcntl
@@ -22,7 +24,7 @@ def main(profile: str, *program: str) -> None:
     """Take the lock of a run's folder and become the program, which holds it until all its ends.
 
     Raises:
-        UserError: another make works in it, says which; or the folder cannot be written.
+        UserError: another make works in it (the message says which), or it cannot be written.
     """
     path = paths.run(profile) / "lock"
     try:

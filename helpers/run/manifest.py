@@ -27,7 +27,7 @@ from helpers.paths import ROOT
 CODE = ("helpers", "notebooks", "params", "Makefile", "requirements.txt")
 # Where a stage's seconds go: a cell tagged `seconds-asking` is asking.
 PARTS = ("starting", "asking", "training", "grading")
-# The files that a stage makes, in the run's folder; of 04_plot in that of its figures.
+# The files that a stage makes: in the run's folder, those of 04_plot in the folder of its figures.
 MADE = {
     "01_generate": ("split.jsonl", "corpus.jsonl", "dataset/*.jsonl"),
     "02_finetune": ("training/{variant}/model/*",),
@@ -130,9 +130,9 @@ def note(profile: str, run: str, *, started: float, made: Sequence[Path] = (), *
 
 
 def read(profile: str) -> list[dict]:
-    """The lines of a profile's manifest, oldest first; of a damaged one its number is printed.
+    """The lines of a profile's manifest, oldest first.
 
-    Damaged is also what is JSON, and no line that `note` writes.
+    Damaged lines, those that `note` does not write, are left out, and their numbers printed.
 
     Raises:
         UserError: there is no manifest.
@@ -170,7 +170,7 @@ def main(profile: str) -> None:
     """Compare the files of a run with the checksums of the stages that made them.
 
     Raises:
-        UserError: a file is gone or is another one.
+        UserError: a file is gone or was changed.
     """
     made = {}
     for name, line in newest(read(profile)).items():

@@ -1,8 +1,8 @@
 """What a stage would ask, train and cost, before anything is spent.
 
 Needs no key, no corpus and no model. Tokens are estimated from characters; the ranges are stated
-assumptions. Of what is asked, replies that the ledger holds are taken off. `helpers.run.overview`
-prints a whole profile's plan.
+assumptions. Of what is asked, replies that the ledger holds are taken off.
+`helpers.run.profile_plan` prints a whole profile's plan.
 """
 
 from collections import Counter
@@ -29,8 +29,8 @@ ANSWER_TOKENS = np.array([60, 400])
 GRADE_TOKENS = np.array([120, 900])  # a table of k + 3 rows with an explanation, likewise
 KEPT = np.array([0.9, 0.3])  # share of the teacher's texts with full marks, from well to badly
 SAMPLE = 200  # queries that the mean prompt length is taken from
-ANSWER = "x" * CHARACTERS_PER_TOKEN * ANSWER_TOKENS[0]  # stands for one that is not there yet
-# Columns whose cells are arrays of two, from low to high; of two of them either may be unknown.
+ANSWER = "x" * CHARACTERS_PER_TOKEN * ANSWER_TOKENS[0]  # in place of one not yet written
+# Columns whose cells are arrays of two numbers, low and high; minutes and dollars may be unknown.
 RANGES = ("requests", "input tokens", "output tokens", "minutes", "dollars")
 UNKNOWN = {"minutes": "a day a batch", "dollars": "price unknown"}
 
@@ -63,8 +63,8 @@ def minutes(
     Not a number for batches, which come within a day.
 
     Args:
-        tokens: in all, as rate limits count: what is sent, and the most that may come back.
-        ledger: holds the last replies; where it has none, the usual speed counts.
+        tokens: in all, as rate limits count them: what is sent, and the most that may come back.
+        ledger: its last replies give the speed; without any, the endpoint's `reply_seconds` do.
     """
     if endpoint.batch_api:
         return np.full(2, np.nan)
@@ -96,7 +96,7 @@ def row(
         replies: how many sets of `n` replies the stage asks for.
         sent: tokens that a request sends.
         written: tokens of a reply.
-        stored: requests that are taken off.
+        stored: requests whose replies are stored, and which are not counted.
     """
     calls, choices = (1, n) if endpoint.takes_n else (n, 1)
     missing = np.maximum(np.full(2, calls) * replies - stored, 0)
@@ -121,7 +121,7 @@ def mean_tokens(texts: Collection[str]) -> float:
 
 
 def sent_in_turns(queries: Sequence[Query], pack: Pack, turns: int) -> np.ndarray:
-    """Mean input tokens of a turn: each is sent with all that was said before."""
+    """Mean input tokens of a turn: each turn is sent with all turns and replies before it."""
     asked = [generation_turns(query, pack)[:turns] for query in queries]
     lengths = np.array([[len(turn) for turn in turns] for turns in asked])
     before = (turns - 1) / 2 * ANSWER_TOKENS
@@ -137,11 +137,11 @@ def questions_of(texts: Iterable[tuple[Query, str]], pack: Pack, n: int) -> dict
 def look(
     requests: Collection[Request], endpoint: Endpoint, ledger: Ledger
 ) -> tuple[int, list[Reply | None]]:
-    """What the ledger holds of requests, re-asks aside.
+    """What the ledger holds of requests, not counting what was asked again.
 
     Returns:
-        How many of them are stored (each reply is one where the endpoint takes no n), and the
-        first reply to each, or None.
+        How many of them are stored (where the endpoint takes no n, each reply is a request of its
+        own), and the first reply to each, or None.
     """
     stored, replies = 0, []
     for request in requests:
@@ -159,7 +159,7 @@ def stored_texts(p: Generate, kind: str, ledger: Ledger) -> tuple[int, int]:
     """How many of the requests that `corpus` makes for texts of a kind the ledger holds.
 
     Returns:
-        To the teacher, to the judge.
+        The number of those to the teacher, and of those to the judge.
     """
     pack, samples = p.pack(), Counter()  # how often a query came
     written = judged = 0
@@ -171,7 +171,7 @@ def stored_texts(p: Generate, kind: str, ledger: Ledger) -> tuple[int, int]:
         return replies
 
     queries = islice(p.queries(kind), round(p.texts[kind] * p.queries_per_text))
-    before = -1  # they are asked in this order: after some without any, nothing is stored
+    before = -1  # asked in this order: after a batch of which nothing is stored, nothing more is
     while written > before and (several := list(islice(queries, 256))):
         before, replicates = written, []
         for query in several:
@@ -249,10 +249,10 @@ def plan_gradings(
     """What the judges are asked for a student's answers, request by request.
 
     Args:
-        tasks: of `evaluate.tasks`.
-        answers: of `evaluate.answers`, one a task.
-        judges: by name; by default those that grade.
-        models: how many have as many answers.
+        tasks: those of `evaluate.tasks`.
+        answers: those of `evaluate.answers`, one for each task.
+        judges: by name; by default those that are enabled.
+        models: for how many models, with as many answers each, the numbers are to be.
     """
     packs, rows = p.packs(), []
     texts = [(t.query, answer.text) for t, answer in zip(tasks, answers, strict=True)]

@@ -18,18 +18,18 @@ from helpers.chat.money import price_of
 from helpers.errors import UserError, command
 from helpers.paths import ROOT
 from helpers.profile.load import load_profile
-from helpers.profile.model import Model
+from helpers.profile.parameters import Parameters
 from helpers.profile.schema import Answers, Finetune, Generate, Grade, located
 from helpers.profile.value_types import is_hub_name
-from helpers.run.overview import left_of
-from helpers.training import chats, memory
+from helpers.run.profile_plan import left_of
+from helpers.training import memory, own_chats
 
 # What was looked at, whether it is there, and a sentence.
 Finding = tuple[str, bool, str]
 
 
 def tried(what: str, words: str, act: Callable, *arguments) -> Finding:
-    """Does it go, and if not, why?"""
+    """Call `act`: its UserError is what is wrong, else all is well, as `words` say."""
     try:
         act(*arguments)
     except UserError as error:
@@ -52,9 +52,9 @@ def endpoints(asked: list) -> Iterator[Finding]:
 
 
 def training(p: Finetune, models: int) -> Iterator[Finding]:
-    """Chats of one's own; GPUs; memory, and disk for itself and this many models in all."""
+    """The chats it names, GPUs, memory, and disk: for itself, and for `models` models in all."""
     if "chats" in p.mix:
-        yield tried(f"chats of {p.mix['chats']}", "they can be read", chats.read, p.mix)
+        yield tried(f"chats of {p.mix['chats']}", "they can be read", own_chats.read, p.mix)
     recipe, topology = p.recipe(), memory.read_topology(ROOT / p.topology)
     if topology.cpu:
         return
@@ -75,11 +75,11 @@ def server(serve: str) -> Finding:
     return f"serve: {program}", bool(found), found or "it is not on the PATH: install it"
 
 
-def look(profile: str, notebooks: dict[str, Model]) -> list[Finding]:
+def look(profile: str, notebooks: dict[str, Parameters]) -> list[Finding]:
     """Everything that the notebooks that have not run yet need, each once.
 
     Raises:
-        UserError: answers that somebody else made, and that are not those to this evaluation.
+        UserError: a file of given answers that does not fit this evaluation.
     """
     findings, left = [], left_of(profile, notebooks)
     models = sum(isinstance(p, Finetune) for p in left.values())
@@ -107,7 +107,7 @@ def main(profile: str) -> None:
     Raises:
         UserError: something is not there.
     """
-    os.environ["HF_HUB_VERBOSITY"] = "error"  # it tells of each attempt
+    os.environ["HF_HUB_VERBOSITY"] = "error"  # else it reports each attempt
     findings = look(profile, load_profile(profile))
     for what, good, words in findings:
         print(f"{'yes' if good else 'NO':4}{what}: {words}")

@@ -2,7 +2,7 @@
 
 Its words are in `report.html.jinja`. What fills them is computed here from `scores.csv`, the
 corpus, the graded answers and the manifest; figures and most tables are those of the executed
-04_plot. What a model wrote is escaped, and what a run does not have has no section.
+04_plot. What a model wrote is escaped; a section whose contents a run does not have is left out.
 """
 
 import re
@@ -13,16 +13,16 @@ import nbformat
 import pandas as pd
 from markupsafe import Markup
 
-from helpers import paths, reading
+from helpers import paths, text_tables
 from helpers.errors import UserError, command
 from helpers.files import read_json_lines, sha256, write_text
 from helpers.highlight import marked
 from helpers.paths import ROOT
 from helpers.profile.load import load_profile
-from helpers.profile.model import Model
+from helpers.profile.parameters import Parameters
 from helpers.profile.schema import Grade, Plot
-from helpers.results import agreement, anatomy, findings, leaks, scores
-from helpers.run import cards, manifest, took
+from helpers.results import agreement, findings, leaks, lost_points, scores
+from helpers.run import card_results, manifest, manifest_tables
 from helpers.training import recipe
 
 HERE = Path(__file__).parent
@@ -42,10 +42,10 @@ def table(frame: pd.DataFrame, **settings) -> Markup:
         return readable(frame.to_html(border=0, **settings))
 
 
-def before_and_after(p: Plot, base: str, after: str) -> reading.Page | None:
+def before_and_after(p: Plot, base: str, after: str) -> text_tables.Page | None:
     """The first answers of two models to the first query of up to five settings and k."""
     files = [paths.grades(p.profile, variant) for variant in (base, after)]
-    before, theirs = (reading.answers(read_json_lines(file, "03_grade")) for file in files)
+    before, theirs = (text_tables.answers(read_json_lines(file, "03_grade")) for file in files)
     place = ["setting", "k", "query", "generation", "topic"]
     theirs = theirs[[*place, "text", "lost"]]
     both = before.merge(theirs, on=place, suffixes=(" before", " after"))
@@ -53,11 +53,11 @@ def before_and_after(p: Plot, base: str, after: str) -> reading.Page | None:
     chosen = firsts.iloc[:: max(1, len(firsts) // PAIRS)].head(PAIRS)
     columns = ["setting", "k", "topic", "skills", "text before", "lost before"]
     columns += ["text after", "lost after"]
-    return reading.table(chosen[columns], ["text before", "text after"])
+    return text_tables.table(chosen[columns], ["text before", "text after"])
 
 
 def of_scores(p: Plot, longest: int) -> dict:
-    """What `scores.csv` says, by the names that the page has for it.
+    """What `scores.csv` says, by its names in the template.
 
     Args:
         longest: the largest k of the corpus.
@@ -72,10 +72,10 @@ def of_scores(p: Plot, longest: int) -> dict:
     ks = sorted(set(main.k))
     decided = (scored.k + 2)[scored.gradings > 1].sum()  # points; sentences are counted in code
     return {
-        "agreed": 1 - len(anatomy.not_unanimous(scored)) / max(1, decided),
+        "agreed": 1 - len(lost_points.not_unanimous(scored)) / max(1, decided),
         "full_marks": scores.spread(scores.summary(main, **rules)),
         "unseen": next((k for k in ks if k > longest > 0), ks[-1]),
-        "missing": anatomy.missing(main).to_dict("records"),
+        "missing": lost_points.missing(main).to_dict("records"),
         "verdicts": verdicts.to_dict("records"),
         "numbers": verdicts.drop(columns=["claim", "own", "seeds", "queries", "se", "p"]),
         "is_single": (verdicts.model.map(scores.mix_of) == "k1").any(),
@@ -106,10 +106,10 @@ def outputs(profile: str) -> dict[str, list]:
 
 
 def check_scores(p: Plot, lines: list[dict]) -> None:
-    """Are the scores those that the executed 04_plot wrote? Its figures stand beside them.
+    """Check that the scores are those that the executed 04_plot wrote with its figures.
 
     Raises:
-        UserError: they are others, as after a checkout of committed figures.
+        UserError: they are not, as after a checkout of committed figures.
     """
     name = f"{p.figures}/scores.csv"
     made = manifest.newest(lines).get("04_plot", {}).get("made", {})
@@ -120,8 +120,8 @@ def check_scores(p: Plot, lines: list[dict]) -> None:
         )
 
 
-def contents(profile: str, notebooks: dict[str, Model]) -> dict:
-    """Everything that the page shows, by the names that it has there."""
+def contents(profile: str, notebooks: dict[str, Parameters]) -> dict:
+    """Everything that the page shows, by its names in the template."""
     p = notebooks["04_plot"]
     lines = manifest.read(profile)
     check_scores(p, lines)
@@ -147,14 +147,14 @@ def contents(profile: str, notebooks: dict[str, Model]) -> dict:
         "example": example,
         "marked": example and Markup(marked(example["text"], example["skills"])),
         "pairs": pairs and Markup(pairs),
-        "took": took.stages(lines),
-        "facts": took.facts(lines),
+        "took": manifest_tables.stages(lines),
+        "facts": manifest_tables.facts(lines),
         "other_code": {recipe.other_code(paths.training(profile, v)) for v in p.trained} - {""},
         "notebooks": notebooks,
     }
 
 
-def render(profile: str, notebooks: dict[str, Model]) -> str:
+def render(profile: str, notebooks: dict[str, Parameters]) -> str:
     """The page, which loads nothing."""
     page = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
@@ -168,7 +168,7 @@ def render(profile: str, notebooks: dict[str, Model]) -> str:
 
 
 def main(profile: str) -> None:
-    """Write the report beside the profile's figures, and print where; the models get their cards.
+    """Write the report beside the profile's figures, and the models' cards; print the path.
 
     Raises:
         UserError: the profile has not been run to its end.
@@ -181,7 +181,7 @@ def main(profile: str) -> None:
             f" make reproduce PROFILE={profile} makes it, and the report"
         )
     write_text(ROOT / p.figures / "report.html", render(profile, notebooks))
-    cards.write(notebooks)
+    card_results.write(notebooks)
     print(f"{p.figures}/report.html")
 
 

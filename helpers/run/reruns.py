@@ -1,10 +1,11 @@
 """What make runs again: `python -m helpers.run.reruns mini`, before make looks at any stage.
 
-A stage runs again when its notebook, its parameters, a file that these name, a file that it reads
-from an earlier stage or a module that its notebook imports, all the way down, was changed. This
-writes what make needs for that to `runs/<profile>/notebooks.mk`, and one file of parameters a
-notebook to `runs/<profile>/params/`. Where the results of a stage are gone, changed or damaged, it
-removes the stage's executed notebook, so that make does not take the stage for done.
+A stage runs again when one of these was changed: its notebook, its parameters, a file that the
+parameters name, a file that it reads from an earlier stage, a module that its notebook imports, or
+one that such a module imports. What make needs to know for that is written to
+`runs/<profile>/notebooks.mk`, and the parameters, one file a notebook, to `runs/<profile>/params/`.
+Where the results of a stage are gone, changed or damaged, its executed notebook is removed, so that
+make does not take the stage for done.
 """
 
 import ast
@@ -24,13 +25,14 @@ from helpers.errors import UserError, command
 from helpers.files import sha256, write_text
 from helpers.paths import ROOT
 from helpers.profile.load import load_profile, load_variants
-from helpers.profile.model import Model
+from helpers.profile.parameters import Parameters
 from helpers.profile.schema import Finetune, Grade
 from helpers.run import manifest
 from helpers.training.recipe import fingerprint
 
 SMALL = 50_000_000  # bytes; larger results are compared only if newer than the stage that made them
-Profile = dict[str, Model]  # parameters by notebook: `01_generate`, `02_finetune/<variant>`, ...
+# By notebook: `01_generate`, `02_finetune/<variant>`, ...
+Profile = dict[str, Parameters]
 
 
 # ---- the modules that a notebook reaches ----
@@ -49,10 +51,10 @@ def imports(notebook: Path) -> set[str]:
 
 
 def reached(names: set[str], graph: grimp.ImportGraph) -> list[str]:
-    """The files of all modules that those named import, from the repository's root, sorted.
+    """The files of the modules named and of all that these import, sorted.
 
-    A module's rooms are run when it is imported, so their `__init__.py` belong to it, and so do
-    files of other kinds with its name: `ledger.sql` to `ledger.py`.
+    Paths are from the repository's root. The `__init__.py` of a module's rooms belong to it, since
+    they are run when it is imported, and so do other files of its name: `ledger.sql`, `ledger.py`.
     """
     modules = names & graph.modules
     for name in list(modules):
@@ -77,7 +79,7 @@ def words_in(value: Any) -> Iterator[str]:
         yield value
 
 
-def named_files(parameters: Model) -> str:
+def named_files(parameters: Parameters) -> str:
     """A hash of the files that parameters name: catalog, prompts, topology, a student's folder."""
     sums = []
     for words in words_in(parameters.model_dump(exclude={"profile", "variant", "figures"})):
@@ -85,13 +87,13 @@ def named_files(parameters: Model) -> str:
         if (place / "config.json").is_file():
             sums.append(fingerprint(str(place)))
         else:
-            files = [place, *sorted(place.rglob("*"))]  # of texts, or a folder of them
+            files = [place, *sorted(place.rglob("*"))]  # a file, or those in a folder
             sums += [sha256(file) for file in files if file.is_file()]
     return hashlib.sha256("".join(sums).encode()).hexdigest()[:16]
 
 
 def write_parameters(profile: str, notebooks: Profile) -> None:
-    """One file a notebook, untouched where nothing changed: an edited comment reruns nothing."""
+    """Write one file a notebook where a value in it changed: an edited comment reruns nothing."""
     for name, parameters in notebooks.items():
         values = parameters.model_dump(mode="json")
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
@@ -102,7 +104,7 @@ def write_parameters(profile: str, notebooks: Profile) -> None:
 def makefile(profile: str, notebooks: Profile) -> str:
     """What the Makefile includes: jobs, threads, variants, and the modules of report and stages.
 
-    Names of variants are plain: the profile's types see to that.
+    Names of variants need no quoting: the types of the parameters allow plain names only.
     """
     jobs, cores = load_variants(profile).jobs, manifest.cores()
     jobs = cores if jobs == "auto" else jobs
@@ -124,7 +126,7 @@ def makefile(profile: str, notebooks: Profile) -> str:
 
 
 def set_aside(path: Path) -> Path:
-    """Give a file or folder another name, beside where it was; returns that."""
+    """Give a file or folder a new name in the same place; returns its new path."""
     number = 1
     while (other := path.with_name(f"{path.name}.old-{number}")).exists():
         number += 1
@@ -133,7 +135,7 @@ def set_aside(path: Path) -> Path:
 
 
 def fault(stamp: Path, made: dict[str, str], begun_again: bool) -> str | None:
-    """Why a stage has to run again, or None; what was changed since it ran is set aside.
+    """Why a stage has to run again, or None. A result that was changed since is set aside.
 
     Args:
         stamp: the stage's executed notebook.
@@ -154,7 +156,7 @@ def fault(stamp: Path, made: dict[str, str], begun_again: bool) -> str | None:
             what = "was changed"
         if begun_again:
             return f"{relative} is of a run that did not end"
-        # A model is its folder; and what git keeps, git has.
+        # Of a model the whole folder is kept. What lies outside of runs/ is in git.
         whole = path.parent if path.parent.name == "model" else path
         if whole.exists() and whole.is_relative_to(ROOT / "runs"):
             what += f" (kept: {set_aside(whole).name})"

@@ -1,6 +1,6 @@
-"""Runs one notebook headless with papermill: aside, and moved to its place on success.
+"""Runs one notebook headless with papermill; only on success its copy is moved to its place.
 
-So a failed stage is not done. `python -m helpers.run.stage <notebook> <parameters.yaml>
+So a stage that failed does not look done. `python -m helpers.run.stage <notebook> <parameters.yaml>
 <output.ipynb>` is the Makefile's only way to run a notebook.
 """
 
@@ -13,8 +13,8 @@ import time
 import uuid
 from pathlib import Path
 
-# It checks addresses that no notebook's schema has, and takes 1.6 s to import: jsonschema, and with
-# it papermill, goes without.
+# jsonschema, which papermill imports, loads this module to check addresses, which the schema of
+# notebooks has none of. It takes 1.6 s, and jsonschema goes without it.
 sys.modules["rfc3987_syntax"] = None
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # while this imports: an end without a traceback
@@ -32,14 +32,14 @@ from helpers.paths import ROOT
 from helpers.progress import HEADLESS
 from helpers.run import manifest
 
-# Tags of cells that are left out, and the parameter that is empty or false then.
+# Tags of cells, and the parameter: where it is empty or false, those cells are left out.
 LEFT_OUT = {"training": "trained", "corpus": "generated"}
-# What a Ctrl-C comes to, as `execute` returns it.
+# What `execute` returns after a Ctrl-C.
 INTERRUPTED = "interrupted", "interrupted; run again to go on", ""
 
 
 def tidied(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Results only: no progress lines (stderr), timings, paths, widgets, marks of papermill."""
+    """The notebook without progress lines (stderr), timings, paths, widgets, marks of papermill."""
     for name in ("papermill", "widgets"):
         notebook.metadata.pop(name, None)
     notebook.metadata["language_info"] = {"name": "python"}  # the version is this machine's
@@ -100,7 +100,7 @@ def execute(notebook: Path, parameters: dict, aside: Path) -> tuple[str, str, st
             progress_bar=False,
             stderr_file=sys.stderr,
             kernel_manager_class=KernelManager,
-            # Its own log at times calls an ordinary end an error.
+            # The kernel's own log at times calls an ordinary end an error.
             extra_arguments=["--log-level=CRITICAL"],
         )
     except papermill.PapermillExecutionError as error:
@@ -109,12 +109,12 @@ def execute(notebook: Path, parameters: dict, aside: Path) -> tuple[str, str, st
         if error.ename == "KeyboardInterrupt":
             return INTERRUPTED
         where = f"The whole traceback is in {os.path.relpath(aside)}"
-        # For the manifest the kind is all: what else an error says may hold anything.
+        # The manifest gets the kind of error only: its message may hold anything, even a secret.
         return "failed", error.ename, f": {error.evalue}\n{where}"
     except DeadKernelError:
         return "failed", "the notebook's process died, most often for lack of memory", ""
     except KeyboardInterrupt:
-        # A kernel that was starting would find no socket files.
+        # A kernel that is just starting would find its socket files gone.
         for kernel in psutil.Process().children():
             kernel.kill()
         return INTERRUPTED

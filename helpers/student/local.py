@@ -1,7 +1,8 @@
 """A student in this process: its chat template, its seeds, its answers in the ledger.
 
 `served.py` asks one behind a server. Every request has its own seed, made from its messages and
-replicate: its sample does not depend on the batch it came in, on order, or on a resumed run.
+replicate, so its answer depends neither on its batch nor on the order, and a resumed run gets the
+same one.
 """
 
 import hashlib
@@ -17,8 +18,8 @@ from helpers.chat.replies import Reply, Request, parse
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.progress import Progress
+from helpers.student.kv_cache import Answer
 from helpers.student.sampler import in_threads
-from helpers.student.slots import Answer
 from helpers.training.data import load_tokenizer
 from helpers.training.hub import revision
 from helpers.training.memory import ATTENTION

@@ -1,8 +1,8 @@
 """The sampler: continuous batches of one model in this process.
 
-A prompt gets the same tokens in any batch and order: it has its own seed, and one uniform number a
-token. A slot whose answer is complete takes a waiting prompt; a tiny model on a CPU is sampled by
-one thread a core.
+A prompt gets the same tokens in any batch and order: it has its own seed, from which one uniform
+random number is drawn for each token. A slot whose answer is complete takes a waiting prompt. A
+tiny model on a CPU is sampled by one thread a core.
 """
 
 from collections import deque
@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from transformers import TopPLogitsWarper
 
-from helpers.student.slots import UNIT, Answer, Slots, rounded
+from helpers.student.kv_cache import UNIT, Answer, Slots, rounded
 from helpers.training.attention import Grid
 
 PREFILL = 16384  # tokens of prompts in one forward pass, unless one alone is longer
 REFILL = 8  # slots are filled again once one in this many is free
-# Weights: with fewer, one thread a core, each with answers of its own, is faster than all cores on
-# each product.
+# Weights of a model: with fewer, one thread a core, each with answers of its own, is faster than
+# all cores on each matrix product.
 TINY = 2**24
 
 
@@ -33,14 +33,14 @@ def forward(model, slots: Slots, tokens: list[int], rows, at, **more) -> torch.T
 
 
 def prefill(model, slots: Slots, prompts: list[tuple[int, ...]]) -> torch.Tensor:
-    """Write prompts to the slots after the live ones; of equal ones one is computed.
+    """Write prompts to the slots after the live ones; equal prompts are computed once.
 
     Returns:
         The logits after each, (prompts, vocabulary).
     """
     on = {"device": model.device}
     live = len(slots.live)
-    rows = {}  # of each different prompt
+    rows = {}  # the row of each different prompt
     row = torch.tensor([rows.setdefault(prompt, len(rows)) for prompt in prompts])
     spare = (0,) * (-sum(map(len, rows)) % UNIT)  # a last row of nobody fills the tokens up
     tokens = []
@@ -74,9 +74,10 @@ def decode(model, slots: Slots) -> torch.Tensor:
 def draw(
     logits: torch.Tensor, uniform: torch.Tensor, *, temperature: float, top_p: float
 ) -> torch.Tensor:
-    """One token a row by its uniform number, among the fewest tokens that hold `top_p`.
+    """One token for each row: the one whose share of [0, 1) its uniform number falls into.
 
-    The likeliest at temperature 0.
+    Only the fewest tokens whose probabilities sum to `top_p` have a share. At temperature 0 it is
+    the likeliest token.
     """
     if temperature == 0:
         return logits.argmax(-1)
@@ -101,8 +102,8 @@ def stream(
     """Sample every answer, `batch` at a time: a free slot takes a waiting one.
 
     Yields:
-        The answers completed since the last time, before their slots are filled again: never are
-        more than `batch` answers begun and not yielded.
+        The answers completed since the last time, before their slots are filled again: at any time
+        at most `batch` answers are begun and not yet yielded.
     """
     longest = max((len(answer.prompt) for answer in answers), default=0)
     slots = Slots(rounded(min(batch, len(answers))), rounded(longest + new_tokens))

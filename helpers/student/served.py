@@ -19,7 +19,7 @@ from helpers.chat.endpoint import Endpoint, host, redacted, secret_of
 from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Outcome, Reply, Request, request_body
 from helpers.errors import UserError
-from helpers.student.guarded import Kept
+from helpers.student.child_process import ChildProcess
 
 EVERY = 0.5  # seconds between looks whether a server is up
 PROBE_TOKENS = 16  # of an answer that only shows whether the server is up
@@ -29,8 +29,9 @@ PROBE_TOKENS = 16  # of an answer that only shows whether the server is up
 class Served:
     """A model behind a server.
 
-    Answers of a checkpoint of ours, at `path`, are stored under its weights, so that no other's
-    under the same name are read. Without a path it is somebody else's, stored as a teacher's are.
+    Answers of a checkpoint at `path` are stored under the fingerprint of its weights, so that those
+    of another model with the same name are never taken for them. Without a path the model is
+    somebody else's, and its answers are stored under address and name, as a teacher's are.
     """
 
     path: str
@@ -38,9 +39,9 @@ class Served:
     ledger: Ledger
     _: KW_ONLY
     command: Sequence[str] = ()  # that starts the server; none for one that runs already
-    output: Path  # of the command
+    output: Path  # the file that the command's output goes to
     start_seconds: float = 1800.0
-    server: Kept | None = None
+    server: ChildProcess | None = None
     is_checked: bool = False
 
     def __enter__(self):
@@ -53,7 +54,7 @@ class Served:
     def ask(self, requests: Sequence[Request]) -> list[Reply | None]:
         """One reply to each request; an empty answer is an answer, as in `local.Student`.
 
-        A server is looked for, or started, only where the ledger has not all of them.
+        A server is looked for, or started, only if the ledger lacks a reply.
 
         Raises:
             UserError: the server does not come up, serves something else, does not sample, ends, or
@@ -114,7 +115,9 @@ class Served:
                 port = str(free.getsockname()[1])
             address = {"base_url": f"http://127.0.0.1:{port}/v1"}
             self.endpoint = self.endpoint.model_copy(update=address)
-            self.server = Kept([w.replace("{port}", port) for w in self.command], self.output)
+            self.server = ChildProcess(
+                [w.replace("{port}", port) for w in self.command], self.output
+            )
         few = {"max_tokens": min(PROBE_TOKENS, self.endpoint.max_tokens)}
         endpoint = self.endpoint.model_copy(update=few)
         with openai.OpenAI(
@@ -154,9 +157,9 @@ class Served:
             time.sleep(EVERY)
 
     def check_sampling(self, api: openai.OpenAI, bodies: Sequence[dict]) -> None:
-        """Look whether different seeds get different answers, at temperature 2.
+        """Check that different seeds get different answers, at temperature 2.
 
-        A server that takes no such temperature is not asked that.
+        Nothing is checked at a server that refuses so high a temperature.
         """
         try:
             answers = {answer(api, body) for body in bodies}

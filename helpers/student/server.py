@@ -8,7 +8,7 @@ from pydantic import Field, PositiveFloat
 from helpers.chat.endpoint import Endpoint, host
 from helpers.errors import UserError
 
-# Of `server`: these the stage's own parameters and the student set.
+# Not to be set in `server`: the stage's own parameters, or the student, say what these are.
 SET_ELSEWHERE = ("temperature", "top_p", "max_tokens", "seed", "weights", "takes_n")
 
 
@@ -36,7 +36,7 @@ class Server(Endpoint):
 
 
 def check(serve: str, server: Server, temperature: float | None) -> None:
-    """Do these parameters of 03_grade fit each other?
+    """Check that these parameters of 03_grade fit each other.
 
     Raises:
         UserError: one sentence about the first thing that is wrong.

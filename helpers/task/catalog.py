@@ -40,9 +40,9 @@ def bare(name: str) -> str:
 class Query:
     """One task: write a text on the topic that shows all the skills.
 
-    The control's texts also mention things, which show no skill: they make a text as long as one of
-    several skills, and nothing in it is combined. A request lists them like skills, whoever the
-    teacher is; definitions are of the skills alone, and so are the judge's criteria.
+    The control's texts also mention things, which show no skill: they make a text as long as one
+    that shows several skills, and nothing in it is combined. A request lists things among the
+    skills, but defines the skills only, and the judge grades the skills only.
     """
 
     topic: str
@@ -59,7 +59,7 @@ class Query:
 
     @property
     def items(self) -> tuple[str, ...]:
-        """What a request lists: its skills; with things among them, in the query's own order."""
+        """What a request lists: its skills; where there are things, both in a shuffled order."""
         items = [*self.names, *self.things]
         if self.things:
             seed = "/".join((self.topic, *items))
@@ -129,7 +129,11 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
 
 
 def check_distinct(path: Path, kind: str, names: Sequence[str]) -> None:
-    """Are there names, and each but once, in upper or lower case?"""
+    """Check that there are names, each once, whether in upper or lower case.
+
+    Raises:
+        UserError: there are none, or one stands more than once.
+    """
     if not names:
         raise UserError(f"{path}: no {kind} in it")
     counts = Counter(name.lower() for name in names)
@@ -224,7 +228,11 @@ def split(
 
 
 def check_known(kind: str, names: Collection[str], known: Collection[str]) -> None:
-    """Does the catalog have them?"""
+    """Check that the catalog has these categories or topics.
+
+    Raises:
+        UserError: it lacks some; names those that it has.
+    """
     unknown = set(names) - set(known)
     if unknown:
         raise UserError(

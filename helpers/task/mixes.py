@@ -13,7 +13,7 @@ Amount: TypeAlias = int | Part
 
 
 def part_of(amount: Amount) -> Part:
-    """With the key `texts`, and what restricts them, where something does."""
+    """An amount in its long form: a plain number n is `{texts: n}`."""
     return {"texts": amount} if isinstance(amount, int) else amount
 
 

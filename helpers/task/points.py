@@ -86,7 +86,7 @@ def reference_count(text: str) -> int:
     """The reference implementation's count: ends of sentences that a capital follows, and one.
 
     docs/protocol.md speaks of "any quotes" around the space; the reference's own code has the
-    straight ones only, so curly quotes are where the two differ. Right, as a person counts, in 54
+    straight ones only, so curly quotes are where the two differ. It counts as a person does in 54
     of the 100 texts of tests/data/sentences.csv, which were chosen to be hard for it.
     """
     text = re.sub(r"(Mr|Mrs|Ms|Dr|Prof). ", r"\1.", text)

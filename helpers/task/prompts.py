@@ -113,7 +113,11 @@ def extract_answer(reply: str) -> str:
 
 
 def try_out(path: Path, fill: Callable, *arguments: Any) -> None:
-    """Can the templates of a file be filled?"""
+    """Check that the templates of a file can be filled.
+
+    Raises:
+        UserError: they use a field that there is not; names those that there are.
+    """
     try:
         fill(*arguments)
     except (LookupError, AttributeError, ValueError) as e:

@@ -8,7 +8,7 @@ from helpers.errors import UserError
 from helpers.task.catalog import Pool, Query
 from helpers.task.pairs import count_apart
 
-MOST_DRAWS = 10_000  # for one query; a share of the pool that is smaller is called none
+MOST_DRAWS = 10_000  # for one query: where fewer than 1 in so many would do, none is drawn
 
 
 def draw(pool: Pool, k: int, *, seed: int, purpose: str) -> Iterator[Query]:
@@ -42,9 +42,9 @@ def training_queries(
 ) -> Iterator[Query]:
     """Endless queries, repeats allowed.
 
-    From k = 2 on none whose identity is in `avoid`, the evaluation queries of setting I, and none
-    with a pair of skills that is kept apart. At k = 1 there are too few pairs of a topic and a
-    skill to reserve any (docs/protocol.md, "Settled").
+    From k = 2 on these are left out: queries whose identity is in `avoid`, which are those of the
+    evaluation in setting I, and queries with a pair of skills that is kept apart. At k = 1 nothing
+    is left out: there are too few pairs of a topic and a skill (docs/protocol.md, "Settled").
 
     Raises:
         UserError: no query is left, or so few that drawing would hardly meet one.

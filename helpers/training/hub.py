@@ -10,8 +10,8 @@ ANSWERS = 10  # seconds that the hub has to answer
 def revision(student: str) -> str:
     """The commit of a hub student: the one in this machine's cache, else the hub's newest.
 
-    It is loaded at that commit, so a student that its authors change meanwhile stays the same here.
-    "main" for a folder, and where no commit is to be had (offline, gated, no such name).
+    The student is loaded at that commit: what its authors change meanwhile changes nothing here.
+    "main" for a folder, and where no commit can be found (offline, gated, no such name).
     """
     if Path(student).exists():
         return "main"

@@ -67,9 +67,9 @@ def run(recipe: Recipe, topology: Path) -> float:
 
 
 def command(recipe: Recipe, topology: memory.Topology) -> tuple[list[str], dict[str, str]]:
-    """What is run, and its environment: the script, or its launcher.
+    """The command to run, and its environment: the script itself, or `accelerate launch`.
 
-    On several machines that is started once on each, through Slurm.
+    For several machines Slurm starts the command once on each.
 
     Raises:
         UserError: the topology is for several machines, and this is no Slurm allocation.
@@ -101,7 +101,7 @@ def command(recipe: Recipe, topology: memory.Topology) -> tuple[list[str], dict[
 
 
 def why(output: str, code: int) -> str:
-    """The last lines of a training's output, without the launcher's own traceback."""
+    """Why a training failed: the last lines of its output, without the launcher's traceback."""
     own, _, last = output.rpartition("Traceback (most recent call last):")
     if "commands/launch.py" not in last:
         own = output

@@ -1,7 +1,8 @@
 """Does a training fit this machine? Memory, disk and operations, by arithmetic from the shape.
 
 Nothing here needs torch. The constants were fitted to published measurements of 7B and 13B models
-under FSDP2 and are computed, not measured, for every other shape; they err on the large side.
+under FSDP2. For every other shape the results are computed, not measured; they err on the large
+side.
 """
 
 import json
@@ -147,7 +148,10 @@ def config_of(student: str) -> dict:
 
 
 def flops(shape: Shape, sizes: Sequence[int], labelled: int) -> float:
-    """Operations of a step on texts of these token counts, without what is computed twice."""
+    """Floating-point operations of a step on texts of these token counts.
+
+    What is computed twice, to save memory, counts once.
+    """
     body = shape.layers * shape.layer * sum(sizes) + shape.vocabulary * shape.hidden * labelled
     squares = sum(n * n for n in sizes)  # causal: half of each square
     return 6.0 * (body + shape.layers * shape.queries * squares)
@@ -170,8 +174,8 @@ class Topology:
     machines: int
     cpu: bool
     sharded: bool  # FSDP2
-    regathers: bool  # a layer's weights for each pass, and frees them after it
-    recomputes: bool  # activations in the backward pass
+    regathers: bool  # gathers a layer's weights for each pass, and frees them after it
+    recomputes: bool  # computes activations again in the backward pass, to save memory
     precision: str  # of the computations; the weights are fp32
 
     @property
@@ -181,9 +185,10 @@ class Topology:
 
 
 def read_topology(path: Path) -> Topology:
-    """What an accelerate YAML says; that it is for CPUs, only a name that begins with cpu does.
+    """What an accelerate YAML says.
 
-    The launcher starts several processes on CPUs, too, only where the YAML says MULTI_GPU.
+    Whether it is for CPUs is told by its file's name, which then begins with cpu: the launcher
+    starts several processes only where the YAML says MULTI_GPU, on CPUs too.
     """
     settings = yaml.safe_load(path.read_text())
     machines = settings.get("num_machines", 1)
@@ -206,7 +211,10 @@ def exported(shape: Shape, recipe: Recipe) -> int:
 
 
 def needs(shape: Shape, recipe: Recipe, topology: Topology) -> dict[str, float]:
-    """GB that one process needs, by part and in all (`PROCESS`); `disk` is the run's folder's."""
+    """GB of memory that one process needs, by part and in all (`PROCESS`).
+
+    `disk` is what the run's folder needs on disk, in GB.
+    """
     number = 4 if topology.cpu else 2  # bytes of an activation
     tokens = min(recipe.micro_tokens, recipe.batch * recipe.max_tokens)
     # Saved a token and layer for the backward pass: 16 x the layer's width, 4 x the gated one's.
@@ -274,10 +282,11 @@ def check(recipe: Recipe, topology_path: Path, models: int = 1) -> None:
     """Does the training fit this machine?
 
     Args:
-        models: how many are still to be trained, with this one; their checkpoints go, they stay.
+        models: how many are still to be trained, this one among them. Each stays on disk; its
+            checkpoints do not.
 
     Raises:
-        UserError: no; or the student cannot be trained here.
+        UserError: it does not fit, or the student cannot be trained here.
     """
     topology = read_topology(topology_path)
     shape = shape_of(config_of(recipe.student))

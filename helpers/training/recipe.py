@@ -13,7 +13,7 @@ from helpers.files import sha256, write_text
 from helpers.paths import ROOT
 from helpers.training.hub import at_revision
 
-# Environment variable, machine:process; a training whose starter is gone has no purpose.
+# Environment variable, `machine:process`: a training ends once its starter is gone.
 STARTED_BY = "TRAINING_STARTED_BY"
 # The code that decides the final weights.
 CODE = ("attention.py", "data.py", "parallel.py", "train.py")
@@ -56,7 +56,7 @@ class Recipe:
 
 
 def read_json(path: Path) -> dict:
-    """A JSON file of ours; an empty object where it is missing or damaged: it is made again."""
+    """A JSON file of ours; an empty object where it is missing or damaged."""
     try:
         value = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError, RecursionError):
@@ -69,7 +69,7 @@ def write_json(path: Path, value: dict) -> None:
     write_text(path, json.dumps(value, indent=2))
 
 
-# What a student is.
+# Students: what identifies them.
 
 
 def checksum(path: Path) -> str:
@@ -124,7 +124,7 @@ def fingerprint(student: str) -> str:
     return at_revision(student)
 
 
-# What a run is.
+# Runs: what identifies them.
 
 
 def run_identity(recipe: Recipe) -> str:
@@ -132,7 +132,7 @@ def run_identity(recipe: Recipe) -> str:
     settings = dataclasses.asdict(recipe)
     for name in ("out", "data", "student", "save_every", "save_minutes"):
         del settings[name]
-    for name in ("lora", "compile"):  # younger than others' identities; unused they are not named
+    for name in ("lora", "compile"):  # added later: left out where unused, older identities stay
         if not settings[name]:
             del settings[name]
     decides = json.dumps(settings, sort_keys=True)
@@ -190,7 +190,7 @@ def other_code(out: Path) -> str:
     )
 
 
-# What a run said.
+# Logs.
 
 
 def read_log(out: Path) -> list[dict]:
@@ -229,7 +229,7 @@ def facts(out: Path) -> dict:
     Texts, dropped and cut ones (longer than max_tokens), tokens, labelled tokens, bf16, processes.
 
     Raises:
-        UserError: they are gone; a training that runs again notes them again.
+        UserError: its notes (`data.json`) are missing or damaged.
     """
     data = read_json(out / "data.json")
     if missing := {*COUNTS, "bf16", "processes"} - data.keys():

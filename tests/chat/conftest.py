@@ -2,7 +2,7 @@
 
 import pytest
 
-from helpers.chat import batch_api, limits, money
+from helpers.chat import batch_api, money, retries
 from helpers.chat.ledger import Ledger
 from tests.faults.asking import SECRET
 
@@ -21,7 +21,7 @@ def _key(monkeypatch):
 @pytest.fixture
 def quick(monkeypatch):
     """No waiting between tries, and hardly any between looks at a batch."""
-    monkeypatch.setattr(limits, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(retries, "FIRST_WAIT", 0.001)
     monkeypatch.setattr(batch_api, "POLL", 0.01)
 
 

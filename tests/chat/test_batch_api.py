@@ -8,7 +8,7 @@ import sys
 import openai
 import pytest
 
-from helpers.chat import batch_api, endpoint, limits, money
+from helpers.chat import batch_api, endpoint, money, retries
 from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Call, Ledger
 from helpers.chat.replies import Request, request_body
@@ -219,7 +219,7 @@ def test_refused_calls_end_with_a_sentence_without_the_key(ledger, priced, call,
         with pytest.raises(UserError) as failure:
             ask(questions(6), at(server), ledger)
         one_sentence(failure)
-        assert server.calls.count(call) == (limits.TRANSPORT_TRIES if status == 500 else 1)
+        assert server.calls.count(call) == (retries.TRANSPORT_TRIES if status == 500 else 1)
         server.refused = {}
         assert all(len(some) == 1 for some in ask(questions(6), at(server), ledger))
         assert len(server.batches) == 1

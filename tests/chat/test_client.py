@@ -16,7 +16,7 @@ from collections import Counter
 import pytest
 
 from helpers import progress
-from helpers.chat import limits
+from helpers.chat import retries
 from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Outcome
@@ -202,16 +202,16 @@ def test_a_200_without_an_answer_is_a_failure_and_its_bytes_are_kept(ledger, qui
         with pytest.raises(UserError, match="HTTP 200 without an answer") as failure:
             ask(questions(1), at(server), ledger)
         one_sentence(failure)
-        assert states(ledger) == {"no answer": limits.TRANSPORT_TRIES}
+        assert states(ledger) == {"no answer": retries.TRANSPORT_TRIES}
         kept = ledger.db.execute("select raw from attempt").fetchall()
-        assert kept == [(NO_ANSWERS[kind],)] * limits.TRANSPORT_TRIES
+        assert kept == [(NO_ANSWERS[kind],)] * retries.TRANSPORT_TRIES
         if kind == "no choices":
             assert ledger.spent() == pytest.approx(6 * (3 * 1.0 + 2 * 2.0) / 1e6)
         else:
             assert ledger.spent() > 6 * 1024 * 2.0 / 1e6, "it may have cost all that was reserved"
         server.raw = None
         assert texts(ask(questions(1), at(server), ledger)) == [[said(server.bodies[0], 0)]]
-        assert server.received == limits.TRANSPORT_TRIES + 1, "no re-ask was used up"
+        assert server.received == retries.TRANSPORT_TRIES + 1, "no re-ask was used up"
 
 
 def answered(usage):

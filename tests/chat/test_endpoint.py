@@ -9,7 +9,7 @@ from helpers.chat import endpoint
 from helpers.chat.endpoint import Endpoint, Network
 from helpers.chat.replies import Request
 from helpers.errors import UserError
-from helpers.profile.messages import checked
+from helpers.profile.error_messages import checked
 from tests.faults.asking import (
     SECRET,
     ask,

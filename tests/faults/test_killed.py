@@ -11,7 +11,7 @@ import pytest
 from helpers.chat.ledger import Ledger
 from helpers.world.endpoint import Rates, complete
 from tests.faults.server import Server
-from tests.faults.working import AT_ONCE, FORKS, generated, graded, work
+from tests.faults.stages import AT_ONCE, FORKS, generated, graded, work
 
 
 class WorldServer(Server):

@@ -11,7 +11,7 @@ from helpers import paths
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.profile import load, schema
-from helpers.profile.reading import names
+from helpers.profile.yaml_files import names
 from helpers.run import reruns
 from helpers.task.mixes import texts_in
 

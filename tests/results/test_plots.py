@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from helpers.results import look, plots, scores
+from helpers.results import figure_style, plots, scores
 from helpers.task.points import Points
 
 
@@ -86,7 +86,7 @@ def said(figure) -> str:
 def test_equal_scores_give_equal_bytes(figures, table, swept, tmp_path):
     for folder, drawing in (("a", figures), ("b", drawn(table, swept))):
         for name, figure in drawing.items():
-            look.save(figure, tmp_path / folder, name)
+            figure_style.save(figure, tmp_path / folder, name)
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert len(names) == 2 * len(figures)
     for name in names:
@@ -136,7 +136,7 @@ def test_the_control_has_a_line_and_a_name(table):
     figure = plots.full_marks_by_k(summary, trained_ks=[1, 2, 3], caption="in a test")
     assert all(len(axis.lines) == 10 for axis in figure.axes)
     assert "D(1) padded" in said(figure)
-    assert look.title_of("k1") == "D(1)"
+    assert figure_style.title_of("k1") == "D(1)"
 
 
 def test_a_fault_has_one_colour_whatever_else_there_is():
@@ -181,8 +181,10 @@ def test_mixes_of_any_name_are_drawn(table):
         name in said(figure)
         for name in ("single", "D(2) + D(3)", "everything", "before fine-tuning")
     )
-    assert look.styles(["k123", "base"]) == {mix: look.STYLE[mix] for mix in ("base", "k123")}
-    assert len(look.styles([f"mix{i}" for i in range(9)])) == 9
+    assert figure_style.styles(["k123", "base"]) == {
+        mix: figure_style.STYLE[mix] for mix in ("base", "k123")
+    }
+    assert len(figure_style.styles([f"mix{i}" for i in range(9)])) == 9
 
 
 def test_one_training_seed_is_said(table):
@@ -224,7 +226,7 @@ def test_data_efficiency_draws_each_kind_against_its_texts(swept):
 def test_without_a_sweep_there_is_no_figure(table, tmp_path):
     figure = plots.data_efficiency(scores.summary(table), ["sizes"], caption="in a test")
     assert figure is None
-    look.save(figure, tmp_path, "data_efficiency")
+    figure_style.save(figure, tmp_path, "data_efficiency")
     assert not list(tmp_path.iterdir())
 
 

@@ -3,7 +3,7 @@
 import re
 
 from helpers.profile import load
-from helpers.run import overview
+from helpers.run import profile_plan
 from helpers.task.points import FIRST_JUDGE
 
 
@@ -11,7 +11,7 @@ def test_plan_counts_the_papers_gradings():
     """3 settings, 4 k, 100 queries, 3 generations, 3 gradings, 4 models, 2 students: 86,400."""
     notebooks = load.load_profile("paper")
     grades = [p for name, p in notebooks.items() if name.startswith("03")]
-    table = overview.plan_grade(grades[0], models=len(grades))
+    table = profile_plan.plan_grade(grades[0], models=len(grades))
     assert table.requests.sum().tolist() == [86_400, 86_400]
 
 
@@ -22,7 +22,7 @@ def test_a_second_judge_that_is_off_is_priced_apart(capsys):
     assert not other.enabled
     assert other.base_url != grade.judge.base_url, "another maker's"
     assert set(grade.judges()) == {FIRST_JUDGE}
-    overview.main("paper")
+    profile_plan.main("paper")
     said = capsys.readouterr().out
     assert re.search(
         rf"Not asked: second judge claude, {other.model}:"
@@ -32,4 +32,4 @@ def test_a_second_judge_that_is_off_is_priced_apart(capsys):
     on = grade.model_copy(
         update={"second_judges": {"claude": other.model_copy(update={"enabled": True})}}
     )
-    assert len(overview.plan_grade(on)) == 2 * len(overview.plan_grade(grade))
+    assert len(profile_plan.plan_grade(on)) == 2 * len(profile_plan.plan_grade(grade))

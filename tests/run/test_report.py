@@ -12,7 +12,7 @@ from helpers.errors import UserError
 from helpers.files import sha256, write_json_lines
 from helpers.profile import load
 from helpers.results import scores
-from helpers.run import report, took
+from helpers.run import manifest_tables, report
 
 LINE = {
     "started": "2026-11-21T08:42:21Z",
@@ -181,7 +181,7 @@ def test_what_it_took_counts_every_run_of_a_stage_and_tells_its_parts():
     lost = LINE["asked"][0] | {"state": "HTTP 500", "dollars": 0.0}
     other = LINE | {"notebook": "03_grade k1-s0", "asked": [lost]}
     unpriced = LINE | {"notebook": "01_generate", "asked": [LINE["asked"][0] | {"dollars": None}]}
-    table = took.stages([LINE, again, other, unpriced])
+    table = manifest_tables.stages([LINE, again, other, unpriced])
     columns = "notebooks runs minutes starting grading replies tokens".split()
     assert table.loc["03_grade", columns].tolist() == [2, 3, 3.5, 1.0, 1.5, 4, 6000]
     assert table.loc["03_grade", "US dollars"] == 0.5
@@ -190,10 +190,10 @@ def test_what_it_took_counts_every_run_of_a_stage_and_tells_its_parts():
 
 def test_provenance_names_code_machine_packages_seeds_and_parameters(finished):
     other = LINE | {"notebook": "04_plot", "commit": "def5678", "changed": True}
-    facts = took.facts([LINE, other])[0]
+    facts = manifest_tables.facts([LINE, other])[0]
     assert facts["commit"] == "abc1234; def5678"
     assert facts["changed"] == "False; True"
-    nowhere = took.facts([LINE | {"commit": None, "changed": None}])[0]
+    nowhere = manifest_tables.facts([LINE | {"commit": None, "changed": None}])[0]
     assert (nowhere["commit"], nowhere["changed"]) == ("unknown", "unknown"), "outside of git"
     page = finished()
     for expected in (

@@ -5,9 +5,9 @@ from pathlib import Path
 from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Reply, Request
 from helpers.paths import ROOT
+from helpers.student.kv_cache import Answer
 from helpers.student.local import Student
 from helpers.student.sampler import in_threads
-from helpers.student.slots import Answer
 from tests.forks import forks
 
 FORKS = forks(__name__)

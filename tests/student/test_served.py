@@ -254,8 +254,8 @@ def test_a_server_that_does_not_come_up_is_a_sentence(command, said, llama, tmp_
 CHILD = """
 import sys
 from pathlib import Path
-from helpers.student.guarded import Kept
-server = Kept(["sh", "-c", "sleep 300 & sleep 300"], Path(sys.argv[1]))
+from helpers.student.child_process import ChildProcess
+server = ChildProcess(["sh", "-c", "sleep 300 & sleep 300"], Path(sys.argv[1]))
 try:
     server.process.wait()
 finally:

@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from helpers.paths import ROOT
-from helpers.student.guarded import Kept
+from helpers.student.child_process import ChildProcess
 from helpers.training.recipe import read_log
 from tests.training.runs import distance, topology
 from tests.tree import copy_of_the_tree
@@ -102,7 +102,7 @@ def slurm(tmp_path_factory):
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
         for number, daemon in enumerate(daemons):  # they end with this test, however it ends
-            stack.callback(Kept(daemon, folder / f"daemon{number}.txt").end)
+            stack.callback(ChildProcess(daemon, folder / f"daemon{number}.txt").end)
             if number == 0:
                 until((folder / "munge.socket").exists, 60)
         stack.callback(end_jobs)

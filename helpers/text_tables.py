@@ -1,6 +1,6 @@
 """Tables of graded texts, as HTML: skills marked, points won and lost by their names.
 
-Its forms are in `reading.html`.
+The templates are in `text_tables.html`.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from helpers.task.points import FIRST_JUDGE, Points
 
 FULL = "full marks"
 UNREADABLE = "unreadable"
-# The macros of `reading.html`, to be called.
+# The macros of `text_tables.html`, to be called.
 FORMS = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
 FORMS.globals |= {"marked": marked, "metrics": METRICS}
 PAGES = FORMS.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8")).module
@@ -35,10 +35,10 @@ class Page(Markup):
 
 
 def outcome(skills: Sequence[str], points: Sequence[int] | None) -> dict:
-    """What a judge's points come to.
+    """What a judge's points come to, as columns of a table.
 
-    verdict (full marks, the fault, or unreadable); won and lost, the criteria by name; and the
-    metrics, NaN where no grading was readable.
+    `verdict` is full marks, the fault, or unreadable; `won` and `lost` name the criteria; the
+    metrics are NaN where no grading was readable.
     """
     if points is None:
         words = {"verdict": UNREADABLE, "won": "", "lost": UNREADABLE}
@@ -55,7 +55,7 @@ def outcome(skills: Sequence[str], points: Sequence[int] | None) -> dict:
 
 
 def with_points(texts: pd.DataFrame) -> pd.DataFrame:
-    """With the columns of `outcome`, from the columns skills and points."""
+    """Texts, which have the columns skills and points, with those of `outcome` beside them."""
     outcomes = list(map(outcome, texts.skills, texts.points))
     return texts.join(pd.DataFrame(outcomes, index=texts.index))
 
@@ -70,12 +70,12 @@ def answers(records: Sequence[dict]) -> pd.DataFrame:
 
 
 def table(rows: pd.DataFrame | None, texts: Sequence[str] = ("text",)) -> Page | None:
-    """Rows to be read; None where there are none, for which a notebook shows nothing.
+    """Rows as an HTML table; None, which a notebook does not show, where there are no rows.
 
     Args:
-        rows: has the column skills, which is not shown: they are marked in the texts, or named
+        rows: has the column skills, which is not shown: skills are marked in the texts, or named
             after them.
-        texts: the columns in which they are marked. All others are escaped.
+        texts: the columns in which skills are marked. All others are escaped.
     """
     if rows is None or rows.empty:
         return None

@@ -7,7 +7,7 @@ import httpx2
 import openai
 import pytest
 
-from helpers.chat import client, limits, money
+from helpers.chat import client, money, retries
 from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Ledger
 from helpers.chat.replies import request_body
@@ -86,10 +86,10 @@ def test_a_server_that_stays_broken(ledger, quick):
     for fault, why in {"500": "HTTP 500", "drop_after": "", "garbage": ""}.items():
         with Server({fault: 1}) as server:
             with pytest.raises(
-                UserError, match=f"{limits.TRANSPORT_TRIES} failures in a row.*{why}.*run again"
+                UserError, match=f"{retries.TRANSPORT_TRIES} failures in a row.*{why}.*run again"
             ) as failure:
                 ask(questions(1), at(server), ledger)
-            assert server.received == limits.TRANSPORT_TRIES
+            assert server.received == retries.TRANSPORT_TRIES
         one_sentence(failure)
     nowhere_in(ledger)
 
@@ -128,7 +128,7 @@ def test_a_time_out_is_tried_again(ledger, quick):
 )
 def test_rate_limits_are_bounded_in_time(ledger, priced, monkeypatch, fault, why, retry_after):
     """What is no number of seconds counts as at least one; what was put off costs nothing."""
-    monkeypatch.setattr(limits, "RATE_LIMIT_SECONDS", 1)
+    monkeypatch.setattr(retries, "RATE_LIMIT_SECONDS", 1)
     with Server({fault: 1}, retry_after=retry_after) as server:
         with pytest.raises(UserError, match=why) as failure:
             ask(questions(1), at(server), ledger)
@@ -142,7 +142,7 @@ def test_what_is_put_off_for_longer_than_failures_are_tried_is_asked_again(ledge
     """A server that is busy for a while: asked more often than after failures."""
     with Server({fault: 0.8}, retry_after="0.01", seed=2) as server:
         assert [len(r) for r in ask(questions(5), at(server), ledger)] == [1] * 5
-        assert max(server.came.values()) > limits.TRANSPORT_TRIES
+        assert max(server.came.values()) > retries.TRANSPORT_TRIES
         assert server.billed == 5
 
 
@@ -151,7 +151,7 @@ def test_an_overload_without_a_time_is_a_failure_as_others(ledger, quick, fault)
     with Server({fault: 1}, retry_after="") as server:
         with pytest.raises(UserError, match=rf"6 failures in a row \(HTTP {fault}\)"):
             ask(questions(1), at(server), ledger)
-        assert server.received == limits.TRANSPORT_TRIES
+        assert server.received == retries.TRANSPORT_TRIES
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_an_overload_without_a_time_is_a_failure_as_others(ledger, quick, fault)
 def test_a_rate_limit_is_waited_for_as_long_as_it_says(headers, seconds):
     request = httpx2.Request("POST", "http://a/v1")
     response = httpx2.Response(429, headers=headers, request=request)
-    wait = limits.put_off(openai.APIStatusError("", response=response, body=None))
+    wait = retries.put_off(openai.APIStatusError("", response=response, body=None))
     assert seconds <= wait <= 1.5 * seconds
 
 
@@ -175,7 +175,7 @@ def test_retry_after_zero_is_soon_and_not_at_once(ledger):
         start = time.monotonic()
         assert [len(r) for r in ask(questions(10), at(server), ledger)] == [1] * 10
         assert server.happened["429"]
-        assert limits.LEAST_WAIT <= time.monotonic() - start < 1 + limits.LEAST_WAIT
+        assert retries.LEAST_WAIT <= time.monotonic() - start < 1 + retries.LEAST_WAIT
 
 
 def test_a_request_that_is_put_off_does_not_hold_up_the_end(ledger):

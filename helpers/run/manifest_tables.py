@@ -1,11 +1,11 @@
-"""How long a run took, what it cost, and on what it ran: the last tables of its report."""
+"""The manifest as tables for the report: how long a run took, its cost, and on what it ran."""
 
 import pandas as pd
 
 from helpers.run import manifest
 
 ASKED = ["state", "attempts", "prompt_tokens", "completion_tokens", "dollars"]
-# What decides a result, in the manifest's lines.
+# The fields of the manifest's lines that say what decides a result.
 FACTS = "^(commit|changed|machine|versions)"
 
 

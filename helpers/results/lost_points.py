@@ -1,7 +1,7 @@
-"""Where the points are lost: what the mean of full marks hides.
+"""Where answers lose points, which the mean of full marks does not show.
 
-Everything here is of single answers, by the majority of the first judge's gradings, with the
-intervals of `intervals`: a query counts once, whatever number of answers it has.
+Everything here is about single answers, by the majority of the first judge's gradings, with the
+intervals of `intervals`: a query counts once, however many answers it has.
 """
 
 import textwrap
@@ -78,14 +78,14 @@ def skill_points(table: pd.DataFrame, by: str) -> pd.DataFrame:
 def independent(table: pd.DataFrame) -> pd.DataFrame:
     """Full marks beside what they would be if the points of an answer were independent.
 
-    Then a query's full marks would be the product of the rates of its criteria: of its skills,
-    topic, sense and sentences. It is computed twice: with the model's rates at k = 1 in this
-    setting (`ALONE`), and with those at the same k (`SAME_K`). What full marks are below the first
-    is lost in combining. Where they are below the second, skills displace each other; where they
-    are above it, skills come together.
+    Then a query's rate of full marks would be the product of the rates of its criteria: its skills,
+    topic, sense and sentences. The product is computed twice: with the model's rates at k = 1 in
+    this setting (`ALONE`), and with its rates at the same k (`SAME_K`). What full marks fall short
+    of `ALONE` is lost in combining. Full marks below `SAME_K` mean that skills displace each other,
+    above it that they come together.
 
-    Columns: model, setting, k, seeds, queries, mean, low, high, and `full marks`: `full marks` as
-    they are, or `SAME_K` or `ALONE`, of which there is none where k = 1 was not asked for.
+    Columns: model, setting, k, seeds, queries, mean, low, high, and `full marks`, which says what
+    the row is of: `full marks` as they are, `SAME_K`, or `ALONE` (only where k = 1 was asked for).
     """
     answers = first_judge(table)
     observed = shares(answers, "full_marks").drop(columns="se")
@@ -113,8 +113,8 @@ def product(single: pd.DataFrame, cell: pd.DataFrame) -> tuple[float, float, flo
     """The mean, over the queries of `cell`, of the product of their criteria's rates in `single`.
 
     Both have the columns query, criterion and point. A skill that is not in `single` has the mean
-    rate of those that are. The 95% interval is from a seeded bootstrap: the queries of both are
-    drawn again, the same ones where both are the same.
+    rate of those that are. The 95% interval is from a seeded bootstrap over the queries of both
+    tables; where both hold the same queries, the same ones are drawn for both.
     """
     rng = np.random.default_rng(0)
     points = single.pivot(index="query", columns="criterion", values="point")
@@ -154,7 +154,7 @@ def single_skills(table: pd.DataFrame, verdicts: pd.DataFrame) -> str:
 
     Args:
         table: the tidy scores.
-        verdicts: of `findings`, of which those of models trained on D(1) alone (k1) are told.
+        verdicts: of `findings`; the sentences are about models trained on D(1) alone (k1).
     """
     answers = first_judge(table)
     points = [voted(votes) for votes in answers.votes]

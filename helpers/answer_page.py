@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 from rapidfuzz import fuzz, process
 
-from helpers import reading
+from helpers import text_tables
 from helpers.chat.endpoint import Endpoint
 from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Outcome, Reply, Request, Unreadable
@@ -43,10 +43,10 @@ def judgement(
 def in_full(p: Grade, query: Query, row: dict, ledger: Ledger) -> str:
     """HTML: an answer, or a text for training, with its prompt and the judges' replies as read.
 
-    Beside it stands the text that is most like it of those that the model was trained on.
+    It also shows the most similar text among those that the model was trained on, if any.
 
     Args:
-        row: of `reading.answers`, or of `Run.corpus`, which has its own conversation.
+        row: a row of `text_tables.answers`, or of `explore.Run.corpus`, which has `messages`.
     """
     prompts = generation_turns(query, p.pack())[: p.student_turns]
     turns = [message["content"] for message in row.get("messages", ())] or prompts
@@ -58,10 +58,17 @@ def in_full(p: Grade, query: Query, row: dict, ledger: Ledger) -> str:
         judgements[f"{name} ({judge.model})"] = read
     nearest_text = process.extractOne(row["text"], training_texts(p), scorer=fuzz.ratio)
     title = ", ".join(f"{name} {row[name]}" for name in PLACE if name in row)
-    return reading.PAGES.in_full(title, turns, row, judgements, nearest_text)
+    return text_tables.PAGES.in_full(title, turns, row, judgements, nearest_text)
 
 
-def worked(p: Grade, every: Sequence[Task], answers: pd.DataFrame, ledger: Ledger) -> reading.Page:
-    """Rows of `reading.answers` worked through: the judges' replies, points, metrics."""
+def worked(
+    p: Grade, every: Sequence[Task], answers: pd.DataFrame, ledger: Ledger
+) -> text_tables.Page:
+    """Several answers in full, one below the other.
+
+    Args:
+        every: all tasks; the index of `answers` says which of them each row answers.
+        answers: rows of `text_tables.answers`.
+    """
     pages = [in_full(p, every[i].query, row.to_dict(), ledger) for i, row in answers.iterrows()]
-    return reading.Page("<hr>".join(pages))
+    return text_tables.Page("<hr>".join(pages))

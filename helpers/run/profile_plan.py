@@ -1,4 +1,4 @@
-"""Prints a whole profile's plan: `python -m helpers.run.overview paper`, which is `make plan`."""
+"""Prints a whole profile's plan: `python -m helpers.run.profile_plan paper`, or `make plan`."""
 
 from collections import Counter, defaultdict
 
@@ -14,7 +14,7 @@ from helpers.chat.money import CHARACTERS_PER_TOKEN
 from helpers.errors import command
 from helpers.profile.consistency import feasibility
 from helpers.profile.load import load_profile
-from helpers.profile.model import Model
+from helpers.profile.parameters import Parameters
 from helpers.profile.schema import Finetune, Grade
 from helpers.run import plan
 
@@ -26,10 +26,10 @@ and {plan.KEPT[0]:.0%} to {plan.KEPT[1]:.0%} of the teacher's texts kept; minute
 """
 
 
-def left_of(profile: str, notebooks: dict[str, Model]) -> dict[str, Model]:
+def left_of(profile: str, notebooks: dict[str, Parameters]) -> dict[str, Parameters]:
     """The notebooks that have not run to their end with these parameters.
 
-    What else they read may have changed since; make looks at that.
+    Whether files that they read have changed since is not looked at here: make does that.
     """
     left = dict(notebooks)
     for name, p in notebooks.items():
@@ -44,7 +44,7 @@ def left_of(profile: str, notebooks: dict[str, Model]) -> dict[str, Model]:
 
 
 def plan_answers(p: Grade, ledger: Ledger | None = None) -> pd.DataFrame:
-    """What a model with an address of its own is asked, none of whose answers is there."""
+    """What a model with an address of its own is asked, as if it had not answered anything yet."""
     queries = [task.query for task in evaluate.tasks(p)]
     line = plan.row(
         "03_grade",
@@ -59,7 +59,7 @@ def plan_answers(p: Grade, ledger: Ledger | None = None) -> pd.DataFrame:
 
 
 def plan_grade(p: Grade, **settings) -> pd.DataFrame:
-    """What the judges are asked for models none of whose answers is there.
+    """What the judges are asked for models that have not answered anything yet.
 
     Args:
         settings: those of `plan.plan_gradings`.
@@ -76,7 +76,7 @@ def totals(table: pd.DataFrame, budget: float | None) -> str:
     """Minutes and dollars of all rows together; teacher, judge and models are asked in turn."""
     minutes, dollars = (np.nansum(list(table[name]), axis=0) for name in ("minutes", "dollars"))
     limit = "no budget: spending is not limited" if budget is None else f"budget {budget:,.2f}"
-    if not np.any(list(table.dollars)):  # what is not known is not zero
+    if not np.any(list(table.dollars)):  # an unknown price is NaN, which is not zero
         limit = "all that is asked is free"
     return (
         f"Together {plan.shown(*minutes)} minutes of asking, {plan.shown(*dollars, 2)} US dollars"
@@ -95,7 +95,7 @@ def main(profile: str) -> None:
     parts = [plan_answers(p, ledger) for p in grades if isinstance(p.student, Endpoint)]
     if "01_generate" in left:
         parts.insert(0, plan.plan_generate(left["01_generate"], ledger))
-    alike = defaultdict(list)  # by what differs where sweeps are graded in their own way
+    alike = defaultdict(list)  # models graded alike: a sweep may have its own settings and judges
     for p in grades:
         alike[tuple(p.settings), tuple(p.second_judges)].append(p)
     for same in alike.values():

@@ -21,7 +21,7 @@ class Message(pydantic.BaseModel):
 
 
 class Chat(pydantic.BaseModel):
-    """A row; other fields of it are not looked at."""
+    """A row; other fields are ignored."""
 
     messages: list[Message] = pydantic.Field(min_length=1)
 
@@ -30,7 +30,7 @@ def read(source: dict[str, str]) -> list[dict]:
     """All chats, each {"messages": [...]} with role and content.
 
     Args:
-        source: `chats`, a file; or `chats`, a data set, with its `split` and perhaps its `config`.
+        source: key `chats` names a file; with a key `split`, and perhaps `config`, a data set.
 
     Raises:
         UserError: they cannot be read, or one of them cannot be trained on; names its line.
@@ -68,9 +68,7 @@ def rows_of_data_set(source: dict[str, str]) -> Iterator[str]:
     try:
         rows = datasets.load_dataset(place, source.get("config"), split=split)
         rows = rows.select_columns("messages")
-    except (
-        Exception
-    ) as error:  # of many libraries: no such name, config, split or column, no network
+    except Exception as error:  # many kinds: no such name, config, split or column; no network
         why = " ".join(str(error).split())
         raise UserError(f"{where}: the datasets library cannot read it ({why})") from None
     return (json.dumps(row) for row in rows)

@@ -17,7 +17,7 @@ TRANSPORT_TRIES = 6
 RATE_LIMIT_SECONDS = 1800  # how long one request may be put off before the run stops
 FIRST_WAIT = 1.0  # seconds before the second try at most, doubling up to LONGEST_WAIT
 LONGEST_WAIT = 30
-# What names the model, where that is not the role.
+# The parameter that names the model, by role, where it is not `<role>.model`.
 PARAMETERS = {"student": "server.model in params/<profile>/03_grade.yaml"}
 # With a Retry-After they are waited for as rate limits are; 529 is Anthropic's.
 OVERLOADED = (503, 529)
@@ -83,7 +83,7 @@ def was_never_sent(error: Exception) -> bool:
 
 
 def is_put_off(error: Exception) -> bool:
-    """Was a request turned away for now: a rate limit, or too much load and when to come again?"""
+    """Was a request turned away for now: by a rate limit, or an overload that says how long?"""
     if not isinstance(error, openai.APIStatusError):
         return False
     says_when = any(name in error.response.headers for name in ("retry-after-ms", "retry-after"))

@@ -1,8 +1,9 @@
 """Starts a server that ends when this process ends, however it ends: no GPU stays taken.
 
 A shell starts a guard and becomes the server. The guard stands in the server's process group and
-reads from a pipe whose other end we alone hold: it closes when we are gone, and the guard ends the
-group. (A parent-death signal would reach the server alone, and not what it has started.)
+reads from a pipe whose other end this process alone holds: when this process is gone, the pipe
+closes, and the guard ends the group. (A parent-death signal would reach the server alone, and not
+what it has started.)
 """
 
 import contextlib
@@ -24,7 +25,7 @@ STOPPING = 20  # seconds that a server has to end before it is killed
 LAST = 1000  # characters of its output that an error shows
 
 
-class Kept:
+class ChildProcess:
     """A command that runs until `end`, or until this process is gone; its output is in a file."""
 
     def __init__(self, command: Sequence[str], output: Path):
@@ -43,7 +44,7 @@ class Kept:
             )
 
     def end(self) -> None:
-        """Also of what is left of the group when the server has ended: its own, and the guard."""
+        """End the whole group: the server, the processes it started, and the guard."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
                 os.killpg(self.process.pid, number)

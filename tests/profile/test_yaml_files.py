@@ -8,7 +8,7 @@ import yaml
 
 from helpers.errors import UserError
 from helpers.paths import ROOT
-from helpers.profile import load, reading
+from helpers.profile import load, yaml_files
 
 
 def as_folder(path):
@@ -166,8 +166,8 @@ def test_levels_are_as_many_as_wanted_but_no_circle(extending, profile):
 
 def test_no_profile_repeats_what_it_extends():
     """Everything that it changes is in sight."""
-    for name in reading.names():
-        files = reading.read_files(name)
+    for name in yaml_files.names():
+        files = yaml_files.read_files(name)
         own, *base = [file for file in files if file.stem == "shared"]
         inherited = {key: value for file in base[::-1] for key, value in files[file].items()}
         for key, value in files[own].items():

@@ -1,4 +1,4 @@
-"""The figures of `anatomy`: small multiples, a row a setting (and student), a column a model."""
+"""Figures of `lost_points`: small multiples, a row a setting (and student), a column a model."""
 
 import itertools
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helpers.results.look import (
+from helpers.results.figure_style import (
     STYLE,
     Captioned,
     facets,
@@ -23,11 +23,11 @@ from helpers.results.look import (
 from helpers.results.scores import with_parts
 
 MARKERS = "osD^vPX"  # of k = 1, 2, ...: in grey, what tells the lines apart
-SURE = 0.5  # a share whose interval is wider has a colour and no number
+SURE = 0.5  # a share whose interval is wider than this has a colour and no number
 
 
 def placed(table: pd.DataFrame) -> pd.DataFrame:
-    """With the columns mix and place: the row of panels, a student and setting."""
+    """The table with columns mix and place: student and setting, which share a row of panels."""
     table = with_parts(table)
     setting = "setting " + table.setting
     return table.assign(place=setting.where(table.student == "", table.student + ", " + setting))
@@ -60,7 +60,7 @@ def multiples(
 
 
 def labelled(figure: Captioned, x: str, words: str) -> Figure:
-    """With a label below, a legend above, and a caption."""
+    """The figure with a label below, a legend above, and a caption."""
     figure.supxlabel(x, fontsize=9)
     figure.align_ylabels()
     legend(figure, fontsize=7.5)
@@ -68,7 +68,7 @@ def labelled(figure: Captioned, x: str, words: str) -> Figure:
 
 
 def missing_by_k(missing: pd.DataFrame, *, caption: str) -> Figure:
-    """What answers lack, a bar a k. `missing`: the table of that name in `anatomy`."""
+    """What answers lack, a bar a k. `missing`: the table of that name in `lost_points`."""
     figure, drawn = multiples(placed(missing), "k")
     for axis, _, _, rows in drawn:
         shares = rows.pivot(index="k", columns="outcome", values="mean")
@@ -85,7 +85,7 @@ def missing_by_k(missing: pd.DataFrame, *, caption: str) -> Figure:
 
 
 def curves(table: pd.DataFrame, x: str, by: str, looks: dict[str, dict]) -> Captioned:
-    """Shares against `x`, a line for each value of `by`, whose look is given."""
+    """Shares against `x`, a line for each value of `by`; `looks` has each line's style."""
     figure, panels = multiples(placed(table), x)
     for axis, _, _, rows in panels:
         for name, look in looks.items():
@@ -116,7 +116,7 @@ def points_by_position(positions: pd.DataFrame, *, caption: str) -> Figure:
 
 
 def combining_by_k(independent: pd.DataFrame, *, caption: str) -> Figure:
-    """Full marks beside what independent points would give (`anatomy.independent`)."""
+    """Full marks beside what independent points would give (`lost_points.independent`)."""
     looks = {}
     names = independent["full marks"].unique()
     for name, style in zip(names, ("k123", "k12", "base"), strict=False):

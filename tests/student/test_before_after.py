@@ -3,7 +3,7 @@
 import pandas as pd
 
 from helpers.chat.ledger import Ledger
-from helpers.student.examples import answered
+from helpers.student.before_after import answers
 
 BASE = "helpers/world/weights/three"
 
@@ -14,8 +14,8 @@ def test_the_same_tasks_by_both_students_and_nothing_without_any(tmp_path):
     texts = pd.DataFrame([text | {"messages": task}])
     ledger = Ledger(tmp_path / "ledger.sqlite")
     settings = {"new_tokens": 40, "dtype": "float32"}
-    assert answered(texts, {}, ledger, **settings) is None
-    pairs = answered(texts, {"before": BASE, "after": BASE}, ledger, **settings)
+    assert answers(texts, {}, ledger, **settings) is None
+    pairs = answers(texts, {"before": BASE, "after": BASE}, ledger, **settings)
     assert list(pairs) == ["kind", "topic", "skills", "before", "after", "teacher"]
     assert pairs.before[0] == pairs.after[0] != ""
     assert pairs.teacher[0] == "A text."

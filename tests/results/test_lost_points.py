@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers.results import anatomy, anatomy_plots, findings, scores
+from helpers.results import findings, lost_points, lost_points_plots, scores
 from helpers.task.points import Points
 
 SKILLS = ("irony", "litotes", "metaphor", "simile", "straw man")
@@ -54,7 +54,7 @@ def independent_points():
 
 
 def test_what_is_missing_against_counting(independent_points):
-    missing = anatomy.missing(independent_points)
+    missing = lost_points.missing(independent_points)
     sums = missing.groupby(scores.CELL)["mean"].sum()
     assert sums.tolist() == pytest.approx([1] * len(sums))
     cell = independent_points.query("model == 'k12' and setting == 'I' and k == 3")
@@ -74,12 +74,12 @@ def test_what_is_missing_against_counting(independent_points):
 
 def test_points_by_position_and_by_skill_against_counting(independent_points):
     cell = independent_points.query("model == 'base' and setting == 'II' and k == 3")
-    positions = anatomy.skill_points(independent_points, "position")
+    positions = lost_points.skill_points(independent_points, "position")
     own = positions.query("model == 'base' and setting == 'II' and k == 3")
     assert own.position.tolist() == [1, 2, 3], "skills only"
     for row in own.itertuples():
         assert row.mean == pytest.approx(cell.votes.str[row.position - 1].astype(int).mean())
-    skills = anatomy.skill_points(independent_points, "criterion").set_index(
+    skills = lost_points.skill_points(independent_points, "criterion").set_index(
         [*scores.CELL, "criterion"]
     )
     shown = []
@@ -93,22 +93,25 @@ def test_points_by_position_and_by_skill_against_counting(independent_points):
 
 
 def independent(table, name) -> pd.DataFrame:
-    """`anatomy.independent`: full marks as `seen` beside those of one kind of rates."""
-    found = anatomy.independent(table).set_index([*scores.CELL, "full marks"])
+    """`lost_points.independent`: full marks as `seen` beside those of one kind of rates."""
+    found = lost_points.independent(table).set_index([*scores.CELL, "full marks"])
     rates = found.xs(name, level="full marks")
     return rates.assign(seen=found["mean"].xs("full marks", level="full marks"))
 
 
 def test_independent_points_give_their_product(independent_points):
-    for name, far in ((anatomy.ALONE, 0.16), (anatomy.SAME_K, 0.08)):  # 20 queries a skill at k = 1
+    for name, far in (
+        (lost_points.ALONE, 0.16),
+        (lost_points.SAME_K, 0.08),
+    ):  # 20 queries a skill at k = 1
         found = independent(independent_points, name)
         assert (found.low <= found["mean"]).all()
         assert (found["mean"] <= found.high).all()
         assert (found.seen - found["mean"]).abs().max() < far
         assert abs((found.seen - found["mean"]).mean()) < 0.05, "nothing is lost in combining"
     by_hand = answers(lambda k, skills: [k == 1] * k + [1] * 3, ks=(1, 2))
-    assert independent(by_hand, anatomy.ALONE)["mean"].tolist() == [1] * 4
-    assert independent(by_hand, anatomy.SAME_K).query("k == 2")["mean"].tolist() == [0, 0]
+    assert independent(by_hand, lost_points.ALONE)["mean"].tolist() == [1] * 4
+    assert independent(by_hand, lost_points.SAME_K).query("k == 2")["mean"].tolist() == [0, 0]
 
 
 def test_skills_that_displace_each_other_have_fewer_full_marks_than_their_product():
@@ -118,27 +121,27 @@ def test_skills_that_displace_each_other_have_fewer_full_marks_than_their_produc
         return [1, 1, 1, 1] if k == 1 else [*rng.permutation([1, 0]), 1, 1, 1]
 
     table = answers(one_of_two, ks=(1, 2))
-    found = independent(table, anatomy.SAME_K).query("k == 2")
+    found = independent(table, lost_points.SAME_K).query("k == 2")
     assert found.seen.tolist() == [0, 0]
     assert found["mean"].tolist() == pytest.approx([0.25, 0.25], abs=0.06)
-    assert independent(table, anatomy.ALONE).query("k == 2")["mean"].tolist() == [1, 1]
+    assert independent(table, lost_points.ALONE).query("k == 2")["mean"].tolist() == [1, 1]
 
 
 def test_skills_that_were_not_asked_for_alone_have_the_mean_rate():
     table = answers(lambda k, skills: [1] * (k + 3), ks=(1, 2), queries=40)
     alone = table[(table.k != 1) | (table.skills == "irony")]
-    assert independent(alone, anatomy.ALONE)["mean"].tolist() == [1] * 4
-    without = anatomy.independent(table[table.k > 1])
-    assert anatomy.ALONE not in set(without["full marks"]), "without k = 1 there is none"
+    assert independent(alone, lost_points.ALONE)["mean"].tolist() == [1] * 4
+    without = lost_points.independent(table[table.k > 1])
+    assert lost_points.ALONE not in set(without["full marks"]), "without k = 1 there is none"
 
 
 def test_answers_without_a_grading_are_left_out(independent_points):
     table = independent_points.copy()
     table.loc[table["query"] < 10, ["votes", "full_marks"]] = ["", np.nan]
     for found in (
-        anatomy.missing(table),
-        anatomy.skill_points(table, "position"),
-        anatomy.independent(table),
+        lost_points.missing(table),
+        lost_points.skill_points(table, "position"),
+        lost_points.independent(table),
     ):
         assert set(found.queries) == {90}
 
@@ -146,16 +149,16 @@ def test_answers_without_a_grading_are_left_out(independent_points):
 def test_the_figures_have_a_panel_a_model_and_setting(independent_points, tmp_path):
     here = {"caption": "in a test"}
 
-    missing = anatomy.missing(independent_points)
-    positions = anatomy.skill_points(independent_points, "position")
-    skills = anatomy.skill_points(independent_points, "criterion")
-    independent = anatomy.independent(independent_points)
+    missing = lost_points.missing(independent_points)
+    positions = lost_points.skill_points(independent_points, "position")
+    skills = lost_points.skill_points(independent_points, "criterion")
+    independent = lost_points.independent(independent_points)
 
     def figures():
-        yield anatomy_plots.missing_by_k(missing, **here)
-        yield anatomy_plots.points_by_position(positions, **here)
-        yield anatomy_plots.points_by_skill(skills, **here)
-        yield anatomy_plots.combining_by_k(independent, **here)
+        yield lost_points_plots.missing_by_k(missing, **here)
+        yield lost_points_plots.points_by_position(positions, **here)
+        yield lost_points_plots.points_by_skill(skills, **here)
+        yield lost_points_plots.combining_by_k(independent, **here)
 
     for figure, again in zip(figures(), figures(), strict=True):
         assert len([axis for axis in figure.axes if axis.get_subplotspec()]) >= 4
@@ -171,8 +174,8 @@ def test_two_students_have_rows_of_panels(independent_points):
         independent_points.assign(model=student + "-" + independent_points.model)
         for student in ("five", "three")
     )
-    figure = anatomy_plots.points_by_position(
-        anatomy.skill_points(two, "position"), caption="in a test"
+    figure = lost_points_plots.points_by_position(
+        lost_points.skill_points(two, "position"), caption="in a test"
     )
     assert len(figure.axes) == 2 * 2 * 2
     labels = [axis.get_ylabel() for axis in figure.axes if axis.get_ylabel()]
@@ -184,8 +187,10 @@ def test_models_are_drawn_in_the_order_given(independent_points):
     given = independent_points.replace({"model": {"base": "k12", "k12": "a"}})
     two = pd.concat(given.assign(model=f"{student}-" + given.model) for student in ("z", "b"))
     for figure in (
-        anatomy_plots.missing_by_k(anatomy.missing(two), caption="in a test"),
-        anatomy_plots.points_by_skill(anatomy.skill_points(two, "criterion"), caption="in a test"),
+        lost_points_plots.missing_by_k(lost_points.missing(two), caption="in a test"),
+        lost_points_plots.points_by_skill(
+            lost_points.skill_points(two, "criterion"), caption="in a test"
+        ),
     ):
         titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
         assert titles == ["D(1) + D(2)", "a"]
@@ -207,7 +212,7 @@ def test_what_single_skills_do_is_told_with_its_numbers_and_no_cause():
     tables = [answers(points, models=(name,), queries=300) for name, points in models.items()]
     table = pd.concat(tables).assign(texts=0)
     verdicts = findings.findings(table)
-    words = " ".join(anatomy.single_skills(table, verdicts).split())
+    words = " ".join(lost_points.single_skills(table, verdicts).split())
     for row in verdicts.itertuples():
         gain = f"{row.gain:+.2f} [{row.low:+.2f}, {row.high:+.2f}] ({row.verdict})"
         assert f"At k = {row.k} the gain is {gain}. In single answers of base and k1" in words
@@ -219,10 +224,10 @@ def test_what_single_skills_do_is_told_with_its_numbers_and_no_cause():
     assert words.index("At k = 3") < words.index("full marks are higher")
     assert "Why is not tested here." in words
     turned = table.replace({"model": {"base": "k1", "k1": "base"}})
-    words = anatomy.single_skills(turned, findings.findings(turned))
+    words = lost_points.single_skills(turned, findings.findings(turned))
     assert "not more skills" not in words, "it is said only where it is so"
     without = table[table.model == "base"]
-    assert "No model" in anatomy.single_skills(without, findings.findings(without))
+    assert "No model" in lost_points.single_skills(without, findings.findings(without))
 
 
 def test_gradings_that_differ_are_listed_with_their_votes():
@@ -231,7 +236,7 @@ def test_gradings_that_differ_are_listed_with_their_votes():
     for query, votes in enumerate(("11111 11111 11111", "11111 10111 11101")):
         rows.append({**place, "query": query, "skills": "metaphor; simile", "votes": votes})
     table = pd.DataFrame(rows)
-    differing = anatomy.not_unanimous(table)
+    differing = lost_points.not_unanimous(table)
     assert differing[["query", "criterion", "votes"]].to_numpy().tolist() == [
         [1, "simile", "1 0 1"],
         [1, "makes sense", "1 1 0"],

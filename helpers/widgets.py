@@ -10,13 +10,13 @@ from ipywidgets import HTML, Dropdown, SelectMultiple, VBox, interactive
 from itables.widget import ITable
 
 from helpers.explore import Run
-from helpers.reading import PAGES, Page
 from helpers.results.scores import METRICS
 from helpers.task.catalog import Query, Skill
+from helpers.text_tables import PAGES, Page
 
 MOST = 2_500_000  # bytes of a table: Jupyter drops messages of over 3 MB
 SHOWN = {"auto_display": True}  # what a function makes is shown below the choices
-FEW = 40  # values of a column, to be chosen from a list
+FEW = 40  # a column with at most so many values is filtered by choosing from a list
 
 
 class Browser(VBox):

@@ -8,8 +8,8 @@ import pytest
 
 from helpers import paths
 from helpers.profile.load import load_profile
-from helpers.profile.reading import names
-from helpers.run import overview, reruns
+from helpers.profile.yaml_files import names
+from helpers.run import profile_plan, reruns
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def run(monkeypatch, tmp_path):
 @pytest.mark.parametrize("name", names())
 def test_a_plan_needs_nothing(name, run, capsys, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    overview.main(name)
+    profile_plan.main(name)
     printed = capsys.readouterr().out
     assert ("01_generate" in printed) == (name != "evaluate")
     assert "03_grade" in printed
@@ -46,7 +46,7 @@ def test_what_has_run_with_the_parameters_of_today_is_done(run, capsys):
         for name in done:
             (run / f"smoke/{name}.ipynb").parent.mkdir(parents=True, exist_ok=True)
             (run / f"smoke/{name}.ipynb").write_text("{}")
-        overview.main("smoke")
+        profile_plan.main("smoke")
         return capsys.readouterr().out
 
     printed = ran("01_generate", "03_grade/base")
@@ -62,8 +62,8 @@ def test_totals_leave_out_what_is_not_known():
     unknown = [np.nan, np.nan]
     rows = [([1, 2], [3, 4]), ([5, 5], unknown), (unknown, [1, 1])]
     table = pd.DataFrame(rows, columns=["minutes", "dollars"])
-    line = overview.totals(table, None)
+    line = profile_plan.totals(table, None)
     assert "Together 6 to 7 minutes of asking, 4.00 to 5.00 US dollars" in line
     assert "without what is not known; no budget: spending is not limited." in line
-    assert line not in overview.totals(table, 2000.0)
-    assert "; budget 2,000.00." in overview.totals(table, 2000.0)
+    assert line not in profile_plan.totals(table, 2000.0)
+    assert "; budget 2,000.00." in profile_plan.totals(table, 2000.0)

@@ -2,7 +2,7 @@
 
 from helpers import model_card
 from helpers.paths import ROOT
-from helpers.profile.model import Model
+from helpers.profile.parameters import Parameters
 from helpers.profile.schema import Finetune, Plot
 from helpers.results import scores
 from helpers.results.findings import markdown
@@ -15,11 +15,11 @@ answers, with its 95% interval; after the stroke the mean of single answers.
 {table}"""
 
 
-def write(notebooks: dict[str, Model]) -> None:
-    """Every card of a profile, with the scores of the model and of its base.
+def write(notebooks: dict[str, Parameters]) -> None:
+    """Write the card of every model of a profile, with its scores and those of its base.
 
     Args:
-        notebooks: of `load_profile`.
+        notebooks: the parameters by notebook, as `load_profile` gives them.
     """
     plot: Plot = notebooks["04_plot"]
     table = scores.read_csv(ROOT / plot.figures / "scores.csv")

@@ -1,4 +1,4 @@
-"""The answers under way: their keys and values, and the attention that writes and reads these."""
+"""The KV cache of the answers under way, and the attention that writes and reads it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,9 +10,9 @@ from transformers.masking_utils import AttentionMaskInterface
 from helpers.errors import UserError
 from helpers.training.attention import on_grid
 
-# Rows, tokens and lengths come in multiples of this, the odd ones filled up: a product of few rows,
-# or one over an odd length, is summed in another order (measured on a CPU: below 12 rows in fp32;
-# lengths that are no multiple of 4, or of 16).
+# Rows, tokens and lengths are padded to multiples of this, so that an answer is the same in any
+# batch: a matrix product with few rows, or over an odd length, sums in another order (measured on
+# a CPU: below 12 rows in fp32; lengths that are no multiple of 4, or of 16).
 UNIT = 32
 
 
@@ -22,9 +22,9 @@ def rounded(n: int) -> int:
 
 @dataclass
 class Answer:
-    """What is asked, and the answer as far as it goes."""
+    """A prompt, and its answer as far as it goes."""
 
-    number: int  # its caller's
+    number: int  # by which the caller knows it
     prompt: tuple[int, ...]
     seed: int
     uniform: Iterator[float] | None = None  # one for each token, once it has a slot
@@ -44,7 +44,7 @@ class Slots:
     """
 
     def __init__(self, slots: int, length: int):
-        self.shape = (slots + 1, length)  # one more, for what only fills up
+        self.shape = (slots + 1, length)  # one more, for padding
         self.kept: dict[int, torch.Tensor] = {}  # by layer
         self.live: list[Answer] = []
 

@@ -1,11 +1,11 @@
-"""What all classes of parameters have in common."""
+"""What all classes of parameters have in common, those of a stage and those inside them."""
 
 import pydantic
 
-from helpers.profile.messages import checked
+from helpers.profile.error_messages import checked
 
 
-class Model(pydantic.BaseModel):
+class Parameters(pydantic.BaseModel):
     """Strict: a number in quotes is no number, and an unknown key is an error."""
 
     model_config = pydantic.ConfigDict(

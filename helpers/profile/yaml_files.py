@@ -12,14 +12,14 @@ import yaml
 
 from helpers.errors import UserError
 from helpers.paths import ROOT
-from helpers.profile.messages import checked, shown, unknown_key
-from helpers.profile.model import Model
+from helpers.profile.error_messages import checked, shown, unknown_key
+from helpers.profile.parameters import Parameters
 from helpers.profile.schema import DERIVED, STAGES
 from helpers.profile.value_types import NAME, trouble
 from helpers.profile.variants import Variants
 
-# The values of a profile's files, by file from the repository's root: one a stage, `shared.yaml`,
-# then those of the profile that it extends. The first that has a key is the one that counts.
+# The values of a profile's files, by the file's path from the repository's root: one a stage,
+# `shared.yaml`, then those of the profile that it extends. The first with a key counts.
 Files = dict[Path, dict]
 
 # The keys that a file may have, by its stem; `shared` is the last.
@@ -85,7 +85,7 @@ def read_files(profile: str, extending: tuple[str, ...] = ()) -> Files:
     """Read a profile, and the one that it extends.
 
     Args:
-        extending: the profiles that this one is read for.
+        extending: the profiles that extend this one, which it may not extend in turn.
 
     Raises:
         UserError: no such profile, a file that cannot be read, one that no stage reads, a key where
@@ -135,8 +135,8 @@ def source(files: Files, stage: str, key: str) -> Path:
     return next((file for file in places if key in files[file]), places[0])
 
 
-def parameters(files: Files, stage: str, derived: dict) -> Model:
-    """A stage's parameters, checked: what its files say, over what is derived.
+def parameters_of(files: Files, stage: str, derived: dict) -> Parameters:
+    """A stage's parameters, checked: the values of its files, over the derived ones.
 
     Raises:
         UserError: one sentence about the first key that is wrong.

@@ -7,7 +7,7 @@ import pytest
 
 from helpers.errors import UserError
 from helpers.files import write_json_lines
-from helpers.training import chats, data
+from helpers.training import data, own_chats
 from helpers.training.recipe import Recipe
 from tests.toys import chats as toy_chats
 from tests.toys import toy
@@ -20,7 +20,7 @@ SYSTEM = {"role": "system", "content": "Be brief."}
 def test_chats_are_taken_as_they_are(tmp_path):
     rows = [{"messages": [SYSTEM, USER, ANSWER, USER, ANSWER | {"name": "x"}], "score": 3}]
     write_json_lines(tmp_path / "own.jsonl", rows)
-    read = chats.read({"chats": str(tmp_path / "own.jsonl")})
+    read = own_chats.read({"chats": str(tmp_path / "own.jsonl")})
     assert read == [{"messages": [SYSTEM, USER, ANSWER, USER, ANSWER]}]
 
 
@@ -40,7 +40,7 @@ def test_a_row_that_cannot_be_trained_on_is_one_sentence(tmp_path, row, sentence
     bad = row if isinstance(row, str) else json.dumps(row)
     file.write_text(json.dumps({"messages": [USER, ANSWER]}) + "\n" + bad)
     with pytest.raises(UserError) as error:
-        chats.read({"chats": str(file)})
+        own_chats.read({"chats": str(file)})
     assert str(error.value).startswith(f"chats = {file}, ")
     assert sentence in str(error.value)
 
@@ -48,9 +48,9 @@ def test_a_row_that_cannot_be_trained_on_is_one_sentence(tmp_path, row, sentence
 def test_an_empty_file_and_none_are_one_sentence(tmp_path):
     (tmp_path / "own.jsonl").write_text("\n")
     with pytest.raises(UserError, match="it holds no chats"):
-        chats.read({"chats": str(tmp_path / "own.jsonl")})
+        own_chats.read({"chats": str(tmp_path / "own.jsonl")})
     with pytest.raises(UserError, match=r"cannot be read \(No such file"):
-        chats.read({"chats": str(tmp_path / "gone.jsonl")})
+        own_chats.read({"chats": str(tmp_path / "gone.jsonl")})
 
 
 @pytest.fixture
@@ -67,24 +67,24 @@ def data_set(tmp_path, monkeypatch):
 )
 def test_without_the_library_a_data_set_is_one_sentence(data_set):
     with pytest.raises(UserError, match=r"split = train: .* \.venv/bin/pip install datasets"):
-        chats.read({"chats": data_set, "split": "train"})
+        own_chats.read({"chats": data_set, "split": "train"})
 
 
 def test_a_data_set_is_read_by_the_hubs_library(data_set):
     pytest.importorskip("datasets", reason="the datasets library is not installed")
-    assert chats.read({"chats": data_set, "split": "train"}) == toy_chats(5)
-    assert len(chats.read({"chats": data_set, "split": "train[:2]"})) == 2
+    assert own_chats.read({"chats": data_set, "split": "train"}) == toy_chats(5)
+    assert len(own_chats.read({"chats": data_set, "split": "train[:2]"})) == 2
     with pytest.raises(UserError, match="split = dev: the datasets library cannot read it"):
-        chats.read({"chats": data_set, "split": "dev"})
+        own_chats.read({"chats": data_set, "split": "dev"})
     with pytest.raises(UserError, match="split = train: the datasets library cannot read it"):
-        chats.read({"chats": "nobody/nothing", "split": "train"})
+        own_chats.read({"chats": "nobody/nothing", "split": "train"})
 
 
 def test_a_data_set_without_chats_is_one_sentence(data_set, tmp_path):
     pytest.importorskip("datasets", reason="the datasets library is not installed")
     write_json_lines(tmp_path / "set/train.jsonl", [{"prompt": "?"}])
     with pytest.raises(UserError, match=r"split = train: the datasets .*\['prompt'\]"):
-        chats.read({"chats": data_set, "split": "train"})
+        own_chats.read({"chats": data_set, "split": "train"})
 
 
 def test_a_chat_that_the_students_template_refuses_is_one_sentence(tmp_path):

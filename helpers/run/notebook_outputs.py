@@ -11,14 +11,14 @@ from helpers import paths
 from helpers.errors import UserError, command
 from helpers.paths import ROOT
 
-VARIANT = "k123-s0"  # whose copies of 02 and 03 are shown
+VARIANT = "k123-s0"  # the variant whose copies of 02 and 03 are taken
 
 
 def with_outputs(notebook: Path, executed: Path) -> nbformat.NotebookNode:
     """A notebook with the outputs of its executed copy.
 
     Raises:
-        UserError: the copy is of another notebook than this.
+        UserError: the notebook was changed since the copy was executed.
     """
     renewed, copy = (nbformat.read(path, as_version=4) for path in (notebook, executed))
     copies = [cell for cell in copy.cells if cell.id != "injected-parameters"]

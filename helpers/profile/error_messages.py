@@ -12,7 +12,7 @@ from helpers.errors import UserError
 RENAMED = {"batch": "batch_api", "max_tokens": "chat_tokens", "world": "caption"}
 # Somebody may have written a key there: what stands in them is not repeated.
 NEVER_SHOWN = ("key_env", "base_url")
-# What a value has to be, by pydantic's type of the error: its own words are a programmer's.
+# What a value has to be, by pydantic's type of error; pydantic's own words are for programmers.
 FORMS = {
     "int_type": "it is a whole number, without quotes",
     "int_from_float": "it is a whole number",
@@ -30,7 +30,7 @@ def checked(model: type, values: dict, *, where: str | Callable):
     """An instance of the model.
 
     Args:
-        where: the file that the values came from; or a function that tells a key's.
+        where: the file that the values came from, or a function that gives it for a key.
 
     Raises:
         UserError: one sentence about what is wrong with one of the keys.
@@ -38,9 +38,9 @@ def checked(model: type, values: dict, *, where: str | Callable):
     try:
         return model(**values)
     except pydantic.ValidationError as e:
-        # Of two readings, as of `training_topics` (a number or a list), the deeper error is about
-        # the one meant; of int and float, the wider. A misspelt key is both unknown and missing:
-        # the first is what helps.
+        # Where a value may have two types, as `training_topics` (a number or a list), the error
+        # that lies deeper is about the type that was meant; of int and float it is that of float,
+        # the wider one. A misspelt key is both unknown and missing: the first is what helps.
         def rank(error: dict) -> tuple:
             kind = error["type"]
             return kind == "extra_forbidden", len(error["loc"]), kind == "float_type"
@@ -53,7 +53,7 @@ def checked(model: type, values: dict, *, where: str | Callable):
 
 
 def sentence(model: type, values: dict, error: dict) -> str:
-    """An error of pydantic's as a user reads it."""
+    """One of pydantic's errors, as a sentence for the user."""
     loc = error["loc"]
     name = path_in(values, loc)
     last = str(loc[-1]) if loc else ""

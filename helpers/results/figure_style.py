@@ -23,7 +23,7 @@ STYLE = {
     "k12": ("#56B4E9", "D", (0, (6, 1.5, 1, 1.5))),
     "k123": ("#D55E00", "^", "solid"),
     PADDED: ("#009E73", "v", (0, (3, 1))),
-    # For models, and mixes of other kinds, from the last one on.
+    # For models, and mixes of other kinds; taken from the end.
     "others, 3": ("#999999", "p", (0, (8, 2))),
     "others, 2": ("#0072B2", "X", (0, (2, 2))),
     "others, 1": ("#CC79A7", "P", (0, (5, 1, 1, 1, 1, 1))),
@@ -54,7 +54,7 @@ class Captioned(Figure):
     caption = ""
 
     def _repr_mimebundle_(self, **_) -> tuple[dict, dict]:
-        """What Jupyter shows: the picture, and the words for those who do not see it."""
+        """What Jupyter shows: the picture, and the caption as its alternative text."""
         png = io.BytesIO()
         self.savefig(png)
         picture = base64.b64encode(png.getvalue()).decode()
@@ -104,7 +104,7 @@ def facets(
 def styles(mixes: Iterable[str]) -> dict[str, tuple]:
     """Colour, marker and dash of each mix, kind or model, in the order given.
 
-    Those of `STYLE` have their own; others have what is free.
+    Those named in `STYLE` have their own; others get one that is free.
     """
     mixes = list(dict.fromkeys(mixes))
     unused = [style for mix, style in STYLE.items() if mix not in mixes]
@@ -161,7 +161,7 @@ def legend(figure: Figure, **look) -> None:
 
 
 def sampled(summary: pd.DataFrame) -> str:
-    """What the intervals are over, in words."""
+    """In words: how many seeds and queries the intervals are over."""
     seeds = summary.seeds.max()
     queries = f"{summary.queries.max()} queries"
     if seeds > 1:
@@ -178,10 +178,10 @@ def scored(summary: pd.DataFrame, over_generations: str) -> str:
 
 
 def finish(figure: Captioned, words: str, *, label_outer: bool = True) -> Figure:
-    """The figure with its caption, closed: a notebook shows what a cell ends with, once.
+    """The figure with its caption, closed, so that a notebook shows it once, as a cell's result.
 
     Args:
-        label_outer: all panels have the same axes, and the labels of those outside are enough.
+        label_outer: keep the axis labels of the outer panels only, where all have the same axes.
     """
     for axis in figure.axes if label_outer else ():
         axis.label_outer()

@@ -1,4 +1,4 @@
-"""The words of judges: criteria by name, and what introduces, explains or takes back points."""
+"""Patterns for a judge's words: names of criteria; what introduces, explains, revises points."""
 
 import re
 import unicodedata

@@ -7,14 +7,14 @@ from helpers.chat.replies import Request
 from helpers.task.prompts import extract_answer
 
 
-def answered(
+def answers(
     texts: pd.DataFrame, students: dict[str, str], ledger: Ledger, *, new_tokens: int, dtype: str
 ) -> pd.DataFrame | None:
     """The likeliest answer of each student to the task of each text; None without students.
 
     Args:
-        texts: has the columns kind, topic, skills, text, messages, of which the first is the task.
-        students: folders or hub names, by the names of their columns.
+        texts: has the columns kind, topic, skills, text, messages; the first message is the task.
+        students: folders or hub names, by the column that each one's answers get.
 
     Returns:
         Columns: kind, topic, skills, one for each student, teacher (the text).
