@@ -23,6 +23,7 @@ from helpers.profile.model import Model
 from helpers.profile.schema import Grade, Plot
 from helpers.results import agreement, anatomy, findings, leaks, look, scores
 from helpers.run import cards, manifest, took
+from helpers.task.catalog import SETTINGS
 from helpers.training import recipe
 
 HERE = Path(__file__).parent
@@ -160,6 +161,7 @@ def contents(profile: str, notebooks: dict[str, Model]) -> dict:
         "method": Markup((HERE / "method.svg").read_text(encoding="utf-8")),
         "outputs": outputs(profile),
         "findings": findings,
+        "SETTINGS": SETTINGS,
         "near": leaks.NEAR,
         "written": len(corpus),
         "kept": len(kept),
