@@ -123,6 +123,7 @@ def test_a_page_that_loads_nothing_and_escapes_what_a_model_wrote(finished):
     for expected in (
         "This run: in miniature, synthetic world. Teacher and judge are small programs",
         "<h2>The question</h2>",
+        "<h2>Limits</h2>",
         'alt="what &lt;it&gt; shows"',
         "&lt;script&gt;alert(1)",
         "&lt;b&gt;moon",
@@ -156,7 +157,7 @@ def test_findings_are_in_words_with_their_numbers(finished):
     assert "What holds: 2 of 2" in page
     assert "What is undecided" not in page
     assert "Held-out categories of skills improve too" in page
-    assert "setting II:\nholds at k = 2, 3\n" in page
+    assert "setting II: holds at k = 2, 3\n" in page
     assert "lift held-out skills:\n+1.00 [" in page
     assert "at k = 3\n(k123 over base, setting II, 8 queries)." in page
     page = finished(given=0)
