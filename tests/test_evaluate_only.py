@@ -239,7 +239,7 @@ def test_the_profile_runs_through_and_leaves_training_out(checkout):  # noqa: F8
     table = scores.read_csv(run / "figures/scores.csv")
     assert list(table.model.unique()) == ["three", "five", "teacher"]
     report = (run / "figures/report.html").read_text()
-    for words in ("<th>thought</th>", "exploratory, no claim", "The headline"):
+    for words in ("<th>thought</th>", "exploratory, no claim", "Full marks by k"):
         assert words in report, words
     for words in ("Leaks", "Fewer texts", "The method", "training loss", "The paper finds"):
         assert words not in report, words

@@ -68,6 +68,7 @@ PAPER = {
     FINDINGS[3].claim: "Texts with larger k teach more, with fewer examples",
     LENGTH: "(no control of the texts' length)",
     FINDINGS[6].claim: "(no pairs of training skills were kept apart)",
+    FINDINGS[7].claim: "(the same, and no control)",
 }
 OTHER_GRADER = "The conclusions hold with another grader"
 

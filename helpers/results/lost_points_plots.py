@@ -59,9 +59,10 @@ def multiples(
     return figure, drawn
 
 
-def labelled(figure: Captioned, x: str, words: str) -> Figure:
-    """The figure with a label below, a legend above, and a caption."""
+def labelled(figure: Captioned, x: str, y: str, words: str) -> Figure:
+    """The figure with labels below and at the left, a legend above, and a caption."""
     figure.supxlabel(x, fontsize=9)
+    figure.supylabel(y, fontsize=9)
     figure.align_ylabels()
     legend(figure, fontsize=7.5)
     return finish(figure, words)
@@ -79,6 +80,7 @@ def missing_by_k(missing: pd.DataFrame, *, caption: str) -> Figure:
     return labelled(
         figure,
         "skills asked for, k",
+        "share of answers",
         f"Single answers with full marks, and what the others lack ({caption}). "
         f"Lines: 95% intervals of full marks over {sampled(missing)}.",
     )
@@ -110,6 +112,7 @@ def points_by_position(positions: pd.DataFrame, *, caption: str) -> Figure:
     return labelled(
         curves(positions, "position", "k", looks),
         "place of the skill in the request",
+        "share of points",
         f"A skill's share of points by its place in the request, single answers ({caption}). "
         f"Bands: 95% intervals over {sampled(positions)}.",
     )
@@ -131,6 +134,7 @@ def combining_by_k(independent: pd.DataFrame, *, caption: str) -> Figure:
     return labelled(
         curves(independent, "k", "full marks", looks),
         "skills asked for, k",
+        "ratio of full marks",
         "Full marks of single answers, and what they would be if an answer's points were "
         f"independent ({caption}). Below the dotted line: lost in combining; below the dashed "
         f"one: skills displace each other. Bands: 95% intervals over {sampled(independent)}.",
@@ -181,7 +185,8 @@ def points_by_skill(skills: pd.DataFrame, *, caption: str) -> Figure:
     return labelled(
         figure,
         "skills asked for, k",
+        "",
         f"Each skill's share of points, single answers ({caption}). A number, in percent, where "
-        f"the 95% interval is narrower than {SURE:.0%}; few queries do not give that, and a cell "
-        f"has {skills.queries.min()} to {skills.queries.max()}. White was not asked for.",
+        f"the 95% interval is narrower than {SURE * 100:.0f} points; a cell has "
+        f"{skills.queries.min()} to {skills.queries.max()} queries. White was not asked for.",
     )

@@ -21,12 +21,14 @@ from helpers.paths import ROOT
 from helpers.profile.load import load_profile
 from helpers.profile.parameters import Parameters
 from helpers.profile.schema import Grade, Plot
-from helpers.results import agreement, findings, leaks, lost_points, scores
+from helpers.results import agreement, figure_style, findings, leaks, lost_points, scores
 from helpers.run import card_results, manifest, manifest_tables
+from helpers.task.catalog import SETTINGS
 from helpers.training import recipe
 
 HERE = Path(__file__).parent
 PAIRS = 5  # texts shown before and after the training
+VERDICTS = {"holds": "hold", "does not hold": "do not hold", "undecided": "are undecided"}
 INTERVAL = re.compile(r"([-+\d.]+) \[([-+\d.]+), ([-+\d.]+)\]")  # kept on one line
 
 
@@ -66,24 +68,42 @@ def of_scores(p: Plot, longest: int) -> dict:
     rules = {"over_generations": p.over_generations}
     written = findings.with_own(p.claims)
     verdicts = findings.findings(scored, written, **rules)
+    compared = "{model} over {against}, setting {setting}, {queries} queries"
+    verdicts["compared"] = [compared.format(**row) for row in verdicts.to_dict("records")]
     main = scores.main_models(scored)
     mixes = main[main.kind != scores.PADDED].sort_values(["texts", "model"])
     best = mixes.model.iloc[-1]
+    student = scores.student_of(best)
+    base, control = (scores.name_of(student, mix) for mix in ("base", scores.PADDED))
     ks = sorted(set(main.k))
+    unseen = next((k for k in ks if k > longest > 0), ks[-1])
+    full_marks = scores.spread(scores.summary(main, **rules))
+    at_unseen = full_marks[unseen].unstack("setting").add_prefix("setting ")
+    trained = [m for m in (base, control, best) if m in at_unseen.index]
+    headline = at_unseen.loc[trained if p.trained else list(dict.fromkeys(main.model))]
+    if p.trained:
+        headline.insert(0, "model", [figure_style.title_of(scores.mix_of(m)) for m in trained])
     decided = (scored.k + 2)[scored.gradings > 1].sum()  # points; sentences are counted in code
     return {
         "agreed": 1 - len(lost_points.not_unanimous(scored)) / max(1, decided),
-        "full_marks": scores.spread(scores.summary(main, **rules)),
-        "unseen": next((k for k in ks if k > longest > 0), ks[-1]),
+        "decided": decided,
+        "full_marks": full_marks,
+        "headline": headline.rename_axis(index=None, columns=None),
+        "unseen": unseen,
+        "longest": longest,
         "missing": lost_points.missing(main).to_dict("records"),
         "verdicts": verdicts.to_dict("records"),
-        "numbers": verdicts.drop(columns=["claim", "own", "seeds", "queries", "se", "p"]),
+        "verdict_words": VERDICTS,
+        "numbers": verdicts.drop(columns=["claim", "compared", "own", "se", "p"]).assign(
+            p_holm=["< 0.001" if p < 0.001 else f"{p:.3f}" for p in verdicts.p_holm]
+        ),
         "is_single": (verdicts.model.map(scores.mix_of) == "k1").any(),
         "is_apart": bool(main.apart.any()),
         "is_swept": bool(p.swept),
         "swapped": agreement.swap(scored, written, **rules),
         "best": best,
-        "base": scores.name_of(scores.student_of(best), "base"),
+        "base": base,
+        "control": control if control in at_unseen.index else "",
         "after": next(v for v in p.graded if re.sub(r"-s\d+$", "", v) == best),
     }
 
@@ -141,6 +161,7 @@ def contents(profile: str, notebooks: dict[str, Parameters]) -> dict:
         "method": Markup((HERE / "method.svg").read_text(encoding="utf-8")),
         "outputs": outputs(profile),
         "findings": findings,
+        "SETTINGS": SETTINGS,
         "near": leaks.NEAR,
         "written": len(corpus),
         "kept": len(kept),
@@ -149,7 +170,7 @@ def contents(profile: str, notebooks: dict[str, Parameters]) -> dict:
         "pairs": pairs and Markup(pairs),
         "took": manifest_tables.stages(lines),
         "facts": manifest_tables.facts(lines),
-        "other_code": {recipe.other_code(paths.training(profile, v)) for v in p.trained} - {""},
+        "other_code": [v for v in p.trained if recipe.other_code(paths.training(profile, v))],
         "notebooks": notebooks,
     }
 

@@ -123,6 +123,7 @@ def test_a_page_that_loads_nothing_and_escapes_what_a_model_wrote(finished):
     for expected in (
         "This run: in miniature, synthetic world. Teacher and judge are small programs",
         "<h2>The question</h2>",
+        "<h2>Limits</h2>",
         'alt="what &lt;it&gt; shows"',
         "&lt;script&gt;alert(1)",
         "&lt;b&gt;moon",
@@ -146,14 +147,19 @@ def test_a_page_that_loads_nothing_and_escapes_what_a_model_wrote(finished):
 
 def test_findings_are_in_words_with_their_numbers(finished):
     page = finished()
-    assert "at k = 3: the best of a query's answers, with its 95% interval" in page
-    assert "after the stroke single answers.\nSetting I, base: 0.00 [" in page
-    assert "Single answers of k123 at k = 3.\nIn setting I:\nfull marks 100%." in page
+    header = page[page.index("<header>") : page.index("</header>")]
+    assert "Full marks at k = 3, more skills at once than any text for training shows" in header
+    assert "<th>base</th>\n      <td>before fine-tuning</td>\n      <td>0.00&nbsp;[" in header
+    assert "Of 2 gains that were claimed beforehand,\n2 hold,\n0 do not hold" in header
+    assert (
+        "the first figure has the intervals of full marks.\nIn setting I:\nfull marks 100%." in page
+    )
     assert "What holds: 2 of 2" in page
     assert "What is undecided" not in page
     assert "Held-out categories of skills improve too" in page
-    assert "holds at k = 2 (k123, setting II);\nholds at k = 3 (k123, setting II)" in page
+    assert "setting II: holds at k = 2, 3\n" in page
     assert "lift held-out skills:\n+1.00 [" in page
+    assert "at k = 3\n(k123 over base, setting II, 8 queries)." in page
     page = finished(given=0)
     assert "What holds" not in page
     assert "is undecided" in page
