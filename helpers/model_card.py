@@ -1,6 +1,8 @@
 """The card of a fine-tuned model: the README.md in its folder that the hub shows."""
 
 import functools
+import itertools
+import json
 from pathlib import Path
 
 import httpx2
@@ -46,11 +48,19 @@ def write(p: Finetune, results: str = "Not graded yet.") -> None:
         base_licence=base_licence,
         data_licence=data_licence,
         data=data,
+        asked=first_request(folder / "chats.jsonl"),
         loss=[row["loss"] for row in recipe.read_log(folder)],
         results=results,
         **recipe.facts(folder),
     )
     write_card(folder / "model/README.md", str(card))
+
+
+def first_request(chats: Path) -> list[dict]:
+    """What comes before the first answer in the first chat that a model was trained on."""
+    with open(chats, encoding="utf-8") as file:
+        messages = json.loads(file.readline())["messages"]
+    return list(itertools.takewhile(lambda message: message["role"] != "assistant", messages))
 
 
 @functools.cache
