@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import textwrap
 
 import pytest
 from markupsafe import escape
@@ -222,3 +223,12 @@ def test_torch_waits_until_a_model_is_asked():
     script = "import sys; from helpers import browse; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=paths.ROOT)
     assert done.stdout == b"False\n", done.stderr
+
+
+def test_the_lectures_lines_can_be_asked():
+    page = (paths.ROOT / "docs/lecture.md").read_text()
+    lines = textwrap.dedent(page.split("```python\n")[1].split("```")[0])
+    models = ["base", "padded-s0", "k123-s0"]
+    assert all(f'"{name}"' in lines for name in models)
+    assert lines.endswith(", 5)\n")
+    exec(lines.replace(", 5)", ", 0)"), {"run": explore.Run("mini", models)})
