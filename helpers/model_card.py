@@ -2,14 +2,13 @@
 
 import functools
 import itertools
-import json
 from pathlib import Path
 
 import httpx2
 import huggingface_hub
 
 from helpers import paths
-from helpers.files import write_card
+from helpers.files import read_json_lines, write_card
 from helpers.profile.schema import Finetune
 from helpers.profile.value_types import is_hub_name
 from helpers.task.mixes import in_words
@@ -58,8 +57,7 @@ def write(p: Finetune, results: str = "Not graded yet.") -> None:
 
 def first_request(chats: Path) -> list[dict]:
     """What comes before the first answer in the first chat that a model was trained on."""
-    with open(chats, encoding="utf-8") as file:
-        messages = json.loads(file.readline())["messages"]
+    messages = read_json_lines(chats, "02_finetune")[0]["messages"]
     return list(itertools.takewhile(lambda message: message["role"] != "assistant", messages))
 
 
