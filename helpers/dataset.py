@@ -17,7 +17,7 @@ from helpers import paths
 from helpers.chat.conversation import Conversation
 from helpers.chat.endpoint import host
 from helpers.errors import UserError
-from helpers.files import validated, write_card, write_json_lines
+from helpers.files import sha256, validated, write_card, write_json_lines
 from helpers.profile.schema import Generate
 from helpers.results.scores import outcomes
 from helpers.task.catalog import Pool, Query
@@ -78,7 +78,10 @@ def card(p: Generate, records: list[dict], dollars: float) -> str:
     configs = []
     for kind in p.texts:
         files = [{"split": "train", "path": f"D{kind}.jsonl"}]
-        configs.append({"config_name": f"D{kind}", "data_files": files})
+        # The hub's library takes folders of one name and card for one, and gives the older's texts.
+        content = f"sha256 {sha256(paths.dataset(p.profile) / f'D{kind}.jsonl')}"
+        config = {"config_name": f"D{kind}", "description": content, "data_files": files}
+        configs.append(config)
     front = huggingface_hub.DatasetCardData(
         license="unknown" if p.corpus else host(p.teacher.base_url).licence,
         language=["en"],
@@ -93,6 +96,7 @@ def card(p: Generate, records: list[dict], dollars: float) -> str:
             front,
             template_path=Path(__file__).with_suffix(".md"),
             p=p,
+            embedded=not p.corpus and p.teacher.base_url.startswith("world:"),
             pack=p.pack(),
             dollars=dollars,
             outcomes=table.to_dict("records"),

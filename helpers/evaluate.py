@@ -115,9 +115,7 @@ def student(p: Grade, ledger: Ledger) -> "Student | Served | contextlib.nullcont
         return Served("", p.student, ledger, output=output)
     path = p.checkpoint()
     if p.mix and not (Path(path) / "config.json").exists():
-        raise UserError(
-            f"{path}: no model there yet; run 02_finetune for variant {p.variant} first"
-        )
+        raise UserError(f"{path}: no model there yet; make reproduce PROFILE={p.profile} trains it")
     if p.serve or p.server.base_url:
         words = {"model": path, "name": p.variant, "dtype": p.sample_dtype, "port": "{port}"}
         return Served(

@@ -23,10 +23,10 @@ class Run:
     """A profile, what its run has made so far, and the models to begin with.
 
     Raises:
-        UserError: a model that the profile does not have.
+        UserError: no list of models, or one that the profile does not have.
     """
 
-    def __init__(self, profile: str, models: Sequence[str] = ()):
+    def __init__(self, profile: str, models: Sequence[str]):
         self.profile = profile
         self.chosen = models
         parameters = load_profile(profile)
@@ -35,12 +35,18 @@ class Run:
             for name, p in parameters.items()
             if name.startswith("03_grade/")
         }
-        if unknown := [name for name in models if name not in self.models]:
-            raise UserError(f"models: {unknown[0]} is none of {', '.join(self.models)}")
+        self.check_models(models)
         self.p = next(iter(self.models.values()))  # for what all models share
         if written := parameters.get("01_generate"):  # whose texts are graded as answers are
             grading = {"judge": written.judge, "gradings": written.filter_gradings}
             self.filter = self.p.model_copy(update={**grading, "second_judges": {}, "mix": {}})
+
+    def check_models(self, models: Sequence[str]) -> None:
+        """Are they a list of one or more of the profile's models?"""
+        if isinstance(models, str) or not models or not set(models) <= set(self.models):
+            raise UserError(
+                f"models={models!r}: a list of one or more is needed, of {', '.join(self.models)}"
+            )
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -77,12 +83,19 @@ class Run:
         return texts.assign(outcome=texts.dropped.replace("", KEPT))
 
     def query_of(self, row: dict, skills: str = "") -> Query:
-        """The query of a row, whose skills are in the run's catalog, or in another CSV."""
+        """The query of a row, whose skills are in the run's catalog, or in another CSV.
+
+        Raises:
+            UserError: a skill that is not there, a repeated one, no list of one or more.
+        """
         file = paths.ROOT / (skills or self.p.skills)
         known = {skill.name: skill for skill in load_skills(file)}
-        if unknown := [name for name in row["skills"] if name not in known]:
-            raise UserError(f"{file}: no skill {', '.join(unknown)}")
-        shown = tuple(known[name] for name in row["skills"])
+        names = row["skills"]
+        if isinstance(names, str) or not names or len(set(names)) < len(names):
+            raise UserError(f"skills {names!r}: a list of one or more is needed, each but once")
+        if unknown := [name for name in names if name not in known]:
+            raise UserError(f"{file}: no skill {', '.join(unknown)}; it has {', '.join(known)}")
+        shown = tuple(known[name] for name in names)
         return Query(row["topic"], shown, tuple(row.get("things", ())))
 
     def compared(self, first: str, second: str, metric: str) -> pd.DataFrame:
@@ -117,8 +130,15 @@ class Run:
         Answers are stored in `runs/explore`. Without samples nobody is asked.
 
         Raises:
-            UserError: a model that is not trained yet, or what student or judge cannot do.
+            UserError: no skill, models or number of samples that can be asked, a model that is not
+                trained yet, or what student or judge cannot do.
         """
+        if not query.topic or not query.skills:
+            raise UserError("a topic and one or more skills are needed")
+        if not isinstance(samples, int) or samples < 0:
+            raise UserError(f"samples={samples!r}: a whole number is needed, 0 or more")
+        if samples:
+            self.check_models(models)
         tasks = [evaluate.Task("", query.k, 0, sample, query) for sample in range(samples)]
         columns = {}
         for model in models if samples else ():

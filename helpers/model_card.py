@@ -1,13 +1,14 @@
 """The card of a fine-tuned model: the README.md in its folder that the hub shows."""
 
 import functools
+import itertools
 from pathlib import Path
 
 import httpx2
 import huggingface_hub
 
 from helpers import paths
-from helpers.files import write_card
+from helpers.files import read_json_lines, write_card
 from helpers.profile.schema import Finetune
 from helpers.profile.value_types import is_hub_name
 from helpers.task.mixes import in_words
@@ -46,11 +47,18 @@ def write(p: Finetune, results: str = "Not graded yet.") -> None:
         base_licence=base_licence,
         data_licence=data_licence,
         data=data,
+        asked=first_request(folder / "chats.jsonl"),
         loss=[row["loss"] for row in recipe.read_log(folder)],
         results=results,
         **recipe.facts(folder),
     )
     write_card(folder / "model/README.md", str(card))
+
+
+def first_request(chats: Path) -> list[dict]:
+    """What comes before the first answer in the first chat that a model was trained on."""
+    messages = read_json_lines(chats, "02_finetune")[0]["messages"]
+    return list(itertools.takewhile(lambda message: message["role"] != "assistant", messages))
 
 
 @functools.cache

@@ -62,7 +62,7 @@ def test_every_kept_text_leaves_with_its_points(made):
         assert set(table.teacher) == {"teacher"}
 
 
-def test_the_hubs_own_library_reads_it(made, tmp_path):
+def test_the_hubs_own_library_reads_it(made, tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets", reason="the datasets library is not installed")
     records, folder = made
     cache = str(tmp_path / "cache")
@@ -74,6 +74,18 @@ def test_the_hubs_own_library_reads_it(made, tmp_path):
         assert rows[0]["messages"] == good[0]["messages"]
         again = own_chats.read({"chats": str(folder), "config": f"D{kind}", "split": "train"})
         assert again == [{"messages": record["messages"]} for record in good]
+    monkeypatch.chdir(folder)
+    lines = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    exec(lines, names := {})
+    assert names["texts"].num_rows == sum(r["kind"] == "1" and not r["dropped"] for r in records)
+
+
+def test_other_texts_have_another_card_so_that_no_cache_takes_them_for_these(made):
+    records, folder = made
+    before = front_matter(folder)["configs"]
+    dataset.write(PADDED, records[1:], dollars=0.0)
+    changed = [old != new for old, new in zip(before, front_matter(folder)["configs"], strict=True)]
+    assert changed == [True, False, False]
 
 
 def test_the_card_is_one_that_the_hub_can_read(made):
@@ -81,6 +93,13 @@ def test_the_card_is_one_that_the_hub_can_read(made):
     card = hub.DatasetCard.load(made[1] / "README.md")
     assert card.data.language == ["en"]
     assert "Prompts" in card.text
+    assert "a small program of templates, no language model" in card.text
+
+
+def test_nothing_is_said_of_a_teacher_or_judge_that_is_not_ours(made):
+    elsewhere = PADDED.judge.model_copy(update={"base_url": "http://127.0.0.1:8000/v1"})
+    for change in ({"teacher": elsewhere, "judge": elsewhere}, {"corpus": "a", "judge": elsewhere}):
+        assert "small program" not in dataset.card(PADDED.model_copy(update=change), made[0], 0.0)
 
 
 def test_an_unknown_price_is_said_to_be_unknown(made):

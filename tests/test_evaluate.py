@@ -134,7 +134,7 @@ def test_nearest_finds_near_duplicates_only():
 
 def test_no_model_yet_is_a_sentence(ledger, tmp_path, monkeypatch):
     monkeypatch.setattr("helpers.paths.run", lambda profile: tmp_path)
-    with pytest.raises(UserError, match="run 02_finetune for variant k123-s0 first"):
+    with pytest.raises(UserError, match="make reproduce PROFILE=smoke trains it"):
         evaluate.student(TRAINED, ledger)
 
 

@@ -1,7 +1,9 @@
 """A run's answers and texts as tables and pages, and the widgets over them; no browser here."""
 
+import re
 import subprocess
 import sys
+import textwrap
 
 import pytest
 from markupsafe import escape
@@ -12,7 +14,7 @@ from helpers.errors import UserError
 from helpers.files import write_json_lines
 from helpers.profile import schema
 from helpers.profile.load import load_profile
-from helpers.task.catalog import load_skills, load_topics
+from helpers.task.catalog import Query, load_skills, load_topics
 
 FORGED = "<script>alert(1)</script>"
 SECOND = schema.SecondJudge(base_url="world:?flip=0.3", model="judge", temperature=1.0)
@@ -119,8 +121,6 @@ def test_two_models_query_by_query_where_they_differ_most_first(run):
     assert live._repr_html_() == comparison._repr_html_()
     live.children[1].value = "base"
     assert set(live.result.rows.difference) == {0}
-    with pytest.raises(UserError, match=r"models: k9 is none of base, k123-s0"):
-        explore.Run("smoke", ["base", "k9"])
 
 
 def test_the_corpus_with_what_was_dropped_and_why(run):
@@ -141,10 +141,41 @@ def test_a_question_of_ones_own_is_graded_and_what_is_not_there_is_a_sentence(ru
     page = run.ask(query, ["base"], samples=2)
     assert "base: " in page
     assert "of 2 with full marks" in page
-    with pytest.raises(UserError, match="run 02_finetune for variant k123-s0 first"):
+    with pytest.raises(UserError, match="make reproduce PROFILE=smoke trains it"):
         run.ask(query, MODELS, samples=1)
-    with pytest.raises(UserError, match=r"skills.csv: no skill irony"):
-        run.query_of({"topic": "baking", "skills": ["irony"]})
+    for topic, skills in (("", query.skills), ("baking", ())):
+        with pytest.raises(UserError, match="a topic and one or more skills are needed"):
+            run.ask(Query(topic, skills), MODELS, samples=0)
+
+
+@pytest.mark.parametrize("models", [["base", "k9"], [], (), "base"])
+def test_models_that_are_not_there_are_a_sentence(run, models):
+    named = re.escape(f"models={models!r}: a list of one or more is needed, of base, k123-s0")
+    with pytest.raises(UserError, match=named):
+        explore.Run("smoke", models)
+    with pytest.raises(UserError, match=named):
+        run.ask(run.query_of({"topic": "baking", "skills": ["metaphor"]}), models, samples=1)
+
+
+@pytest.mark.parametrize(
+    ("skills", "said"),
+    [
+        (["irony"], "skills.csv: no skill irony; it has metaphor, simile, "),
+        ([], "skills []: a list of one or more is needed, each but once"),
+        ("metaphor", "skills 'metaphor': a list of one or more is needed, each but once"),
+        (["simile", "simile"], "skills ['simile', 'simile']: a list of one or more is needed"),
+    ],
+)
+def test_skills_that_cannot_be_asked_are_a_sentence(run, skills, said):
+    with pytest.raises(UserError, match=re.escape(said)):
+        run.query_of({"topic": "baking", "skills": skills})
+
+
+@pytest.mark.parametrize("samples", [-1, "3", 2.5, None])
+def test_samples_that_cannot_be_asked_are_a_sentence(run, samples):
+    query = run.query_of({"topic": "baking", "skills": ["metaphor"]})
+    with pytest.raises(UserError, match=rf"samples={samples!r}: a whole number is needed"):
+        run.ask(query, MODELS, samples)
 
 
 def test_skills_of_ones_own_show_their_prompts_at_once(run, tmp_path):
@@ -170,7 +201,7 @@ def test_the_button_asks_what_is_chosen(run):
 
 def test_without_a_run_it_says_what_to_run(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "run", lambda profile: tmp_path / profile)
-    empty = explore.Run("smoke")
+    empty = explore.Run("smoke", MODELS)
     with pytest.raises(UserError, match="make reproduce PROFILE=smoke"):
         _ = empty.answers
     with pytest.raises(UserError, match=r"corpus.jsonl: not there yet; run 01_generate first"):
@@ -181,7 +212,7 @@ def test_without_a_run_it_says_what_to_run(tmp_path, monkeypatch):
 def test_models_that_nobody_trained_are_explored_too(tmp_path, monkeypatch):
     """Of a profile without texts of its own."""
     monkeypatch.setattr(paths, "run", lambda profile: tmp_path / profile)
-    run = explore.Run("evaluate")
+    run = explore.Run("evaluate", ["teacher"])
     assert list(run.models) == ["three", "five", "teacher"]
     assert "of 1 with full marks" in run.ask(
         run.query_of({"topic": "baking", "skills": ["metaphor"]}), ["teacher"], samples=1
@@ -192,3 +223,12 @@ def test_torch_waits_until_a_model_is_asked():
     script = "import sys; from helpers import widgets; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=paths.ROOT)
     assert done.stdout == b"False\n", done.stderr
+
+
+def test_the_lectures_lines_can_be_asked():
+    page = (paths.ROOT / "docs/lecture.md").read_text()
+    lines = textwrap.dedent(page.split("```python\n")[1].split("```")[0])
+    models = ["base", "padded-s0", "k123-s0"]
+    assert all(f'"{name}"' in lines for name in models)
+    assert lines.endswith(", 5)\n")
+    exec(lines.replace(", 5)", ", 0)"), {"run": explore.Run("mini", models)})

@@ -1,6 +1,7 @@
 """The card beside a trained model: what it was made of, its results; a user's own words stay."""
 
 import itertools
+import shutil
 
 import huggingface_hub
 import pandas as pd
@@ -35,6 +36,8 @@ def folder(tmp_path, monkeypatch):
     write_json_lines(
         out / "log.jsonl", [{"step": 1, "loss": 4.0}] * 5 + [{"step": 6, "loss": 1.0}] * 5
     )
+    chat = [{"role": "user", "content": 'Show:\n"simile"'}, {"role": "assistant", "content": "."}]
+    write_json_lines(out / "chats.jsonl", [{"messages": chat}])
     paths.dataset("smoke").mkdir()
     (paths.dataset("smoke") / "README.md").write_text("---\nlicense: mit\n---\nTexts.")
     return out / "model"
@@ -53,6 +56,17 @@ def test_a_card_says_what_the_model_is_made_of(folder):
         "Not graded yet",
     ):
         assert words in card.text, words
+
+
+def test_the_cards_own_lines_run_in_its_folder(folder, monkeypatch, capsys):
+    no_card = shutil.ignore_patterns("README.md")
+    shutil.copytree(paths.ROOT / TRAINED.student, folder, ignore=no_card, dirs_exist_ok=True)
+    model_card.write(TRAINED)
+    monkeypatch.chdir(folder)
+    lines = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    exec(lines, names := {})
+    assert names["chat"] == [{"role": "user", "content": 'Show:\n"simile"'}]
+    assert capsys.readouterr().out.strip()
 
 
 def test_what_is_not_known_is_unknown(folder, monkeypatch):

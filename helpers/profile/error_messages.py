@@ -45,8 +45,13 @@ def checked(model: type, values: dict, *, where: str | Callable):
             kind = error["type"]
             return kind == "extra_forbidden", len(error["loc"]), kind == "float_type"
 
-        error = max(e.errors(include_url=False), key=rank)
+        errors = e.errors(include_url=False)
+        error = max(errors, key=rank)
     words = sentence(model, values, error)
+    for other in errors:  # `jobs` is a number or a word
+        same_key = error["loc"] and other["loc"][:1] == error["loc"][:1]
+        if same_key and other is not error and other["type"] == "literal_error":
+            words += f", or {other['ctx']['expected']}"
     # A validator of a whole model begins with the key.
     key = error["loc"][0] if error["loc"] else words.split()[0].rstrip(":")
     raise UserError(f"{where(key) if callable(where) else where}: {words}")

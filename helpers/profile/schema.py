@@ -338,7 +338,7 @@ class Plot(Experiment):
             for mix in (claim.model, claim.against):
                 named = rf"(.+-)?{re.escape(mix)}"
                 if not any(re.fullmatch(named, model) for model in models):
-                    raise ValueError(f"claims: {mix} is no mix of {', '.join(models)}")
+                    raise ValueError(f"claims: {mix} is none of {', '.join(models)}")
             if claim.model == claim.against:
                 raise ValueError(f"claims: {claim.model} is claimed to be better than itself")
             if claim.apart and 1 in claim.k:

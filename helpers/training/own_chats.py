@@ -5,6 +5,7 @@ They are rows with `messages`, as TRL takes them: JSON lines, or a data set that
 """
 
 import json
+import tempfile
 from collections.abc import Iterator
 from typing import Literal
 
@@ -64,11 +65,15 @@ def rows_of_data_set(source: dict[str, str]) -> Iterator[str]:
             f"{where}: data sets are read by a library that is not installed;"
             " .venv/bin/pip install datasets does that"
         ) from None
-    place = str(ROOT / name) if (ROOT / name).is_dir() else name
-    try:
-        rows = datasets.load_dataset(place, source.get("config"), split=split)
-        rows = rows.select_columns("messages")
-    except Exception as error:  # many kinds: no such name, config, split or column; no network
-        why = " ".join(str(error).split())
-        raise UserError(f"{where}: the datasets library cannot read it ({why})") from None
-    return (json.dumps(row) for row in rows)
+    with tempfile.TemporaryDirectory() as fresh:
+        place, cache = name, None
+        if (ROOT / name).is_dir():
+            # Its own cache may hold older rows, or those of a folder of the same name and card.
+            place, cache = str(ROOT / name), fresh
+        try:
+            rows = datasets.load_dataset(place, source.get("config"), split=split, cache_dir=cache)
+            rows = rows.select_columns("messages")
+        except Exception as error:  # many kinds: no such name, config, split or column; no network
+            why = " ".join(str(error).split())
+            raise UserError(f"{where}: the datasets library cannot read it ({why})") from None
+        yield from map(json.dumps, rows)

@@ -34,7 +34,7 @@ def test_a_claim_stands_once():
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"against": "k12"}, "claims: k12 is no mix of five-base, five-k3, five-k23"),
+        ({"against": "k12"}, "claims: k12 is none of five-base, five-k3, five-k23"),
         ({"setting": "IV"}, "claims.0.setting"),
         ({"k": []}, "claims.0.k"),
         ({"against": "k23"}, "claims: k23 is claimed to be better than itself"),

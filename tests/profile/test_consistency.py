@@ -100,7 +100,7 @@ def test_no_query_left_is_refused_and_few_are_thin(changed):
         ("shared", "pairs_apart", 0.99, "pairs_apart = 0.99, leave"),
         ("01_generate", "texts", {"30": 40}, "k = 30 needs 30 skills, and the pool for training"),
         ("04_plot", "claims", [{"model": "k...", "against": "base", "setting": "I", "k": [3]}],
-         "04_plot.yaml: claims: k... is no mix of base, k123"),
+         "04_plot.yaml: claims: k... is none of base, k123"),
         ("04_plot", "claims", [{"model": "k123", "against": "base", "setting": "I", "k": [3, 4]}],
          "04_plot.yaml: claims: k123 over base, setting I, k = [3, 4], is of more"),
         ("04_plot", "claims", [{"model": "k123", "against": "base", "setting": "III", "k": [3]}],

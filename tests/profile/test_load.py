@@ -75,6 +75,8 @@ FAULTS = [
     ("shared", "model: judge", "seed: 1", "shared.yaml: judge.model is missing"),
     # single values
     ("shared", "seed: 0", 'seed: "0"', "seed = '0' is wrong: it is a whole number, without quotes"),
+    ("shared", "jobs: auto", "jobs: many",
+     "jobs = 'many' is wrong: it is a whole number, without quotes, or 'auto'"),
     ("shared", "seed: 0", "seed: -1", "seed = -1 is wrong: input should be greater than or equal"),
     ("shared", "seed: 0", "budget: .nan\nseed: 0", "shared.yaml: budget = nan is wrong"),
     ("shared", "evaluation_ks: [1,", "evaluation_ks: [2,", "[2, 2, 3] is wrong: it names"),

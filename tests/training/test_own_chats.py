@@ -80,6 +80,17 @@ def test_a_data_set_is_read_by_the_hubs_library(data_set):
         own_chats.read({"chats": "nobody/nothing", "split": "train"})
 
 
+def test_a_folder_is_read_as_it_is_now_though_its_card_is_the_same(data_set, tmp_path):
+    pytest.importorskip("datasets", reason="the datasets library is not installed")
+    files = [{"split": "train", "path": "train.jsonl"}]
+    card = {"configs": [{"config_name": "D1", "data_files": files}]}
+    (tmp_path / "set/README.md").write_text(f"---\n{json.dumps(card)}\n---\n")
+    source = {"chats": data_set, "config": "D1", "split": "train"}
+    for chats_now in (toy_chats(5), toy_chats(3)):
+        write_json_lines(tmp_path / "set/train.jsonl", chats_now)
+        assert own_chats.read(source) == chats_now
+
+
 def test_a_data_set_without_chats_is_one_sentence(data_set, tmp_path):
     pytest.importorskip("datasets", reason="the datasets library is not installed")
     write_json_lines(tmp_path / "set/train.jsonl", [{"prompt": "?"}])
