@@ -96,7 +96,7 @@ def write(p: Generate, queries: list[Query], samples: Counter, ledger: Ledger) -
         samples: how often each query came before, by its identity; updated here. A query that
             comes again is asked for another text.
     """
-    from helpers.chat import client  # openai, which is loaded only where somebody is asked
+    from helpers.chat import client  # loads openai (half a second): only where somebody is asked
 
     replicates = []
     for query in queries:

@@ -109,7 +109,7 @@ def student(p: Grade, ledger: Ledger) -> "Student | Served | contextlib.nullcont
     output = paths.serving(p.profile, p.variant)
     if isinstance(p.student, Answers):
         return contextlib.nullcontext()
-    from helpers.student.served import Served  # openai: not for reading grades
+    from helpers.student.served import Served  # loads openai, which reading grades does not need
 
     if isinstance(p.student, Endpoint):
         return Served("", p.student, ledger, output=output)
@@ -126,7 +126,7 @@ def student(p: Grade, ledger: Ledger) -> "Student | Served | contextlib.nullcont
             output=output,
             start_seconds=p.server.start_seconds,
         )
-    from helpers.student.local import Student  # torch: not for reading grades, nor for a server
+    from helpers.student.local import Student  # loads torch, likewise
 
     return Student(
         path,

@@ -42,7 +42,11 @@ class Run:
             self.filter = self.p.model_copy(update={**grading, "second_judges": {}, "mix": {}})
 
     def check_models(self, models: Sequence[str]) -> None:
-        """Are they a list of one or more of the profile's models?"""
+        """Check that they are a list of one or more of the profile's models.
+
+        Raises:
+            UserError: they are not; it names those that there are.
+        """
         if isinstance(models, str) or not models or not set(models) <= set(self.models):
             raise UserError(
                 f"models={models!r}: a list of one or more is needed, of {', '.join(self.models)}"

@@ -8,6 +8,7 @@ import httpx2
 import huggingface_hub
 
 from helpers import paths
+from helpers.errors import UserError
 from helpers.files import read_json_lines, write_card
 from helpers.profile.schema import Finetune
 from helpers.profile.value_types import is_hub_name
@@ -47,7 +48,8 @@ def write(p: Finetune, results: str = "Not graded yet.") -> None:
         base_licence=base_licence,
         data_licence=data_licence,
         data=data,
-        asked=first_request(folder / "chats.jsonl"),
+        # Somebody's own chats are theirs to show.
+        asked=[{"role": "user", "content": "..."}] if chats else first_request(folder),
         loss=[row["loss"] for row in recipe.read_log(folder)],
         results=results,
         **recipe.facts(folder),
@@ -55,8 +57,18 @@ def write(p: Finetune, results: str = "Not graded yet.") -> None:
     write_card(folder / "model/README.md", str(card))
 
 
-def first_request(chats: Path) -> list[dict]:
-    """What comes before the first answer in the first chat that a model was trained on."""
+def first_request(folder: Path) -> list[dict]:
+    """What comes before the first answer in the first chat that a training was of.
+
+    Raises:
+        UserError: the chats are gone.
+    """
+    chats = folder / "chats.jsonl"
+    if not chats.exists():
+        raise UserError(
+            f"{chats}: gone; remove the executed 02_finetune of {folder.name}, and make reproduce"
+            " writes it again"
+        )
     messages = read_json_lines(chats, "02_finetune")[0]["messages"]
     return list(itertools.takewhile(lambda message: message["role"] != "assistant", messages))
 

@@ -15,7 +15,7 @@ from pydantic import JsonValue, PositiveFloat
 from helpers.errors import UserError
 
 if TYPE_CHECKING:
-    import openai  # otherwise loaded where something is asked: it takes half a second
+    import openai  # else loaded only where somebody is asked: it takes half a second
 
 # Fields of a request that other settings make, so `extra_body` may not hold them.
 OWN = set(
@@ -125,7 +125,7 @@ class Network:
         """Nothing to check: a model behind the network may be asked for any skill and topic."""
 
     def http_client(self) -> httpx2.AsyncClient:
-        import openai
+        import openai  # see the top
 
         # Reading the certificates takes longer than many a request.
         return openai.DefaultAioHttpClient(verify=not self.url.startswith("http:"))
@@ -165,7 +165,7 @@ def client(endpoint: Endpoint, http: httpx2.AsyncClient | None = None) -> "opena
             f"{endpoint.base_url} needs a key: set the environment variable {endpoint.key_env} to"
             " it, without a space or another character that no key has"
         )
-    import openai
+    import openai  # see the top
 
     return openai.AsyncOpenAI(
         base_url=place.url,

@@ -51,7 +51,7 @@ def replies(
     query: Query, text: str, pack: Pack, judge: Endpoint, ledger: Ledger, *, gradings: int
 ) -> list[str]:
     """What a judge said of a text, as it said it; it is asked only if it has not been yet."""
-    from helpers.chat import client  # openai, which is loaded only where somebody is asked
+    from helpers.chat import client  # loads openai (half a second): only where somebody is asked
 
     request = grading_request(query, text, pack, gradings=gradings)
     (outcome,) = client.ask([request], judge, ledger, role="judge")
@@ -94,7 +94,7 @@ def grade(
     Raises:
         UserError: what `client.ask` raises, and a judge whose server does not keep to the schema.
     """
-    from helpers.chat import client  # openai, as in `replies`
+    from helpers.chat import client  # loads openai (half a second): only where somebody is asked
 
     tasks = list(zip(queries, texts, strict=True))
     turns = [grading_turn(query, text, pack) for query, text in tasks]

@@ -49,8 +49,9 @@ def checked(model: type, values: dict, *, where: str | Callable):
         error = max(errors, key=rank)
     words = sentence(model, values, error)
     for other in errors:  # `jobs` is a number or a word
-        same_key = error["loc"] and other["loc"][:1] == error["loc"][:1]
-        if same_key and other is not error and other["type"] == "literal_error":
+        is_literal = other is not error and other["type"] == "literal_error"
+        same_value = path_in(values, other["loc"]) == path_in(values, error["loc"])
+        if error["loc"] and is_literal and same_value and other["ctx"]["expected"] != "''":
             words += f", or {other['ctx']['expected']}"
     # A validator of a whole model begins with the key.
     key = error["loc"][0] if error["loc"] else words.split()[0].rstrip(":")
@@ -94,7 +95,7 @@ def path_in(values: Any, loc: Iterable[str | int]) -> str:
 
 
 def model_in(annotation: Any) -> type | None:
-    """The pydantic model inside `dict[str, Model]` or `Model | None`."""
+    """The pydantic model inside `dict[str, M]` or `M | None`."""
     if hasattr(annotation, "model_fields"):
         return annotation
     return next((m for m in map(model_in, get_args(annotation)) if m), None)

@@ -48,12 +48,13 @@ class Finding(NamedTuple):
 
 
 PAIRS = "pairs of skills never shown together are combined, too"
+MORE = "k = 3 texts add to k = 1, 2 (k123 over k12, half as many texts again)"
 LENGTH = "length alone does not teach composition (k123 over the control)"
 FINDINGS = (
     Finding("single skills alone (k1) teach composition", "k1", "base", "I", (2, 3)),
-    Finding("k = 1, 2, 3 (k123) lift k never seen in training", "k123", "base", "I", (4, 5)),
+    Finding("k = 1, 2, 3 (k123) lift k never shown in fine-tuning", "k123", "base", "I", (4, 5)),
     Finding("k = 1, 2, 3 (k123) lift held-out skills", "k123", "base", "II", (2, 3, 4, 5)),
-    Finding("k = 3 texts add to k = 1, 2 (k123 over k12)", "k123", "k12", "I", (3, 4, 5)),
+    Finding(MORE, "k123", "k12", "I", (3, 4, 5)),
     Finding(LENGTH, "k123", PADDED, "I", (3, 4, 5)),
     Finding(LENGTH, "k123", PADDED, "II", (3, 4, 5)),
     Finding(f"{PAIRS} (k123)", "k123", "base", "I", (2,), apart=True),

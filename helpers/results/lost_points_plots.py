@@ -136,8 +136,9 @@ def combining_by_k(independent: pd.DataFrame, *, caption: str) -> Figure:
         "skills asked for, k",
         "ratio of full marks",
         "Full marks of single answers, and what they would be if an answer's points were "
-        f"independent ({caption}). Below the dotted line: lost in combining; below the dashed "
-        f"one: skills displace each other. Bands: 95% intervals over {sampled(independent)}.",
+        f"independent ({caption}). Below the dotted line: lost where several are asked for; below "
+        "the dashed one: skills displace each other. "
+        f"Bands: 95% intervals over {sampled(independent)}.",
     )
 
 
@@ -158,6 +159,7 @@ def points_by_skill(skills: pd.DataFrame, *, caption: str) -> Figure:
     heights = 0.3 + 0.115 * names.map(len)
     figure, drawn = multiples(skills, "k", list(heights))
     ks = sorted(skills.k.unique())
+    figure.set_visible(False)  # seaborn draws the whole figure for each panel
     for axis, place, _, rows in drawn:
         cells = rows.pivot(index="criterion", columns="k").reindex(names[place])
         sns.heatmap(
@@ -175,6 +177,7 @@ def points_by_skill(skills: pd.DataFrame, *, caption: str) -> Figure:
         axis.set(xlabel="", ylabel=place if axis.get_subplotspec().is_first_col() else "")
         axis.tick_params(length=0)
         axis.tick_params(axis="y", labelsize=5.5, labelrotation=0)
+    figure.set_visible(True)
     figure.colorbar(
         axis.collections[0],
         ax=figure.axes,

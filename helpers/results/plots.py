@@ -65,7 +65,7 @@ def shade_unseen(axis: Axes, ks: list[int], trained_ks: list[int]) -> None:
         axis.text(
             end - 0.05,
             1.15,
-            "k never seen\nin training",  # on one line it is wider than the shade
+            "k not in the\nfine-tuning",  # on one line it is wider than the shade
             ha="right",
             va="top",
             fontsize=7,

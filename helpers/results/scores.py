@@ -8,14 +8,13 @@ findings are computed from this table alone.
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 
-from helpers.files import read_json_lines
 from helpers.results.intervals import mean_of
 from helpers.task.mixes import Amount, texts_in
 from helpers.task.points import FIRST_JUDGE, KEPT, Points, majority
@@ -76,10 +75,13 @@ def by_criterion(votes: str) -> list[str]:
     return [" ".join(points) for points in zip(*votes.split(), strict=True)]
 
 
-def tidy(files: Sequence[Path], sweeps: Mapping[str, str] = MappingProxyType({})) -> pd.DataFrame:
-    """One row a generation and judge, from the files that 03_grade writes.
+def tidy(
+    graded: Mapping[str, list[dict]], sweeps: Mapping[str, str] = MappingProxyType({})
+) -> pd.DataFrame:
+    """One row a generation and judge, from the records that 03_grade writes.
 
     Args:
+        graded: by variant.
         sweeps: by model, the sweep that it is part of; main models are part of none.
 
     Columns: model (a variant without its seed), sweep (empty for a main one), kind and texts (which
@@ -90,9 +92,9 @@ def tidy(files: Sequence[Path], sweeps: Mapping[str, str] = MappingProxyType({})
     (NaN where no grading was readable).
     """
     rows = []
-    for path in files:
-        model, seed = re.fullmatch(r"(.+?)(?:-s(\d+))?", path.stem).groups()
-        for record in read_json_lines(path, "03_grade"):
+    for variant, records in graded.items():
+        model, seed = re.fullmatch(r"(.+?)(?:-s(\d+))?", variant).groups()
+        for record in records:
             mix = record["mix"]
             about = record | {
                 "model": model,

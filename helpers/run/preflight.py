@@ -29,7 +29,7 @@ Finding = tuple[str, bool, str]
 
 
 def tried(what: str, words: str, act: Callable, *arguments) -> Finding:
-    """Call `act`: its UserError is what is wrong, else all is well, as `words` say."""
+    """Call `act`; its UserError is what was found, or `words` where all is well."""
     try:
         act(*arguments)
     except UserError as error:

@@ -68,7 +68,9 @@ def of_scores(p: Plot, longest: int) -> dict:
     rules = {"over_generations": p.over_generations}
     written = findings.with_own(p.claims)
     verdicts = findings.findings(scored, written, **rules)
-    compared = "{model} over {against}, setting {setting}, {queries} queries"
+    compared = (
+        "{model} over {against}, setting {setting}, {queries} queries, training seeds: {seeds}"
+    )
     verdicts["compared"] = [compared.format(**row) for row in verdicts.to_dict("records")]
     main = scores.main_models(scored)
     mixes = main[main.kind != scores.PADDED].sort_values(["texts", "model"])
@@ -76,10 +78,14 @@ def of_scores(p: Plot, longest: int) -> dict:
     student = scores.student_of(best)
     base, control = (scores.name_of(student, mix) for mix in ("base", scores.PADDED))
     ks = sorted(set(main.k))
+    every = scores.summary(main, **rules)
     unseen = next((k for k in ks if k > longest > 0), ks[-1])
-    full_marks = scores.spread(scores.summary(main, **rules))
+    full_marks = scores.spread(every)
     at_unseen = full_marks[unseen].unstack("setting").add_prefix("setting ")
-    trained = [m for m in (base, control, best) if m in at_unseen.index]
+    students = dict.fromkeys(main.model.map(scores.student_of))
+    shown = ("base", scores.PADDED, scores.mix_of(best))
+    trained = [scores.name_of(of, mix) for of in students for mix in shown]
+    trained = [model for model in trained if model in at_unseen.index]
     headline = at_unseen.loc[trained if p.trained else list(dict.fromkeys(main.model))]
     if p.trained:
         headline.insert(0, "model", [figure_style.title_of(scores.mix_of(m)) for m in trained])
@@ -88,6 +94,7 @@ def of_scores(p: Plot, longest: int) -> dict:
         "agreed": 1 - len(lost_points.not_unanimous(scored)) / max(1, decided),
         "decided": decided,
         "full_marks": full_marks,
+        "sampled": figure_style.sampled(every),
         "headline": headline.rename_axis(index=None, columns=None),
         "unseen": unseen,
         "longest": longest,

@@ -273,9 +273,9 @@ if __name__ == "__main__":
         if explained := sentence(error, settings):
             sys.exit(explained)
         raise
-    # Without the interpreter's own end: a thread of gloo's that still holds a tensor then aborts
-    # the process, and with it the launcher says of a finished training that it failed (seen once
-    # in hundreds; https://github.com/pytorch/pytorch/pull/179291).
+    # End at once. At the interpreter's own end a thread of gloo's that still holds a tensor can
+    # abort the process, and the launcher then reports that a finished training has failed (seen
+    # once; https://github.com/pytorch/pytorch/pull/179291).
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

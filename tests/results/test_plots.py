@@ -98,7 +98,7 @@ def test_headline_says_what_it_shows(figures):
     for words in (
         "Setting I",
         "Setting II",
-        "never",
+        "k not in the",
         "in a test",
         "95% intervals",
         "40 queries",

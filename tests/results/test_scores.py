@@ -1,9 +1,7 @@
 """Scores from points: against an independent slow version, and from the table's votes."""
 
 import itertools
-import json
 import random
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -35,11 +33,6 @@ def records(rng, *, mix=None, ks=(1, 2, 3), settings=("I", "II"), queries=4):
                 "other": {"gradings": gradings(k, 0.9, 3)},
             },
         }
-
-
-def written(path, rows) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def slow_score(rows, k, metric, judge, over):
@@ -84,7 +77,7 @@ def test_scores_equal_an_independent_version(tmp_path, over, judge):
         "llama-2-13b-own-s0": {"chats": 9},
     }
     made = {name: list(records(rng, mix=mix, queries=30)) for name, mix in mixes.items()}
-    table = scores.tidy([written(tmp_path / f"{name}.jsonl", rows) for name, rows in made.items()])
+    table = scores.tidy(made)
     assert set(zip(table.model, table.seed, table.kind, table.texts, strict=True)) == {
         ("base", 0, "base", 0),
         ("k12", 0, "k12", 12),
@@ -115,8 +108,7 @@ def test_scores_equal_an_independent_version(tmp_path, over, judge):
 
 
 def test_votes_are_enough_to_compute_metrics_and_criteria(tmp_path):
-    path = written(tmp_path / "k1-s0.jsonl", records(random.Random(1), mix={"1": 3}))
-    table = scores.tidy([path])
+    table = scores.tidy({"k1-s0": list(records(random.Random(1), mix={"1": 3}))})
     criteria = scores.criteria(table).set_index([*scores.KEY, "generation", "judge"])
     for row in table.itertuples():
         points = majority([Points.of(list(map(int, vote))) for vote in row.votes.split()])
@@ -198,10 +190,11 @@ def test_an_older_table_has_no_pairs_apart_and_no_sweeps(tmp_path):
 def test_a_model_is_of_the_sweep_that_is_named_and_its_parts_are_counted(tmp_path):
     rng = random.Random(0)
     mix = {"1": 400, "2": {"texts": 100, "pairs": 9}}
-    files = []
-    for name, given in (("three-pairs9-s0", mix), ("three-k1-s0", {"1": 1200})):
-        files.append(written(tmp_path / f"{name}.jsonl", records(rng, mix=given)))
-    table = scores.tidy(files, {"three-pairs9": "pairs"})
+    graded = {
+        name: list(records(rng, mix=given))
+        for name, given in (("three-pairs9-s0", mix), ("three-k1-s0", {"1": 1200}))
+    }
+    table = scores.tidy(graded, {"three-pairs9": "pairs"})
     models = table.drop_duplicates("model").set_index("model")
     assert models.sweep.to_dict() == {"three-pairs9": "pairs", "three-k1": ""}
     assert models.texts.to_dict() == {"three-pairs9": 500, "three-k1": 1200}

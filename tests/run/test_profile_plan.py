@@ -30,7 +30,7 @@ def test_a_plan_needs_nothing(name, run, capsys, monkeypatch):
     assert "unknown" not in printed
     assert len(printed.splitlines()) < 60, "a screen"
     if name == "mini-full":  # main ones; those of sweeps, in one setting and by one judge alone
-        assert [f"answers of {n} models" in printed for n in (26, 48)] == [True] * 2
+        assert [f"answers of {n} models" in printed for n in (26, 42)] == [True] * 2
         assert printed.count("judge lenient: ") == 1
         assert "(1,200 texts of k = 1, 100 texts of k = 2 from 9 pairs of skills)" in printed
     if name == "mini":

@@ -38,8 +38,8 @@ LINE = {
     "machine": {"system": "Linux", "processor": "A <fast> one", "cores": 2, "gpus": ["H200"]},
 }
 CELLS = (
-    "04-04 04-06 04-08 04-15 04-16 04-18 04-22 8dcea781 f1b7483e anatomy-missing"
-    " anatomy-position anatomy-skill anatomy-combining anatomy-single anatomy-pairs"
+    "04-04 04-06 04-08 04-15 04-16 04-18 04-22 8dcea781 f1b7483e lost-missing"
+    " lost-position lost-skill lost-combining lost-single lost-pairs"
 ).split()
 HOSTILE = "<script>alert(1)</script> The living dead moon shines."
 
@@ -75,6 +75,7 @@ def finished(tmp_path, monkeypatch):
     def make(given=1, second_judge=False, apart=0):
         kept = [text(k, kind=str(k), things=[], dropped="") for k in (1, 2)]
         write_json_lines(paths.corpus("smoke"), kept)
+        graded = {}
         for variant, mix in {"base": {}, "k123-s0": {"1": 40, "2": 40, "3": 40}}.items():
             rows = []
             for cell in itertools.product(("I", "II"), (1, 2, 3), range(8), range(3)):
@@ -82,9 +83,9 @@ def finished(tmp_path, monkeypatch):
                 if second_judge:
                     rows[-1]["grades"]["other"] = rows[-1]["grades"]["first"]
             write_json_lines(paths.grades("smoke", variant), rows)
-        files = [paths.grades("smoke", variant) for variant in ("base", "k123-s0")]
+            graded[variant] = rows
         figures = tmp_path / "runs/smoke/figures"
-        scores.write_csv(scores.tidy(files), figures / "scores.csv")
+        scores.write_csv(scores.tidy(graded), figures / "scores.csv")
         executed = nbformat.v4.new_notebook()
         alt = {"image/png": {"alt": "what <it> shows"}}
         shown = [
@@ -148,18 +149,19 @@ def test_a_page_that_loads_nothing_and_escapes_what_a_model_wrote(finished):
 def test_findings_are_in_words_with_their_numbers(finished):
     page = finished()
     header = page[page.index("<header>") : page.index("</header>")]
-    assert "Full marks at k = 3, more skills at once than any text for training shows" in header
+    assert "at k = 3, more skills at once than any text of the fine-tuning shows" in header
     assert "<th>base</th>\n      <td>before fine-tuning</td>\n      <td>0.00&nbsp;[" in header
     assert "Of 2 gains that were claimed beforehand,\n2 hold,\n0 do not hold" in header
     assert (
-        "the first figure has the intervals of full marks.\nIn setting I:\nfull marks 100%." in page
+        "the first figure below has the intervals of full marks.\nIn setting I:\nfull marks 100%."
+        in page
     )
     assert "What holds: 2 of 2" in page
     assert "What is undecided" not in page
     assert "Held-out categories of skills improve too" in page
-    assert "setting II: holds at k = 2, 3\n" in page
+    assert "setting II, 8 queries, training seeds: 1: holds at k = 2, 3\n" in page
     assert "lift held-out skills:\n+1.00 [" in page
-    assert "at k = 3\n(k123 over base, setting II, 8 queries)." in page
+    assert "at k = 3\n(k123 over base, setting II, 8 queries, training seeds: 1)." in page
     page = finished(given=0)
     assert "What holds" not in page
     assert "is undecided" in page
