@@ -144,6 +144,12 @@ def test_followers_run_only_where_their_input_changed(finished):
     assert again == {"03", "03 base", "04"}
 
 
+def test_a_parameter_may_be_longer_than_a_files_name():
+    plot = load_profile("smoke")["04_plot"]
+    longer = plot.model_copy(update={"about": "A sentence. " * 500})
+    assert reruns.named_files(longer) == reruns.named_files(plot)
+
+
 def test_what_a_notebook_loads_is_reached():
     """By Python itself, in place of the graph; nothing heavy before there is work for it."""
     graph = grimp.build_graph("helpers", cache_dir=None)
