@@ -201,7 +201,6 @@ def test_errors_are_one_sentence_and_nothing_is_written(profile, file, old, new,
     [
         ("03_grade", "settings: [IV, I, V]", "input should be 'I', 'II' or 'III'"),
         ("01_generate", "corpus: nowhere.jsonl", "no such file"),
-        ("shared", "jobs: many", "or 'auto'"),
     ],
 )
 def test_a_sentence_says_of_its_own_value_alone_what_it_may_be(profile, file, line, end):

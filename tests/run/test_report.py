@@ -158,6 +158,8 @@ def test_findings_are_in_words_with_their_numbers(finished):
     )
     assert "What holds: 2 of 2" in page
     assert "What is undecided" not in page
+    assert "no control of length" in page, "where there is no control at all, too"
+    assert "had shown most of the claims" in page
     assert "Held-out categories of skills improve too" in page
     assert "setting II, 8 queries, training seeds: 1: holds at k = 2, 3\n" in page
     assert "lift held-out skills:\n+1.00 [" in page
