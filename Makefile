@@ -151,7 +151,7 @@ $(VENV)/done: requirements.txt
 # The notebooks of a profile. An executed notebook is its stage's stamp; `helpers.run.stage` writes it only on success.
 # Variants, each stage's modules by its name, and CORPUS, the texts of 01_generate, empty where none are trained on,
 # are in notebooks.mk, computed by `helpers.run.reruns`.
-STAGE   = @$(PY) -m helpers.run.stage $< $(RUN)/params/$(@:$(RUN)/%.ipynb=%).yaml $@
+STAGE   = @$(PY) -m helpers.run.stage $< $(RUN)/params/$(@:$(RUN)/%.ipynb=%).yaml $@ $^
 
 # report.done holds the report's path: one that is gone is made again.
 notebooks-of-profile:

@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,23 @@ def results(stage: str, parameters: dict) -> list[Path]:
     return [path for path in files if path.is_file() and path.name != CARD]
 
 
-def note(profile: str, run: str, *, started: float, made: Sequence[Path] = (), **about) -> None:
+def checksums(files: Iterable[Path]) -> dict[str, str]:
+    """The checksums of files, by their paths from the repository's root."""
+    return {str(path.relative_to(ROOT)): sha256(path) for path in files}
+
+
+def change(noted: dict[str, str]) -> str | None:
+    """What became of the first file that has not the checksum noted, or None."""
+    for relative, checksum in noted.items():
+        path = ROOT / relative
+        if not path.is_file():
+            return f"{relative} is gone"
+        if sha256(path) != checksum:
+            return f"{relative} was changed"
+    return None
+
+
+def note(profile: str, run: str, *, started: float, made: Iterable[Path] = (), **about) -> None:
     """Append the line of a stage that has ended.
 
     Args:
@@ -101,7 +117,8 @@ def note(profile: str, run: str, *, started: float, made: Sequence[Path] = (), *
         started: Unix time.
         made: files whose checksums are noted.
         about: notebook (the stage and, after a space, its variant), state (done, failed or
-            interrupted), sentence (why), parts (seconds of `PARTS`).
+            interrupted), sentence (why), parts (seconds of `PARTS`), read (checksums of the files
+            that it depends on, as it found them).
 
     Raises:
         UserError: the manifest cannot be written.
@@ -112,7 +129,7 @@ def note(profile: str, run: str, *, started: float, made: Sequence[Path] = (), *
         "seconds": round(time.time() - started, 1),
         **about,
         "asked": requests_of(profile, run),
-        "made": {str(path.relative_to(ROOT)): sha256(path) for path in made},
+        "made": checksums(made),
         "commit": output_of("git", "rev-parse", "HEAD"),
         "changed": None if changes is None else bool(changes),
         "versions": versions(),

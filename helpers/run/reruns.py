@@ -2,10 +2,12 @@
 
 A stage runs again when one of these was changed: its notebook, its parameters, a file that the
 parameters name, a file that it reads from an earlier stage, a module that its notebook imports, or
-one that such a module imports. What make needs to know for that is written to
-`runs/<profile>/notebooks.mk`, and the parameters, one file a notebook, to `runs/<profile>/params/`.
-Where the results of a stage are gone, changed or damaged, its executed notebook is removed, so that
-make does not take the stage for done.
+one that such a module imports. Contents count, not times, which a copy or a checkout by git does
+not keep: the manifest notes what a stage read, and `set_times` tells make, which goes by times.
+
+What else make needs to know is written to `runs/<profile>/notebooks.mk`, and the parameters, one
+file a notebook, to `runs/<profile>/params/`. Where the results of a stage are gone, changed or
+damaged, its executed notebook is removed, so that make does not take the stage for done.
 """
 
 import ast
@@ -167,13 +169,15 @@ def fault(stamp: Path, made: dict[str, str], begun_again: bool) -> str | None:
     return None
 
 
-def void(profile: str, notebooks: Profile) -> None:
+def void(profile: str, notebooks: Profile, lines: list[dict]) -> None:
     """Remove the executed notebooks of stages whose results were changed, and say which.
+
+    Args:
+        lines: the profile's manifest, as `manifest.read` gives it.
 
     Raises:
         UserError: a result stands there already that no stage has made.
     """
-    lines = manifest.read(profile) if paths.manifest(profile).exists() else []
     done = manifest.newest(lines)
     known = {path for line in lines for path in line["made"]}
     for name, parameters in notebooks.items():
@@ -194,11 +198,31 @@ def void(profile: str, notebooks: Profile) -> None:
                 )
 
 
+def set_times(profile: str, notebooks: Profile, lines: list[dict]) -> None:
+    """Make a finished stage newer than all it read where that is as it was, else older, and say so.
+
+    Make goes by these times. A stage whose line in the manifest lacks what it read keeps its own.
+    """
+    done = manifest.newest(lines)
+    for name in notebooks:
+        stamp = paths.run(profile) / f"{name}.ipynb"
+        read = done.get(name.replace("/", " "), {}).get("read")
+        if not read or not stamp.exists():
+            continue
+        if change := manifest.change(read):
+            print(f"{change}; {name} runs again", file=sys.stderr)
+            os.utime(stamp, (0, 0))
+        elif stamp.stat().st_mtime <= max((ROOT / path).stat().st_mtime for path in read):
+            stamp.touch()
+
+
 def main(profile: str) -> None:
     """Check a profile as a whole; write each notebook's parameters, and the notebooks for make."""
     notebooks = load_profile(profile)
-    void(profile, notebooks)
+    lines = manifest.read(profile) if paths.manifest(profile).exists() else []
+    void(profile, notebooks, lines)
     write_parameters(profile, notebooks)
+    set_times(profile, notebooks, lines)
     write_text(paths.run(profile) / "notebooks.mk", makefile(profile, notebooks))
 
 

@@ -1,7 +1,7 @@
 """Runs one notebook headless with papermill; only on success its copy is moved to its place.
 
 So a stage that failed does not look done. `python -m helpers.run.stage <notebook> <parameters.yaml>
-<output.ipynb>` is the Makefile's only way to run a notebook.
+<output.ipynb> <what it depends on> ...` is the Makefile's only way to run a notebook.
 """
 
 import logging
@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 # jsonschema, which papermill imports, loads this module to check addresses, which the schema of
@@ -121,7 +122,7 @@ def execute(notebook: Path, parameters: dict, aside: Path) -> tuple[str, str, st
     return "done", "", ""
 
 
-def run(notebook: Path, parameters: dict, output: Path) -> None:
+def run(notebook: Path, parameters: dict, output: Path, read: Iterable[Path] = ()) -> None:
     """Execute a notebook. On success `output` is its tidied copy.
 
     Else `<output>.partial.ipynb` shows how far it came. Either way the profile's manifest gets a
@@ -129,6 +130,7 @@ def run(notebook: Path, parameters: dict, output: Path) -> None:
 
     Args:
         parameters: with `profile`, which says whose run this is.
+        read: the files that the stage depends on, for the manifest.
 
     Raises:
         SystemExit: the notebook failed; the message is the user's sentence, or where to look.
@@ -136,6 +138,7 @@ def run(notebook: Path, parameters: dict, output: Path) -> None:
     label = f"{notebook.stem} {parameters.get('variant', '')}".strip()
     started = psutil.Process().create_time()
     aside = output.with_suffix(".partial.ipynb")
+    found = manifest.checksums(read)  # before it runs: an edit meanwhile counts as a later one
     output.parent.mkdir(parents=True, exist_ok=True)
     os.environ[HEADLESS], os.environ[RUN] = label, f"{label} {uuid.uuid4().hex}"
     logging.getLogger("papermill").setLevel(logging.ERROR)
@@ -152,6 +155,7 @@ def run(notebook: Path, parameters: dict, output: Path) -> None:
         started=started,
         state=state,
         sentence=sentence,
+        read=found,
         made=manifest.results(notebook.stem, parameters),
         parts=spent,
     )
@@ -161,10 +165,10 @@ def run(notebook: Path, parameters: dict, output: Path) -> None:
     print(f"{label}: done in {time.time() - started:.0f} s", file=sys.stderr)
 
 
-def main(notebook: str, parameters: str, output: str) -> None:
-    """Run it with the parameters of a file."""
+def main(notebook: str, parameters: str, output: str, *read: str) -> None:
+    """Run it with the parameters of a file; `read` names what make looks at before it runs it."""
     values = yaml.safe_load(Path(parameters).read_text(encoding="utf-8"))
-    run(Path(notebook), values, Path(output))
+    run(Path(notebook), values, Path(output), [ROOT / path for path in read])
 
 
 if __name__ == "__main__":

@@ -203,10 +203,15 @@ def run(monkeypatch):
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def void(notebooks):
+    lines = manifest.read(PROFILE) if paths.manifest(PROFILE).exists() else []
+    reruns.void(PROFILE, notebooks, lines)
+
+
 def test_a_finished_run_stays_as_it_is(run, capsys):
     folder, notebooks = run
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")}
-    reruns.void(PROFILE, notebooks)
+    void(notebooks)
     assert capsys.readouterr().err == ""
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")} == before
 
@@ -214,7 +219,7 @@ def test_a_finished_run_stays_as_it_is(run, capsys):
 def test_a_result_that_is_gone_runs_again(run, capsys):
     folder, notebooks = run
     paths.grades(PROFILE, "base").unlink()
-    reruns.void(PROFILE, notebooks)
+    void(notebooks)
     said = f"runs/{PROFILE}/grades/base.jsonl is gone; 03_grade/base runs again"
     assert said in capsys.readouterr().err
     assert not (folder / "03_grade/base.ipynb").exists()
@@ -227,7 +232,7 @@ def test_what_a_user_changed_is_kept_beside(run, capsys, name):
     file = folder / name
     for number in (1, 2):
         file.write_text(f"mine {number}")
-        reruns.void(PROFILE, notebooks)
+        void(notebooks)
         kept = file.with_name(f"{file.name}.old-{number}")
         assert f"was changed (kept: {kept.name}); 01_generate runs" in capsys.readouterr().err
         assert kept.read_text() == f"mine {number}"
@@ -238,7 +243,7 @@ def test_what_a_killed_stage_wrote_is_not_a_users(run, capsys):
     folder, notebooks = run
     (folder / "01_generate.partial.ipynb").write_text(NOTEBOOK)
     paths.corpus(PROFILE).write_text("newer")
-    reruns.void(PROFILE, notebooks)
+    void(notebooks)
     assert "of a run that did not end; 01_generate runs again" in capsys.readouterr().err
     assert paths.corpus(PROFILE).read_text() == "newer"
 
@@ -247,7 +252,7 @@ def test_a_damaged_notebook_runs_again(run, capsys):
     folder, notebooks = run
     for damaged in ("", NOTEBOOK[:-5]):
         (folder / "01_generate.ipynb").write_text(damaged)
-        reruns.void(PROFILE, notebooks)
+        void(notebooks)
         assert "01_generate.ipynb is damaged; 01_generate runs again" in capsys.readouterr().err
         assert not (folder / "01_generate.ipynb").exists()
 
@@ -257,7 +262,7 @@ def test_a_file_that_no_stage_made_is_not_overwritten(run):
     paths.manifest(PROFILE).unlink()
     (folder / "01_generate.ipynb").unlink()
     with pytest.raises(UserError, match=r"split.jsonl: 01_generate would overwrite this file"):
-        reruns.void(PROFILE, notebooks)
+        void(notebooks)
     assert paths.corpus(PROFILE).read_text() == "made"
 
 
@@ -293,3 +298,68 @@ def test_an_edit_of_your_own_texts_or_chats_runs_again_what_reads_them(run, tmp_
     first, second, third = hashes
     assert all(a != b for a, b in zip(first, second, strict=True))
     assert second == third
+
+
+# ---- what a stage read, and the times that make goes by ----
+
+
+@pytest.fixture
+def stage_that_read(run):
+    """01, with two files that it read; returns its stamp, these, and what looks at them."""
+    folder, notebooks = run
+    read = [folder / "params/01_generate.yaml", folder / "module.py"]
+    for file in read:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("as it was")
+    manifest.note(
+        PROFILE, "r", notebook="01_generate", started=0.0, state="done",
+        read=manifest.checksums(read), made=[paths.corpus(PROFILE)],
+    )  # fmt: skip
+    return (
+        folder / "01_generate.ipynb",
+        read,
+        lambda: reruns.set_times(PROFILE, notebooks, manifest.read(PROFILE)),
+    )
+
+
+def is_done(stamp, read):
+    """As make sees it."""
+    return all(stamp.stat().st_mtime > file.stat().st_mtime for file in read)
+
+
+def test_files_of_other_times_run_nothing_again(stage_that_read, capsys):
+    """As a copy leaves them, or git where one looks at another branch and comes back."""
+    stamp, read, look = stage_that_read
+    now = time.time()
+    for old in (stamp, *read):
+        for file in (stamp, *read):
+            os.utime(file, (now - 500, now - 900 if file == old else now - 500))
+        look()
+        assert is_done(stamp, read)
+        before = stamp.stat().st_mtime_ns
+        look()
+        assert stamp.stat().st_mtime_ns == before
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("edit", ["an edit", None])
+def test_a_changed_file_runs_its_stage_again_even_if_it_is_older(stage_that_read, capsys, edit):
+    stamp, read, look = stage_that_read
+    read[1].write_text(edit or "")
+    os.utime(read[1], (1, 1))
+    what = "was changed"
+    if edit is None:
+        read[1].unlink()
+        what = "is gone"
+    look()
+    assert not is_done(stamp, read[:1])
+    assert stamp.read_text() == NOTEBOOK, "what was made stays until it is made anew"
+    assert f"runs/{PROFILE}/module.py {what}; 01_generate runs again" in capsys.readouterr().err
+
+
+def test_a_stage_that_noted_nothing_is_left_to_the_times(run, capsys):
+    folder, notebooks = run
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")}
+    reruns.set_times(PROFILE, notebooks, manifest.read(PROFILE))
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")} == before
+    assert capsys.readouterr().err == ""
