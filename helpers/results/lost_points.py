@@ -81,7 +81,7 @@ def independent(table: pd.DataFrame) -> pd.DataFrame:
     Then a query's rate of full marks would be the product of the rates of its criteria: its skills,
     topic, sense and sentences. The product is computed twice: with the model's rates at k = 1 in
     this setting (`ALONE`), and with its rates at the same k (`SAME_K`). What full marks fall short
-    of `ALONE` is lost in combining. Full marks below `SAME_K` mean that skills displace each other,
+    of `ALONE` is lost where several skills are asked for. Full marks below `SAME_K` mean that skills displace each other,
     above it that they come together.
 
     Columns: model, setting, k, seeds, queries, mean, low, high, and `full marks`, which says what
@@ -143,10 +143,7 @@ TOGETHER = (
     " So full marks are higher though not more skills are shown: they are spread more unevenly,"
     " with more answers that stop after one skill, and more that show all."
 )
-UNTESTED = (
-    "Why is not tested here. That each text of D(1) ends after one skill would explain the answers"
-    " that do so; nothing measured explains those that show all."
-)
+UNTESTED = "Why is not tested here."
 
 
 def single_skills(table: pd.DataFrame, verdicts: pd.DataFrame) -> str:

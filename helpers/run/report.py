@@ -68,10 +68,10 @@ def of_scores(p: Plot, longest: int) -> dict:
     rules = {"over_generations": p.over_generations}
     written = findings.with_own(p.claims)
     verdicts = findings.findings(scored, written, **rules)
-    compared = (
-        "{model} over {against}, setting {setting}, {queries} queries, training seeds: {seeds}"
-    )
-    verdicts["compared"] = [compared.format(**row) for row in verdicts.to_dict("records")]
+    compared = "{model} over {against}, setting {setting}, {queries} queries, {seeds} training seed"
+    verdicts["compared"] = [
+        compared.format(**row) + "s"[: row["seeds"] != 1] for row in verdicts.to_dict("records")
+    ]
     main = scores.main_models(scored)
     mixes = main[main.kind != scores.PADDED].sort_values(["texts", "model"])
     best = mixes.model.iloc[-1]

@@ -161,9 +161,9 @@ def test_findings_are_in_words_with_their_numbers(finished):
     assert "no control of length" in page, "where there is no control at all, too"
     assert "had shown most of the claims" in page
     assert "Held-out categories of skills improve too" in page
-    assert "setting II, 8 queries, training seeds: 1: holds at k = 2, 3\n" in page
+    assert "setting II, 8 queries, 1 training seed: holds at k = 2, 3\n" in page
     assert "lift held-out skills:\n+1.00 [" in page
-    assert "at k = 3\n(k123 over base, setting II, 8 queries, training seeds: 1)." in page
+    assert "at k = 3\n(k123 over base, setting II, 8 queries, 1 training seed)." in page
     page = finished(given=0)
     assert "What holds" not in page
     assert "is undecided" in page
