@@ -1,5 +1,6 @@
 """The README's numbers come from the committed scores and from the plan."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from helpers.paths import ROOT
 from helpers.profile import load
 from helpers.results import agreement, findings, scores
 from helpers.run import plan, profile_plan
+from helpers.task.pairs import count_apart
 
 README = (ROOT / "README.md").read_text()
 PAGES = "\n".join(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))
@@ -28,8 +30,10 @@ def test_tables_are_those_of_the_committed_scores():
         assert markdown in PAGES, "python -m helpers.results.findings prints the tables"
 
 
-def test_its_own_numbers_stand_in_the_tables():
-    shown = "".join(findings.readme_tables(ROOT / "figures/scores.csv"))
+def test_its_own_numbers_stand_in_the_tables(table):
+    verdicts = findings.findings(table, findings.with_own([]))
+    unclaimed = findings.headline(findings.exploratory(table, verdicts)).to_csv()
+    shown = unclaimed + "".join(findings.readme_tables(ROOT / "figures/scores.csv"))
     numbers = re.findall(r"[+-]?\d\.\d\d \[.*?\]", README)
     assert numbers
     for number in numbers:
@@ -41,6 +45,23 @@ def test_its_table_is_full_marks_of_setting_one(table):
     rows = re.findall(r"^\| (\w+|.*`\w+`) ((?:\| \d\.\d\d )+)\|$", README, re.M)
     shown = {re.findall(r"\w+", name)[-1]: re.findall(r"[\d.]+", cells) for name, cells in rows}
     assert shown == {name: list(map("{:.2f}".format, row)) for name, row in means.iterrows()}
+
+
+def test_its_first_request_is_answered_as_it_says(table):
+    asked = table[(table.setting == "I") & (table.k == 4) & (table.seed == 0)]
+    first = asked[asked["query"] == asked["query"].min()].set_index("model").full_marks
+    assert first["k123"].tolist() == [0, 1, 1], "its second and third have full marks"
+    assert not first["base"].any()
+
+
+def test_how_many_pairs_are_kept_apart():
+    generate = load.load_profile("mini")["01_generate"]
+    names = [skill.name for skill in generate.pools()["I"].skills]
+    pairs = [*itertools.combinations(names, 2)]
+    apart = [pair for pair in pairs if count_apart(pair, generate.pairs_apart)]
+    words = f"{len(apart)} of the {len(pairs)} pairs of training skills"
+    assert words in README
+    assert words.replace("of the", "of its") in PROSE
 
 
 def test_its_pairs_kept_apart_are_those_of_the_scores(table):
