@@ -23,6 +23,7 @@ import re
 import sqlite3
 import tempfile
 import time
+import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ class Ledger:
     def __init__(self, path: Path, *, budget: float | None = None):
         self.path = path
         self.budget = budget
-        self.run = os.environ.get(RUN)
+        self.run = os.environ.get(RUN, uuid.uuid4().hex)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if not path.exists():

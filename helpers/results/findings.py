@@ -113,6 +113,7 @@ def gain_in(cells: dict, model: str, against: str, setting: str, k: int) -> Gain
     return gain_of(ours[common].to_numpy(), theirs[common].to_numpy())
 
 
+VERDICTS = {"holds": "hold", "does not hold": "do not hold", "undecided": "are undecided"}
 COMPARED = ["claim", "setting", "model", "against", "k"]
 NUMBERS = ["own", "apart", "seeds", "queries", "gain", "se", "low", "high", "single", "p"]
 
@@ -182,6 +183,15 @@ def exploratory(table: pd.DataFrame, verdicts: pd.DataFrame, **rules) -> pd.Data
         p_holm=np.nan,
         verdict="",
     )
+
+
+def counted(verdicts: pd.DataFrame) -> str:
+    """How many gains hold, do not hold and are undecided, as a sentence."""
+    if not len(verdicts):
+        return "No claim is about these mixes or models."
+    counts = verdicts.verdict.value_counts().reindex(VERDICTS, fill_value=0)
+    words = [f"{count} {VERDICTS[verdict]}" for verdict, count in counts.items()]
+    return f"Of {len(verdicts)} gains that were claimed beforehand, {', '.join(words)}."
 
 
 def headline(verdicts: pd.DataFrame) -> pd.DataFrame:

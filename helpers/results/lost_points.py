@@ -81,8 +81,8 @@ def independent(table: pd.DataFrame) -> pd.DataFrame:
     Then a query's rate of full marks would be the product of the rates of its criteria: its skills,
     topic, sense and sentences. The product is computed twice: with the model's rates at k = 1 in
     this setting (`ALONE`), and with its rates at the same k (`SAME_K`). What full marks fall short
-    of `ALONE` is lost where several skills are asked for. Full marks below `SAME_K` mean that skills displace each other,
-    above it that they come together.
+    of `ALONE` is lost where several skills are asked for. Full marks below `SAME_K` mean that
+    skills displace each other, above it that they come together.
 
     Columns: model, setting, k, seeds, queries, mean, low, high, and `full marks`, which says what
     the row is of: `full marks` as they are, `SAME_K`, or `ALONE` (only where k = 1 was asked for).

@@ -259,10 +259,11 @@ def plan_gradings(
     for name, judge in (judges or p.judges()).items():
         questions = questions_of(texts, packs[name], p.gradings)
         graded = len(questions) * models
+        of = f"{models} model" + ("" if models == 1 else "s")
         title = "judge" if name == FIRST_JUDGE else f"judge {name}"
         line = row(
             "03_grade",
-            f"{title}: {graded:,} different answers of {models} models x {p.gradings} gradings",
+            f"{title}: {graded:,} different answers of {of} x {p.gradings} gradings",
             judge,
             graded,
             mean_tokens(questions),

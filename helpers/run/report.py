@@ -28,7 +28,6 @@ from helpers.training import recipe
 
 HERE = Path(__file__).parent
 PAIRS = 5  # texts shown before and after the training
-VERDICTS = {"holds": "hold", "does not hold": "do not hold", "undecided": "are undecided"}
 INTERVAL = re.compile(r"([-+\d.]+) \[([-+\d.]+), ([-+\d.]+)\]")  # kept on one line
 
 
@@ -100,7 +99,8 @@ def of_scores(p: Plot, longest: int) -> dict:
         "longest": longest,
         "missing": lost_points.missing(main).to_dict("records"),
         "verdicts": verdicts.to_dict("records"),
-        "verdict_words": VERDICTS,
+        "verdict_words": list(findings.VERDICTS),
+        "counted": findings.counted(verdicts),
         "numbers": verdicts.drop(columns=["claim", "compared", "own", "se", "p"]).assign(
             p_holm=["< 0.001" if p < 0.001 else f"{p:.3f}" for p in verdicts.p_holm]
         ),

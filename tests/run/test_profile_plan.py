@@ -52,7 +52,7 @@ def test_what_has_run_with_the_parameters_of_today_is_done(run, capsys):
     printed = ran("01_generate", "03_grade/base")
     assert "3 of 5 notebooks are left" in printed
     assert "teacher, k" not in printed
-    assert "of 1 models" in printed
+    assert "of 1 model x" in printed
     assert "Nothing is left to ask." in ran(*notebooks)
     shutil.rmtree(run / "smoke/params")
     assert "teacher, k" in ran()

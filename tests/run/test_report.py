@@ -151,7 +151,7 @@ def test_findings_are_in_words_with_their_numbers(finished):
     header = page[page.index("<header>") : page.index("</header>")]
     assert "at k = 3, more skills at once than any text of the fine-tuning shows" in header
     assert "<th>base</th>\n      <td>before fine-tuning</td>\n      <td>0.00&nbsp;[" in header
-    assert "Of 2 gains that were claimed beforehand,\n2 hold,\n0 do not hold" in header
+    assert "Of 2 gains that were claimed beforehand, 2 hold, 0 do not hold, 0 are" in header
     assert (
         "the first figure below has the intervals of full marks.\nIn setting I:\nfull marks 100%."
         in page
