@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 
+import httpx2
 import openai
 from anyio.from_thread import start_blocking_portal
 from filelock import AsyncFileLock
@@ -83,13 +84,11 @@ class Run:
         async with client(self.endpoint, http) as self.api:
             # Whose account, too: organization and project, where the SDK's variables name them.
             said = self.api.default_headers
-            headers = {name: said[name] for name in SENT if said[name]}
-            self.post = partial(
-                http.post,
-                f"{self.api.base_url}chat/completions",
-                headers=headers | self.api.auth_headers,
-                timeout=self.endpoint.timeout,
-            )
+            http.headers.update({name: said[name] for name in SENT if said[name]})
+            http.headers.update(self.api.auth_headers)
+            http.timeout = self.endpoint.timeout
+            # Parsed once: parsing takes longer than a write to the ledger.
+            self.post = partial(http.post, httpx2.URL(f"{self.api.base_url}chat/completions"))
             if self.endpoint.batch_api:
                 yield
                 return
