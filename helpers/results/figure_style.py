@@ -3,7 +3,9 @@
 import base64
 import io
 import itertools
+import math
 import re
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from helpers.results.lost_points import SKILL_AND_MORE
 from helpers.results.scores import PADDED
 from helpers.task.points import DUPLICATE, KEPT, NOT_NEEDED
 
@@ -28,7 +31,17 @@ STYLE = {
     "others, 2": ("#0072B2", "X", (0, (2, 2))),
     "others, 1": ("#CC79A7", "P", (0, (5, 1, 1, 1, 1, 1))),
 }
-TITLES = {"base": "before fine-tuning", PADDED: "D(1) padded"}
+TITLES = {"base": "before fine-tuning", PADDED: "D(1) padded (control)"}
+# Of k = 1, 2, ...: the same colours, in an order in which neighbours differ in grey, too.
+OF_K = [
+    ("#000000", "o"),
+    ("#0072B2", "s"),
+    ("#E69F00", "D"),
+    ("#009E73", "^"),
+    ("#CC79A7", "v"),
+    ("#D55E00", "P"),
+    ("#56B4E9", "X"),
+]
 # What becomes of a text, in the order of drawing: one colour an outcome, in every figure.
 OUTCOMES = {
     KEPT: "#009E73",
@@ -36,7 +49,7 @@ OUTCOMES = {
     NOT_NEEDED: "#B5E3D4",
     "full marks": "#009E73",
     "skill missing": "#0072B2",
-    "skill missing, and more": "#7FB7D8",
+    SKILL_AND_MORE: "#7FB7D8",
     "off topic": "#E69F00",
     "makes no sense": "#CC79A7",
     "too many sentences": "#F0E442",
@@ -119,16 +132,29 @@ def title_of(mix: str) -> str:
     return TITLES.get(mix, mix)
 
 
+def in_lines(words: str, letters: int) -> str:
+    """The words in lines of at most so many letters; a `+` stays with what it adds."""
+    joined = words.replace("+ ", "+\xa0")
+    return textwrap.fill(joined, letters, break_on_hyphens=False).replace("\xa0", " ")
+
+
+def look_of(k: int) -> dict[str, str]:
+    """Colour, marker and label of a line of this k, in every figure."""
+    colour, marker = OF_K[(k - 1) % len(OF_K)]
+    return {"color": colour, "marker": marker, "label": f"k = {k}"}
+
+
 def line(axis: Axes, rows: pd.DataFrame, x: str, **look) -> None:
-    """Means with their intervals as a band. `look`: color, marker and the like, as of `plot`."""
-    axis.fill_between(
-        rows[x],
-        rows.low,
-        rows.high,
-        color=look["color"],
-        alpha=0.18,
-        lw=0,
-    )
+    """Means with their intervals as a band; a single one is a marker with a bar, and no line.
+
+    `look`: color, marker and the like, as of `plot`.
+    """
+    interval = (rows[x], rows.low, rows.high)
+    if len(rows) == 1:
+        look["ls"] = "none"
+        axis.vlines(*interval, color=look["color"], lw=1)
+    else:
+        axis.fill_between(*interval, color=look["color"], alpha=0.18, lw=0)
     axis.plot(rows[x], rows["mean"], **look)
 
 
@@ -147,14 +173,21 @@ def stack(bars, shares: pd.DataFrame, base: str, **look) -> None:
         start += shares[outcome]
 
 
-def legend(figure: Figure, **look) -> None:
-    """One legend over all panels, whichever of them drew a line."""
+def handles_of(figure: Figure) -> dict:
+    """What a legend of all panels shows, by label, whichever of them drew it."""
     drawn = {}
     for axis in figure.axes:
         handles, labels = axis.get_legend_handles_labels()
         drawn |= dict(zip(labels, handles, strict=True))
-    fits = len("".join(drawn)) < 80 and len(drawn) < 7  # letters, and handles, on a line
-    columns = len(drawn) if fits else 4
+    return drawn
+
+
+def legend(figure: Figure, **look) -> None:
+    """One legend over all panels."""
+    drawn = handles_of(figure)
+    letters = sum(len(label) + 8 for label in drawn)  # a handle is as wide as eight letters
+    inches = 0.0072 * letters * look.get("fontsize", 8.8)
+    columns = len(drawn) if inches < WIDTH else min(4, math.ceil(len(drawn) / 2))
     if drawn:
         look |= {"loc": "outside upper center", "ncols": columns}
         figure.legend(drawn.values(), drawn, **look)
@@ -163,7 +196,8 @@ def legend(figure: Figure, **look) -> None:
 def sampled(summary: pd.DataFrame) -> str:
     """In words: how many seeds and queries the intervals are over."""
     seeds = summary.seeds.max()
-    queries = f"{summary.queries.max()} queries"
+    fewest, most = summary.queries.min(), summary.queries.max()
+    queries = f"{most} queries" if fewest == most else f"{fewest} to {most} queries"
     if seeds > 1:
         of_one = " (of a model of one seed: queries alone)" if summary.seeds.min() == 1 else ""
         return f"{seeds} training seeds and {queries}{of_one}"
@@ -174,7 +208,7 @@ def scored(summary: pd.DataFrame, over_generations: str) -> str:
     """How a query's score is made of its answers, in words."""
     best = {"max": "best", "mean": "mean"}[over_generations]
     answers = summary.generations.max()
-    return f"{best} of {answers} answers to a query; thin lines: mean of single answers"
+    return f"{best} of {answers} answers to a query"
 
 
 def finish(figure: Captioned, words: str, *, label_outer: bool = True) -> Figure:

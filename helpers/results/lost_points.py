@@ -13,6 +13,8 @@ from helpers.results.intervals import draws, of_draws
 from helpers.results.scores import CELL, OTHERS, criteria, means, mix_of, voted
 from helpers.task.points import FIRST_JUDGE, Points
 
+# What `several faults` are called here if a skill is among them.
+SKILL_AND_MORE = "several faults (skill missing)"
 SAMPLES = 500  # of the bootstrap over queries
 SAME_K = "if independent, at rates of the same k"
 ALONE = "if independent, at rates of k = 1"
@@ -24,10 +26,10 @@ def first_judge(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def outcome_of(points: Points) -> str:
-    """`full marks`, or the fault; several faults have another name if a skill is among them."""
+    """`full marks`, or the fault; `SKILL_AND_MORE` for several if a skill is among them."""
     fault = points.fault() or "full marks"
     if fault == "several faults" and not all(points.skills):
-        return "skill missing, and more"
+        return SKILL_AND_MORE
     return fault
 
 

@@ -1,11 +1,8 @@
 """Figures of `lost_points`: small multiples, a row a setting (and student), a column a model."""
 
-import itertools
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -14,15 +11,17 @@ from helpers.results.figure_style import (
     Captioned,
     facets,
     finish,
+    in_lines,
     legend,
     line,
+    look_of,
     sampled,
     stack,
     title_of,
 )
+from helpers.results.lost_points import SKILL_AND_MORE
 from helpers.results.scores import with_parts
 
-MARKERS = "osD^vPX"  # of k = 1, 2, ...: in grey, what tells the lines apart
 SURE = 0.5  # a share whose interval is wider than this has a colour and no number
 
 
@@ -30,7 +29,8 @@ def placed(table: pd.DataFrame) -> pd.DataFrame:
     """The table with columns mix and place: student and setting, which share a row of panels."""
     table = with_parts(table)
     setting = "setting " + table.setting
-    return table.assign(place=setting.where(table.student == "", table.student + ", " + setting))
+    both = "base " + table.student + ",\n" + setting
+    return table.assign(place=setting.where(table.student == "", both))
 
 
 def multiples(
@@ -55,7 +55,8 @@ def multiples(
     for axis, place, mix, _ in drawn:
         axis.set(ylabel=place, xticks=sorted(table[x].unique()))
         if axis.get_subplotspec().is_first_row():
-            axis.set_title(title_of(mix), fontsize=7.5)
+            letters = 80 // table.mix.nunique()  # in a panel's width
+            axis.set_title(in_lines(title_of(mix), letters), fontsize=7.5)
     return figure, drawn
 
 
@@ -73,15 +74,19 @@ def missing_by_k(missing: pd.DataFrame, *, caption: str) -> Figure:
     figure, drawn = multiples(placed(missing), "k")
     for axis, _, _, rows in drawn:
         shares = rows.pivot(index="k", columns="outcome", values="mean")
-        stack(axis.bar, shares, "bottom", lw=0)
+        stack(axis.bar, shares, "bottom", edgecolor="white", lw=0.25)  # some are alike in grey
         full = rows[rows.outcome == "full marks"]
         axis.vlines(full.k, full.low, full.high, color="black", lw=1)
         axis.set_ylim(0, 1)
+    several = ""
+    if SKILL_AND_MORE in set(missing.outcome):
+        name = SKILL_AND_MORE.capitalize()
+        several = f" {name}: a skill and something else."
     return labelled(
         figure,
         "skills asked for, k",
         "share of answers",
-        f"Single answers with full marks, and what the others lack ({caption}). "
+        f"Single answers with full marks, and what the others lack ({caption}).{several} "
         f"Lines: 95% intervals of full marks over {sampled(missing)}.",
     )
 
@@ -99,22 +104,13 @@ def curves(table: pd.DataFrame, x: str, by: str, looks: dict[str, dict]) -> Capt
 
 def points_by_position(positions: pd.DataFrame, *, caption: str) -> Figure:
     """Shares of points by a skill's place in the request, a line a k (`skill_points`)."""
-    ks = sorted(positions.k.unique())
-    colours = colormaps["cividis"](np.linspace(0, 0.9, len(ks)))
-    looks = {}
-    for k, colour, marker in zip(ks, colours, itertools.cycle(MARKERS), strict=False):
-        looks[k] = {
-            "color": colour,
-            "marker": marker,
-            "ms": 3.5,
-            "label": f"k = {k}",
-        }
+    looks = {k: look_of(k) | {"ms": 3.5} for k in sorted(positions.k.unique())}
     return labelled(
         curves(positions, "position", "k", looks),
         "place of the skill in the request",
         "share of points",
         f"A skill's share of points by its place in the request, single answers ({caption}). "
-        f"Bands: 95% intervals over {sampled(positions)}.",
+        f"Bands and bars: 95% intervals over {sampled(positions)}.",
     )
 
 
@@ -136,8 +132,10 @@ def combining_by_k(independent: pd.DataFrame, *, caption: str) -> Figure:
         "skills asked for, k",
         "ratio of full marks",
         "Full marks of single answers, and what they would be if an answer's points were "
-        f"independent ({caption}). Below the dotted line: lost where several are asked for; below "
-        "the dashed one: skills displace each other. "
+        f"independent ({caption}). What full marks fall short of the dotted line is lost where "
+        "several skills are asked for; of the dash-dotted one, in skills displacing each other. "
+        "Above it, points are lost together: an answer that lacks one lacks others. At k = 1 the "
+        "two are the same. "
         f"Bands: 95% intervals over {sampled(independent)}.",
     )
 
@@ -156,33 +154,39 @@ def points_by_skill(skills: pd.DataFrame, *, caption: str) -> Figure:
     skills["number"] = (skills["mean"] * 100).map("{:.0f}".format).where(sure, "")
     named = skills.sort_values("criterion").groupby("place", sort=False)
     names = named.criterion.unique()[skills.place.unique()]
-    heights = 0.3 + 0.115 * names.map(len)
+    heights = 0.3 + 0.13 * names.map(len)
     figure, drawn = multiples(skills, "k", list(heights))
     ks = sorted(skills.k.unique())
+    is_white = False
     figure.set_visible(False)  # seaborn draws the whole figure for each panel
     for axis, place, _, rows in drawn:
         cells = rows.pivot(index="criterion", columns="k").reindex(names[place])
+        means = cells["mean"].reindex(columns=ks)
+        is_white |= means.isna().any(axis=None)
         sns.heatmap(
-            cells["mean"].reindex(columns=ks),
+            means,
             annot=cells["number"].reindex(columns=ks).fillna(""),
             fmt="",
-            annot_kws={"size": 5},
+            annot_kws={"size": 6},
             vmin=0,
             vmax=1,
             cmap="cividis",
+            linewidths=0.3,
             cbar=False,
             yticklabels=True,  # every skill's, in whatever space
             ax=axis,
         )
         axis.set(xlabel="", ylabel=place if axis.get_subplotspec().is_first_col() else "")
         axis.tick_params(length=0)
-        axis.tick_params(axis="y", labelsize=5.5, labelrotation=0)
+        axis.tick_params(axis="y", labelsize=6.5, labelrotation=0)
     figure.set_visible(True)
     figure.colorbar(
         axis.collections[0],
         ax=figure.axes,
+        location="top",  # beside the panels it would make the cells narrower than "100"
         shrink=0.4,
-        pad=0.01,
+        aspect=40,
+        pad=0.02,
         label="share of points",
     )
     return labelled(
@@ -190,6 +194,6 @@ def points_by_skill(skills: pd.DataFrame, *, caption: str) -> Figure:
         "skills asked for, k",
         "",
         f"Each skill's share of points, single answers ({caption}). A number, in percent, where "
-        f"the 95% interval is narrower than {SURE * 100:.0f} points; a cell has "
-        f"{skills.queries.min()} to {skills.queries.max()} queries. White was not asked for.",
+        f"a cell's 95% interval, over {sampled(skills)}, is narrower than {SURE * 100:.0f} points; "
+        f"no number: wider.{' White: not asked for.' if is_white else ''}",
     )

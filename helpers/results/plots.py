@@ -1,22 +1,22 @@
 """The figures of scores, corpus and training; `caption` says where the numbers are from."""
 
-import itertools
 import math
+import string
 import textwrap
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from helpers.results.figure_style import (
     facets,
     finish,
+    handles_of,
     legend,
     line,
+    look_of,
     panels,
     sampled,
     scored,
@@ -24,15 +24,17 @@ from helpers.results.figure_style import (
     styles,
     title_of,
 )
-from helpers.results.scores import with_parts
+from helpers.results.scores import student_of, with_parts
 from helpers.task.catalog import SETTINGS
-from helpers.task.points import KEPT
+from helpers.task.points import KEPT, NOT_NEEDED
+
+THIN = "thin lines: mean of single answers"
 
 
 def full_marks(scores: pd.DataFrame, x: str, row: str, height: float, **shared) -> tuple:
     """The `facets` of full marks against `x`, a column of panels a setting, a line a mix.
 
-    Means have an interval as a band; a thin line is the mean of single answers.
+    Means have an interval (`line`); a thin line is the mean of single answers.
     """
     looks = styles(scores.mix)
     figure, drawn = facets(scores, row, "setting", height, **shared)
@@ -41,7 +43,8 @@ def full_marks(scores: pd.DataFrame, x: str, row: str, height: float, **shared) 
             rows = rows.sort_values(x)
             colour, marker, dash = looks[mix]
             look = {"color": colour, "ls": dash}
-            axis.plot(rows[x], rows.single, lw=0.7, **look)
+            dot = "_" if len(rows) == 1 else ""
+            axis.plot(rows[x], rows.single, lw=0.7, marker=dot, **look)
             line(
                 axis,
                 rows,
@@ -65,7 +68,7 @@ def shade_unseen(axis: Axes, ks: list[int], trained_ks: list[int]) -> None:
         axis.text(
             end - 0.05,
             1.15,
-            "k not in the\nfine-tuning",  # on one line it is wider than the shade
+            "k in no\ntraining text",  # on one line it is wider than the shade
             ha="right",
             va="top",
             fontsize=7,
@@ -87,11 +90,11 @@ def full_marks_by_k(
     figure, drawn = full_marks(scores, "k", "student", height, sharey=True)
     for axis, student, setting, _ in drawn:
         shade_unseen(axis, ks, trained_ks)
-        place = f"{student}, setting {setting}" if student else f"Setting {setting}"
-        letters = 80 // scores.setting.nunique()  # in a panel's width
-        title = f"{place}: {SETTINGS[setting]}"
-        title = textwrap.fill(title, letters, break_on_hyphens=False)
-        axis.set_title(title, loc="left")
+        if axis.get_subplotspec().is_first_row():
+            between = "\n" if scores.setting.nunique() > 2 else " "
+            axis.set_title(f"Setting {setting}:{between}{SETTINGS[setting]}", loc="left")
+        if student:
+            axis.set_ylabel(f"base {student}\nratio of full marks")
         axis.set(
             xticks=ks,
             xlim=(min(ks) - 0.35, max(ks) + 0.35),
@@ -101,7 +104,7 @@ def full_marks_by_k(
     legend(figure, title="fine-tuned on" if trained_ks else "model")
     return finish(
         figure,
-        f"Ratio of full marks by number of skills, {scored(summary, over_generations)} "
+        f"Ratio of full marks by number of skills, {scored(summary, over_generations)}; {THIN} "
         f"({caption}). Bands: 95% intervals of the thick lines over {sampled(summary)}.",
     )
 
@@ -128,32 +131,34 @@ def data_efficiency(
     rows = rows[is_shown]
     if rows.empty:
         return None
-    scores = rows.assign(mix=rows.kind)
+    # Mixes of as many texts stand side by side, each 4.5% further: a marker's width.
+    equal = rows.groupby(["k", "setting", "texts"]).texts
+    place = equal.cumcount() - (equal.transform("size") - 1) / 2
+    scores = rows.assign(mix=rows.kind, place=rows.texts * 1.045**place)
     sizes = sorted(set(scores.texts))
+    is_wide = scores.setting.nunique() == 1
+    turned = {} if is_wide else {"rotation": 45, "ha": "right"}
     height = 0.7 + 1.9 * scores.k.nunique()
-    figure, drawn = full_marks(scores, "texts", "k", height, sharex=True, sharey=True)
-    for axis, k, setting, rows in drawn:
-        axis.vlines(
-            rows.texts,
-            rows.low,
-            rows.high,
-            color="#999999",
-            lw=1,
-            zorder=1,
-        )
+    figure, drawn = full_marks(scores, "place", "k", height, sharex=True, sharey=True)
+    for axis, k, setting, _ in drawn:
         axis.set_xscale("symlog", linthresh=sizes[1], linscale=0.3)
-        axis.set_xticks(sizes, [f"{n:,}" for n in sizes], rotation=45, ha="right")
+        axis.set_xticks(sizes, [f"{n:,}" for n in sizes], **turned)
         axis.set_title(f"Setting {setting}, k = {k}", loc="left")
         axis.set(ylim=(-0.03, 1.06), xlabel="training texts in all")
         axis.minorticks_off()
     legend(figure, title="fine-tuned on")
-    which = f" of {student}" if student else ""
     return finish(
         figure,
-        f"Full marks{which} by number of training texts, at equal steps and batch, "
-        f"{scored(scores, over_generations)} ({caption}). "
-        f"Bars and bands: 95% intervals over {sampled(scores)}.",
+        f"Full marks{of_base(scores.model)} by number of training texts, at equal steps and batch, "
+        f"{scored(scores, over_generations)}; {THIN} ({caption}). Mixes of equally many texts "
+        f"stand side by side. Bars and bands: 95% intervals over {sampled(scores)}.",
     )
+
+
+def of_base(models: pd.Series) -> str:
+    """What these models were fine-tuned from, for a caption, if it has a name and is one."""
+    (student, *others) = models.map(student_of).unique()
+    return f' of students from base "{student}"' if student and not others else ""
 
 
 def along_sweeps(
@@ -168,7 +173,8 @@ def along_sweeps(
     """Full marks along the number that a sweep's mixes differ in: a panel a sweep and setting.
 
     A line a k, from 2 on, and one of the pairs of skills that are kept apart. The settings are
-    those that all mixes of the sweep were graded in.
+    those that all mixes of the sweep were graded in. Single answers are left to the tables: with
+    lines of them, too, none could be followed.
 
     Args:
         summary: of all models.
@@ -177,12 +183,9 @@ def along_sweeps(
             numbers are not drawn; None where there are no others.
         claimed: the sweeps that a claim is about; the caption calls the others exploratory.
     """
-    every = summary[summary.k > 1].assign(of="all")
-    if len(unseen):  # an empty table has no numbers, and would make the others none
-        every = pd.concat([every, unseen.assign(of="apart")])
     drawn = []
     for name, sweep in sweeps.items():
-        rows = every.assign(number=every.model.map(sweep.at)).dropna(subset="number")
+        rows = summary[(summary.k > 1) & summary.model.isin(sweep.at)]
         for setting, its in rows.groupby("setting", sort=False):
             if its.model.nunique() == len(sweep.at):
                 drawn.append((name, setting, its))
@@ -191,43 +194,68 @@ def along_sweeps(
     columns = min(2, len(drawn))
     figure, axes = panels(math.ceil(len(drawn) / columns), columns, 1, sharey=True)
     figure.set_figheight(0.9 + 2.1 * len(axes))
-    for axis, (name, setting, rows) in zip(axes.flat, drawn, strict=False):
-        for look, its in by_k_and_pairs(rows):
-            axis.plot(its.number, its.single, lw=0.7, color=look["color"], ls=look["ls"])
-            line(axis, its, "number", lw=1.6, ms=4, **look)
-        axis.set_title(f"{name}, setting {setting}", loc="left")
+    exploring = []
+    places = zip(axes.flat, drawn, string.ascii_lowercase, strict=False)
+    for axis, (name, setting, rows), letter in places:
+        at = sweeps[name].at
+        for k, its in rows.groupby("k"):
+            its = its.assign(number=its.model.map(at)).sort_values("number")
+            line(axis, its, "number", lw=1.6, ms=4.5, **look_of(k))
+        if len(unseen):  # an empty table has no columns
+            is_its = unseen.model.isin(at) & (unseen.setting == setting)
+            pairs_apart(axis, unseen[is_its].assign(number=unseen.model.map(at)))
+        axis.set_title(f"({letter}) Setting {setting}", loc="left")
         axis.set_xlabel(textwrap.fill(sweeps[name].along, 45))
-        axis.set(ylim=(-0.03, 1.06), xticks=sorted(set(rows.number)))
-    for axis in list(axes.flat)[len(drawn) :]:
-        axis.remove()
+        axis.set(ylim=(-0.03, 1.06), xticks=sorted(set(at.values())))
+        if name not in claimed:
+            exploring.append(f"({letter})")
     for row in axes:
         row[0].set_ylabel("ratio of full marks")
-    legend(figure)
-    exploring = ", ".join(dict.fromkeys(name for name, _, _ in drawn if name not in claimed))
-    words = f" Exploratory, without a claim: {exploring}." if exploring else ""
+    free = list(axes.flat)[len(drawn) :]
+    for axis in free:
+        axis.set_axis_off()
+    if free:
+        looks = handles_of(figure)
+        free[0].legend(looks.values(), looks, loc="center")
+    else:
+        legend(figure)
     shown = pd.concat([rows for _, _, rows in drawn])
+    below = (shown["mean"] - shown.single).max()
+    apart = ""
+    if len(unseen):
+        apart = (
+            f" Open markers: the {unseen.queries.max()} of these queries at k = 2 whose pair of "
+            "skills no training text shows; their intervals are bars."
+        )
+    words = f" Exploratory, without a claim: {', '.join(exploring)}." if exploring else ""
     return finish(
         figure,
-        f"Full marks of mixes that differ in one number, at equal steps and batch, "
-        f"{scored(shown, over_generations)} ({caption}). "
-        f"Bands: 95% intervals over {sampled(shown)}.{words}",
+        f"Full marks{of_base(shown.model)} along mixes that differ in one number, at equal steps "
+        f"and batch, {scored(shown, over_generations)} ({caption}); single answers, not drawn, "
+        f"have up to {below:.2f} less. Bands: 95% intervals over {sampled(shown)}.{apart}{words}",
         label_outer=False,
     )
 
 
-def by_k_and_pairs(rows: pd.DataFrame) -> Iterator[tuple[dict, pd.DataFrame]]:
-    """The rows of each line of `along_sweeps`, in the order of their numbers, and its look."""
-    ks = sorted(set(rows.k))
-    colours = colormaps["cividis"](np.linspace(0, 0.9, len(ks)))
-    for k, colour, marker in zip(ks, colours, itertools.cycle("osD^v"), strict=False):
-        for of, dash in (("all", "solid"), ("apart", (0, (2, 1.5)))):
-            its = rows[(rows.k == k) & (rows.of == of)].sort_values("number")
-            if its.empty:
-                continue
-            label = f"k = {k}"
-            if of == "apart":
-                label += f", pairs kept apart ({its.queries.max()} queries)"
-            yield {"color": colour, "marker": marker, "ls": dash, "label": label}, its
+def pairs_apart(axis: Axes, rows: pd.DataFrame) -> None:
+    """The line of `along_sweeps` of pairs kept apart, if there are any: open, and with bars."""
+    if rows.empty:
+        return
+    rows = rows.sort_values("number")
+    look = look_of(2)
+    axis.errorbar(
+        rows.number,
+        rows["mean"],
+        [rows["mean"] - rows.low, rows.high - rows["mean"]],
+        color=look["color"],
+        ls=(0, (2, 1.5)),
+        lw=1.2,
+        elinewidth=0.7,
+        marker=look["marker"],
+        mfc="white",
+        ms=4.5,
+        label="k = 2, pairs kept apart",
+    )
 
 
 def training_loss(logs: pd.DataFrame, *, caption: str) -> Figure | None:
@@ -255,13 +283,19 @@ def training_loss(logs: pd.DataFrame, *, caption: str) -> Figure | None:
                 lw=1.6,
                 label=title_of(mix),
             )
-        axis.set(xlabel="optimizer step", ylabel="loss (nats a token)", title=student)
+        axis.set(xlabel="optimizer step", ylabel="loss (nats a token)")
+        if student:
+            axis.set_title(f"base {student}", loc="left")
         axis.set_ylim(0, None)
     axes[0][0].legend(title="fine-tuned on")
+    seeds = logs.seed.nunique()
+    words = f"Thin lines: the {seeds} training seeds; thick: their mean."
+    if seeds == 1:
+        words = "One training seed."
     return finish(
         figure,
         "Training loss, each mix on its own texts, so that levels do not compare; mean of the "
-        f"last 5 steps ({caption}). Thin lines: training seeds; thick: their mean.",
+        f"last 5 steps ({caption}). {words}",
     )
 
 
@@ -290,9 +324,13 @@ def corpus_by_k(counts: pd.DataFrame, *, caption: str) -> Figure:
         )
     axis.invert_yaxis()
     axis.set_xlabel("texts written by the teacher")
+    axis.xaxis.set_major_formatter("{x:,.0f}")
     figure.legend(loc="outside right center", fontsize=8)
     words = "The teacher's texts, how many were kept, and what the others lacked"
+    spare = ""
+    if NOT_NEEDED in table:
+        spare = " Not needed: more with full marks than were wanted."
     control = ""
     if "D(1+2)" in table.index:
         control = " D(1+1), D(1+2): one skill and one or two things to mention, for the control."
-    return finish(figure, f"{words} ({caption}).{control}")
+    return finish(figure, f"{words} ({caption}).{spare}{control}")

@@ -1,10 +1,14 @@
 """Where points are lost: shares against counting by hand, products where the truth is known."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgb, to_rgba
 
-from helpers.results import findings, lost_points, lost_points_plots, scores
+from helpers.results import figure_style, findings, lost_points, lost_points_plots, scores
 from helpers.task.points import Points
 
 SKILLS = ("irony", "litotes", "metaphor", "simile", "straw man")
@@ -58,7 +62,7 @@ def test_what_is_missing_against_counting(independent_points):
     sums = missing.groupby(scores.CELL)["mean"].sum()
     assert sums.tolist() == pytest.approx([1] * len(sums))
     cell = independent_points.query("model == 'k12' and setting == 'I' and k == 3")
-    more = "skill missing, and more"
+    more = lost_points.SKILL_AND_MORE
     faults = []
     for votes in cell.votes:
         points = Points.of(list(map(int, votes)))
@@ -179,7 +183,96 @@ def test_two_students_have_rows_of_panels(independent_points):
     )
     assert len(figure.axes) == 2 * 2 * 2
     labels = [axis.get_ylabel() for axis in figure.axes if axis.get_ylabel()]
-    assert labels == [f"{s}, setting {i}" for s in ("five", "three") for i in ("I", "II")]
+    assert labels == [f"base {s},\nsetting {i}" for s in ("five", "three") for i in ("I", "II")]
+
+
+def test_several_faults_have_one_name_that_says_whether_a_skill_is_among_them(independent_points):
+    missing = lost_points.missing(independent_points)
+    assert lost_points.SKILL_AND_MORE.startswith("several faults")
+    words = "Several faults (skill missing): a skill and something else."
+    assert words in lost_points_plots.missing_by_k(missing, caption="").caption
+    figure = lost_points_plots.missing_by_k(missing, caption="")
+    edges = {bar.get_edgecolor() for axis in figure.axes for bar in axis.patches}
+    assert edges == {to_rgba("white")}, "green and blue are alike in grey"
+    without = missing[missing.outcome != lost_points.SKILL_AND_MORE]
+    assert "Several faults" not in lost_points_plots.missing_by_k(without, caption="").caption
+
+
+def test_points_that_are_lost_together_are_said_to_lie_above_the_line():
+    """As where an answer without its skill lacks sense, too: full marks are over the product."""
+    rng = np.random.default_rng(3)
+
+    def all_or_nothing(k, skills):
+        shown = rng.random() < 0.5
+        return [shown] * k + [1, shown, 1]
+
+    table = lost_points.independent(answers(all_or_nothing, ks=(1,)))
+    of = table.groupby("full marks")["mean"].mean()
+    assert of["full marks"] > of[lost_points.SAME_K] + 0.1
+    assert of[lost_points.SAME_K] == of[lost_points.ALONE], "the same at k = 1"
+    words = lost_points_plots.combining_by_k(table, caption="in a test").caption
+    assert "of the dash-dotted one, in skills displacing each other. Above it, points" in words
+    assert "At k = 1 the two are the same." in words
+    lines = lost_points_plots.STYLE
+    assert lines["k12"][2] == (0, (6, 1.5, 1, 1.5)), "dash-dotted, as the caption says"
+    assert lines["base"][2] == (0, (1, 1.5)), "dotted"
+
+
+FIVE = ("base", "k1", "k12", "k123", "padded")
+
+
+def test_numbers_and_heads_of_the_skills_can_be_read_and_do_not_touch(independent_points):
+    one = independent_points[independent_points.model == "base"]
+    five = pd.concat([one.assign(model=name) for name in FIVE])
+    skills = lost_points.skill_points(five, "criterion")
+    figure = lost_points_plots.points_by_skill(skills, caption="in a test")
+    figure.draw_without_rendering()
+    panels = [axis for axis in figure.axes if axis.texts]
+    for axis in panels:
+        for row in axis.get_yticklabels(), axis.texts:
+            assert all(text.get_fontsize() >= 6 for text in row)
+        cell = axis.get_window_extent().width / 3  # k = 1, 2, 3
+        assert all(text.get_window_extent().width < cell for text in axis.texts)
+    heads = [axis.title.get_window_extent() for axis in panels if axis.get_title()]
+    assert len(heads) == 5
+    for left, right in itertools.pairwise(heads):
+        assert left.x1 + 3 < right.x0
+    titles = [axis.get_title() for axis in panels if axis.get_title()]
+    assert titles[3:] == ["D(1) + D(2)\n+ D(3)", "D(1) padded\n(control)"]
+
+
+def test_the_heat_map_says_what_a_cell_without_a_number_is(independent_points):
+    skills = lost_points.skill_points(independent_points, "criterion")
+    figure = lost_points_plots.points_by_skill(skills, caption="in a test")
+    fewest, most = skills.queries.min(), skills.queries.max()
+    assert "is narrower than 50 points; no number: wider." in figure.caption
+    assert f"over {fewest} to {most} queries alone, not over training seeds" in figure.caption
+    assert "White" not in figure.caption
+    never = skills[(skills.criterion != "irony") | (skills.k != 2)]
+    figure = lost_points_plots.points_by_skill(never, caption="in a test")
+    assert "White: not asked for." in figure.caption
+
+
+def test_a_k_looks_alike_in_every_figure_and_unlike_the_next_one():
+    """In grey, too."""
+    greys = []
+    for colour, _ in figure_style.OF_K:
+        red, green, blue = to_rgb(colour)
+        greys.append(0.299 * red + 0.587 * green + 0.114 * blue)
+    assert all(abs(a - b) > 0.1 for a, b in itertools.pairwise(greys))
+    assert len({marker for _, marker in figure_style.OF_K}) == len(figure_style.OF_K)
+    assert figure_style.look_of(2)["label"] == "k = 2"
+    assert figure_style.look_of(8)["color"] == figure_style.look_of(1)["color"]
+
+
+def test_a_place_that_only_one_k_has_is_a_marker_with_its_interval(independent_points):
+    positions = lost_points.skill_points(independent_points, "position")
+    figure = lost_points_plots.points_by_position(positions, caption="in a test")
+    for axis in figure.axes:
+        of_one = axis.lines[0]
+        assert (of_one.get_label(), of_one.get_linestyle()) == ("k = 1", "None")
+        bars = [c for c in axis.collections if isinstance(c, LineCollection)]
+        assert len(bars) == 1
 
 
 def test_models_are_drawn_in_the_order_given(independent_points):
@@ -195,7 +288,7 @@ def test_models_are_drawn_in_the_order_given(independent_points):
         titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
         assert titles == ["D(1) + D(2)", "a"]
         places = [axis.get_ylabel() for axis in figure.axes if "setting" in axis.get_ylabel()]
-        assert places == [f"{student}, setting {i}" for student in "zb" for i in ("I", "II")]
+        assert places == [f"base {student},\nsetting {i}" for student in "zb" for i in ("I", "II")]
 
 
 def test_what_single_skills_do_is_told_with_its_numbers_and_no_cause():

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import LineCollection
 from matplotlib.text import Text
 
 from helpers.results import figure_style, plots, scores
@@ -98,7 +99,7 @@ def test_headline_says_what_it_shows(figures):
     for words in (
         "Setting I",
         "Setting II",
-        "k not in the",
+        "k in no\ntraining text",
         "in a test",
         "95% intervals",
         "40 queries",
@@ -118,6 +119,16 @@ def test_two_students_and_three_settings_have_their_panels(table):
     figure = plots.full_marks_by_k(summary, trained_ks=[1, 2, 3], caption="in a test")
     assert len(figure.axes) == 6
     assert all(len(axis.lines) == 8 for axis in figure.axes)
+    assert [axis.get_title(loc="left") for axis in figure.axes] == [
+        "Setting I:\ntraining skills and topics",
+        "Setting II:\nheld-out skills and topics",
+        "Setting III:\nall skills and topics",
+        *[""] * 3,
+    ]
+    assert [axis.get_ylabel() for axis in figure.axes if axis.get_ylabel()] == [
+        "base llama-2-13b\nratio of full marks",
+        "base mistral-7b\nratio of full marks",
+    ]
 
 
 def test_best_answers_never_stand_without_single_ones(table):
@@ -135,8 +146,30 @@ def test_the_control_has_a_line_and_a_name(table):
     summary = scores.summary(pd.concat([table, control]))
     figure = plots.full_marks_by_k(summary, trained_ks=[1, 2, 3], caption="in a test")
     assert all(len(axis.lines) == 10 for axis in figure.axes)
-    assert "D(1) padded" in said(figure)
+    assert "D(1) padded (control)" in said(figure)
+    figure.draw_without_rendering()
+    width = figure.legends[0].get_window_extent().width
+    assert width < figure.bbox.width, "in two lines where one would be too long"
     assert figure_style.title_of("k1") == "D(1)"
+
+
+def test_the_corpus_says_what_was_not_needed(figures):
+    assert "Not needed" not in figures["corpus_by_k"].caption
+    counts = [("1", "kept", 1200), ("1", "full marks, not needed", 9)]
+    table = pd.DataFrame(counts, columns=["k", "outcome", "texts"])
+    figure = plots.corpus_by_k(table, caption="in a test")
+    assert "Not needed: more with full marks than were wanted." in figure.caption
+    figure.draw_without_rendering()
+    ticks = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+    assert "1,000" in ticks, "as the numbers in the bars are written"
+
+
+def test_the_number_of_training_seeds_is_said(figures):
+    assert "Thin lines: the 2 training seeds" in figures["training_loss"].caption
+    logs = pd.DataFrame({"model": ["k1"], "seed": 0, "step": 1, "loss": 1.0})
+    words = plots.training_loss(logs, caption="in a test").caption
+    assert "One training seed." in words
+    assert "Thin lines" not in words
 
 
 def test_a_fault_has_one_colour_whatever_else_there_is():
@@ -199,8 +232,15 @@ def test_data_efficiency_draws_each_kind_against_its_texts(swept):
     summary = scores.summary(swept)
     figure = plots.data_efficiency(summary, ["sizes"], caption="in a test")
     assert len(figure.axes) == 6, "two k, three settings"
-    lines = [line.get_xdata() for axis in figure.axes for line in axis.lines]
-    assert {(0,), (300, 600, 2400), (300, 600, 3600)} <= {tuple(map(float, x)) for x in lines}
+    lines = {tuple(map(float, line.get_xdata())) for axis in figure.axes for line in axis.lines}
+    aside = 1.045**0.5  # of two mixes with equally many texts
+    for texts in (
+        (0,),
+        (300 / aside, 600 / aside, 2400),
+        (300 * aside, 600 * aside, 3600),
+    ):
+        assert any(x == pytest.approx(texts) for x in lines if len(x) == len(texts)), texts
+    assert "Mixes of equally many texts stand side by side." in figure.caption
     for words in (
         "D(1) + D(2)",
         "D(1) + D(2) + D(3)",
@@ -220,7 +260,24 @@ def test_data_efficiency_draws_each_kind_against_its_texts(swept):
         ],
         ignore_index=True,
     )
-    assert "of three" in said(plots.data_efficiency(two, ["sizes"], caption="in a test"))
+    figure = plots.data_efficiency(two, ["sizes"], caption="in a test")
+    assert 'Full marks of students from base "three" by number' in figure.caption
+
+
+def test_a_mix_of_one_size_is_a_marker_with_its_interval(swept):
+    """No line in the legend either; a dash is the mean of its single answers."""
+    in_one = scores.summary(swept[swept.setting == "I"])
+    figure = plots.data_efficiency(in_one, ["sizes"], caption="in a test")
+    for axis in figure.axes:
+        single, mean = axis.lines[:2]
+        assert (mean.get_label(), mean.get_linestyle()) == ("before fine-tuning", "None")
+        assert single.get_marker() == "_"
+        (bar,) = [c for c in axis.collections if isinstance(c, LineCollection)]
+        row = in_one[(in_one.model == "base") & (in_one.k == 3 + figure.axes.index(axis))].iloc[0]
+        assert bar.get_segments()[0][:, 1].tolist() == [row.low, row.high]
+    ticks = figure.axes[-1].get_xticklabels()
+    assert [tick.get_text() for tick in ticks] == ["0", "300", "600", "2,400", "3,600"]
+    assert {tick.get_rotation() for tick in ticks} == {0}
 
 
 def test_without_a_sweep_there_is_no_figure(table, tmp_path):
@@ -239,39 +296,73 @@ def test_where_nothing_is_to_be_drawn_there_is_no_figure(swept):
 
 
 def test_a_sweep_is_drawn_along_its_number(swept):
-    """A line a k, one of the pairs kept apart, and the thin ones of single answers."""
+    """A line a k, with a band, and one of the pairs kept apart, with bars and open markers."""
     figure = along(swept, claimed=["dose"], caption="in a test")
-    assert [axis.get_title(loc="left") for axis in figure.axes] == [
-        f"dose, setting {setting}" for setting in ("I", "II", "III")
+    *drawn, free = figure.axes
+    assert [axis.get_title(loc="left") for axis in drawn] == [
+        "(a) Setting I",
+        "(b) Setting II",
+        "(c) Setting III",
     ]
-    for axis in figure.axes:
-        assert len(axis.lines) == 2 * 4
+    for axis in drawn:
+        assert len(axis.lines) == 4, "none of single answers"
         assert all(list(line.get_xdata()) == [0, 25, 100] for line in axis.lines)
+        assert [line.get_markerfacecolor() for line in axis.lines].count("white") == 1
+        bars = [c for c in axis.collections if isinstance(c, LineCollection)]
+        assert (len(axis.collections), len(bars)) == (4, 1)
         assert axis.get_xlabel() == "share of D(3), %"
         assert list(axis.get_xticks()) == [0, 25, 100]
-    for words in ("k = 2, pairs kept apart (15 queries)", "k = 4", "40 queries", "95% intervals"):
-        assert words in said(figure), words
-    assert "xploratory" not in said(figure)
+    assert not free.axison
+    names = [text.get_text() for text in free.get_legend().get_texts()]
+    assert names == ["k = 2", "k = 3", "k = 4", "k = 2, pairs kept apart"]
+    assert not figure.legends, "the legend stands in the empty panel"
+    for words in ("the 15 of these queries at k = 2", "40 queries", "95% intervals"):
+        assert words in figure.caption, words
+    assert "xploratory" not in figure.caption
+
+
+def test_single_answers_that_are_not_drawn_are_told_in_words(swept):
+    """Best answers never stand without them."""
+    summary = scores.summary(swept).assign(generations=3, single=lambda s: s["mean"] / 4)
+    shown = summary[summary.model.isin(DOSE) & (summary.k > 1)]
+    figure = plots.along_sweeps(summary, pd.DataFrame(), SWEEPS, caption="in a test")
+    most = 0.75 * shown["mean"].max()
+    assert "best of 3 answers to a query" in figure.caption
+    assert f"single answers, not drawn, have up to {most:.2f} less" in figure.caption
+    assert "hin lines" not in figure.caption
+
+
+def test_whose_sweeps_they_are_is_said(swept):
+    assert "of students" not in along(swept, caption="in a test").caption
+    named = swept.assign(model="three-" + swept.model)
+    at = {f"three-{model}": number for model, number in DOSE.items()}
+    figure = along(named, {"dose": SimpleNamespace(along="", at=at)}, caption="in a test")
+    assert 'Full marks of students from base "three" along mixes' in figure.caption
 
 
 def test_a_sweep_is_drawn_in_the_settings_of_all_its_mixes(swept):
     """And may be of main ones alone."""
     some = swept[(swept.model != "k123n300") | (swept.setting == "II")]
     (axis,) = along(some, caption="in a test").axes
-    assert axis.get_title(loc="left") == "dose, setting II"
+    assert axis.get_title(loc="left") == "(a) Setting II"
     main = {"main": SimpleNamespace(along="kind", at={"base": 0, "k123": 3})}
-    assert len(along(swept, main, caption="in a test").axes) == 3
+    figure = along(swept, main, caption="in a test")
+    assert sum(axis.axison for axis in figure.axes) == 3
+    two = along(swept[swept.setting != "II"], main, caption="in a test")
+    assert len(two.legends) == 1, "over the panels, where none is empty"
 
 
 def test_a_sweep_without_a_claim_is_called_exploratory(swept):
-    assert "Exploratory, without a claim: dose." in said(along(swept, caption="in a test"))
+    figure = along(swept, caption="in a test")
+    assert "Exploratory, without a claim: (a), (b), (c)." in figure.caption
 
 
 def test_a_sweep_needs_numbers_for_this_figure_and_no_pairs_apart(swept):
     assert along(swept, {"sizes": SWEEPS["sizes"]}, caption="in a test") is None
     assert plots.along_sweeps(scores.summary(swept), pd.DataFrame(), {}, caption="") is None
     figure = along(swept.assign(apart=0), caption="in a test")
-    assert all(len(axis.lines) == 2 * 3 for axis in figure.axes)
+    assert all(len(axis.lines) == 3 for axis in figure.axes if axis.axison)
+    assert "open markers" not in figure.caption.lower()
 
 
 def test_models_are_drawn_in_the_order_given(swept):
