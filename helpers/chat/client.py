@@ -84,11 +84,14 @@ class Run:
         async with client(self.endpoint, http) as self.api:
             # Whose account, too: organization and project, where the SDK's variables name them.
             said = self.api.default_headers
-            http.headers.update({name: said[name] for name in SENT if said[name]})
-            http.headers.update(self.api.auth_headers)
-            http.timeout = self.endpoint.timeout
-            # Parsed once: parsing takes longer than a write to the ledger.
-            self.post = partial(http.post, httpx2.URL(f"{self.api.base_url}chat/completions"))
+            headers = {name: said[name] for name in SENT if said[name]}
+            self.post = partial(
+                http.post,
+                # Parsed once: parsing takes as long as a write to the ledger.
+                httpx2.URL(f"{self.api.base_url}chat/completions"),
+                headers=headers | self.api.auth_headers,
+                timeout=httpx2.Timeout(self.endpoint.timeout),
+            )
             if self.endpoint.batch_api:
                 yield
                 return
