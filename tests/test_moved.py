@@ -1,6 +1,7 @@
 """A run that is copied to another folder goes on there: nothing is asked or trained again."""
 
 import os
+import random
 import shutil
 import sqlite3
 import time
@@ -37,9 +38,13 @@ def test_a_run_moves(reproduced, tmp_path):
     try:
         nothing = reproduce(moved)
         assert "done in" not in nothing, "a copy runs nothing"
-        files = [file for file in moved.rglob("*") if file.is_file()]
-        for number, file in enumerate(sorted(files, key=hash)):  # in no order
-            os.utime(file, (now := time.time() - len(files) + number, now))
+        assert state(moved) == before
+        named = [moved / name for name in ("runs", "helpers", "notebooks", "params", "figures")]
+        files = [file for folder in named for file in folder.rglob("*") if file.is_file()]
+        ages = random.Random(0).sample(range(9999), len(files))  # seconds, in no order
+        for file, age in zip(sorted(files), ages, strict=True):
+            os.utime(file, (written := time.time() - age, written))
+        before = state(moved)
         assert "done in" not in reproduce(moved), "whatever the times of its files"
         for notebook in (moved / "runs/smoke").rglob("*.ipynb"):
             notebook.unlink()
