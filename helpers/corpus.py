@@ -25,7 +25,8 @@ def build(p: Generate, ledger: Ledger) -> list[dict]:
 
     The control's texts, which mention things, come last, so that the others do not depend on them.
     Where the parameter `corpus` names somebody else's texts, these are taken, but for those that
-    answer an evaluation query or show a pair of skills that is kept apart.
+    answer an evaluation query or show a pair of skills that is kept apart, and those of kinds that
+    the parameter `texts` does not name.
 
     Returns:
         A record for every text: kind, k, topic, skills, things, messages, text, points (in the
@@ -35,6 +36,9 @@ def build(p: Generate, ledger: Ledger) -> list[dict]:
     if p.corpus:
         source, pool = paths.ROOT / p.corpus, p.pools()["I"]
         theirs = dataset.read(source, pool, reserved=p.reserved(), pairs_apart=p.pairs_apart)
+        strange = Counter(text["kind"] for text in theirs if text["kind"] not in p.texts)
+        for kind, n in strange.items():
+            print(f"{n:,} texts of the corpus are left out: texts asks for none of k = {kind}")
     known: set[str] = set()
     records = []
     for kind in sorted(p.texts, key=lambda kind: counts_of(kind)[::-1]):
@@ -57,7 +61,7 @@ def keep(
 
     Args:
         source: the teacher's queries; somebody else's texts where there is a `corpus`.
-        known: all texts so far, of any kind; those taken are added.
+        known: all texts so far, of any kind, dropped ones too; these are added.
     """
     records: list[dict] = []
     samples: Counter = Counter()

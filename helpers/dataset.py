@@ -22,6 +22,7 @@ from helpers.profile.schema import Generate
 from helpers.results.scores import outcomes
 from helpers.task.catalog import Pool, Query
 from helpers.task.pairs import count_apart
+from helpers.task.prompts import extract_answer
 from helpers.training.own_chats import Message
 
 SIZES = {"n<1K": 1_000, "1K<n<10K": 10_000, "10K<n<100K": 100_000, "100K<n<1M": 1_000_000}
@@ -119,11 +120,13 @@ class Row(pydantic.BaseModel):
         k = len(self.skills)
         if self.k not in (None, k):
             raise ValueError(f"k = {self.k}, and skills names {k}")
-        if self.points and len(self.points) != k + 3:
+        if self.points is not None and len(self.points) != k + 3:
             raise ValueError(f"{len(self.points)} points; k = {k} has {k + 3}")
         roles = [message.role for message in self.messages]
         if roles != ["user", "assistant"] * (len(roles) // 2):
             raise ValueError("messages do not alternate user, assistant")
+        if not extract_answer(self.messages[-1].content):
+            raise ValueError("the last message holds no text")
         return self
 
 
@@ -167,7 +170,9 @@ def read(
                     f"they show a pair of skills kept apart (pairs_apart = {pairs_apart})"
                 ] += 1
             else:
-                records.append(record_of(query, messages, row.points or [1] * (query.k + 3)))
+                full_marks = [1] * (query.k + 3)
+                points = full_marks if row.points is None else row.points
+                records.append(record_of(query, messages, points))
     for why, n in left_out.items():
         print(f"{n:,} texts of the corpus are left out: {why}")
     return records

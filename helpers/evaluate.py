@@ -186,7 +186,7 @@ def answers(
     """The student's conversation on each of the tasks, or the answers that the parameters name.
 
     Raises:
-        UserError: answers that came in no form that can be read.
+        UserError: requests that brought no answer.
     """
     if isinstance(p.student, Answers):
         return given(ROOT / p.student.answers, every)
@@ -195,8 +195,8 @@ def answers(
     conversations = converse(student.ask, queries, generations, p.pack(), turns=p.student_turns)
     if lost := conversations.count(None):
         raise UserError(
-            f"{lost} of {len(every)} answers came in no form that can be read;"
-            " another seed asks anew"
+            f"{lost} of {len(every)} requests brought no chat completion, after all tries;"
+            " change seed to ask them again"
         )
     return conversations
 

@@ -11,6 +11,7 @@ from helpers.chat.ledger import Ledger
 from helpers.errors import UserError
 from helpers.files import read_json_lines
 from helpers.profile.load import load_profile
+from helpers.profile.schema import Answers
 from helpers.results.leaks import NEAR
 from helpers.task.catalog import Query, load_skills
 from helpers.task.points import KEPT
@@ -51,6 +52,18 @@ class Run:
             raise UserError(
                 f"models={models!r}: a list of one or more is needed, of {', '.join(self.models)}"
             )
+
+    def check_askable(self, models: Sequence[str]) -> None:
+        """Check that each can be asked more than it was.
+
+        Raises:
+            UserError: one is a file of answers.
+        """
+        for model in models:
+            if isinstance(self.models[model].student, Answers):
+                raise UserError(
+                    f"{model} is a file of answers, which nobody can ask; choose another model"
+                )
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -143,6 +156,7 @@ class Run:
             raise UserError(f"samples={samples!r}: a whole number is needed, 0 or more")
         if samples:
             self.check_models(models)
+            self.check_askable(models)
         tasks = [evaluate.Task("", query.k, 0, sample, query) for sample in range(samples)]
         columns = {}
         for model in models if samples else ():

@@ -53,16 +53,16 @@ def read_json_lines(path: Path, made_by: str) -> list[dict]:
     if not path.exists():
         raise UserError(f"{path}: not there yet; run {made_by} first")
     rows = []
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:
         try:
             for line in file:
-                row = json.loads(line)
+                row = json.loads(line.decode())
                 if not isinstance(row, dict):
-                    raise ValueError("the next one holds no object")
+                    raise ValueError("not a JSON object")
                 rows.append(row)
         except (ValueError, RecursionError) as error:
             raise UserError(
-                f"{path}: damaged after line {len(rows)} ({error});"
+                f"{path}, line {len(rows) + 1}: damaged ({error});"
                 f" move it away, and {made_by} makes it again"
             ) from None
     return rows

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx2
 import huggingface_hub
+import yaml
 
 from helpers import paths
 from helpers.errors import UserError
@@ -90,6 +91,6 @@ def licence(folder: Path) -> str:
     card = folder / "README.md"
     try:
         front = huggingface_hub.metadata_load(card) if card.exists() else None
-    except ValueError:  # a front matter that is no mapping
+    except (ValueError, yaml.YAMLError):  # a front matter that is no mapping, or no YAML
         front = None
     return (front or {}).get("license", "unknown")

@@ -192,11 +192,22 @@ def test_no_text_with_a_pair_kept_apart_is_taken_and_they_are_counted(made, tmp_
     )
 
 
+def test_texts_of_a_kind_that_is_not_asked_for_are_counted(made, ledger, tmp_path, capsys):
+    records, folder = made
+    p = SMOKE.model_copy(update={"corpus": str(folder), "texts": {"2": 5}})
+    assert {record["kind"] for record in corpus.build(p, ledger)} == {"2"}
+    n = {kind: sum(r["kind"] == kind and not r["dropped"] for r in records) for kind in "12"}
+    said = f"{n['1']} texts of the corpus are left out: texts asks for none of k = 1\n"
+    assert said in capsys.readouterr().out
+
+
 GOOD = {
     "topic": SMOKE.pools()["I"].topics[0],
     "skills": ["simile"],
     "messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "A text."}],
 }
+
+SILENT = {"role": "assistant", "content": "Answer:\nExplanation: none."}
 
 
 @pytest.mark.parametrize(
@@ -209,6 +220,8 @@ GOOD = {
         ({"skills": []}, "skills: list should have at least 1 item"),
         ({"k": 2}, "the line: k = 2, and skills names 1"),
         ({"points": [1, 1]}, "2 points; k = 1 has 4"),
+        ({"points": []}, "0 points; k = 1 has 4"),
+        ({"messages": [GOOD["messages"][0], SILENT]}, "the line: the last message holds no text"),
         (
             {"messages": GOOD["messages"][:1] * 2},
             "the line: messages do not alternate",

@@ -1,5 +1,6 @@
 """The evaluation's records: every task once, every judge's grades, what could not be read."""
 
+import itertools
 import json
 
 import pandas as pd
@@ -8,12 +9,14 @@ import pytest
 from helpers import answer_page, corpus, evaluate, text_tables
 from helpers.chat.conversation import Conversation
 from helpers.chat.ledger import Ledger
+from helpers.chat.replies import Reply
 from helpers.errors import UserError
 from helpers.files import write_json_lines
 from helpers.highlight import marked
 from helpers.profile import schema
 from helpers.profile.load import load_profile
 from helpers.results.leaks import NEAR, leaks, nearest, not_compared
+from helpers.task.pairs import count_apart
 from helpers.task.points import FIRST_JUDGE
 
 SMOKE = load_profile("smoke")
@@ -83,7 +86,7 @@ def test_a_second_judge_grades_the_same_answers(ledger, graded):
 
 def test_leaks_are_counted_on_the_files(ledger, graded):
     texts = corpus.build(SMOKE["01_generate"], ledger)
-    counted = leaks({"base": graded}, texts)
+    counted = leaks({"base": graded}, texts, BASE.pairs_apart)
     assert counted.answers.sum() == len(graded)
     training, held_out = counted[counted.setting == "I"], counted[counted.setting == "II"]
     assert not training[training.k > 1].same_task.any()
@@ -92,12 +95,23 @@ def test_leaks_are_counted_on_the_files(ledger, graded):
     assert (training.same_topic == training.queries).all()
     pair = next(record for record in texts if record["k"] == 2)
     query = {"topic": pair["topic"], "skills": pair["skills"], "k": 2, "nearest": 95.0}
-    counted = leaks({"x": [record | query for record in graded[:3]]}, [pair | {"dropped": ""}])
+    x, text = [record | query for record in graded[:3]], pair | {"dropped": ""}
+    counted = leaks({"x": x}, [text], BASE.pairs_apart)
     assert counted.same_task.sum() == 1
     assert counted.pair_shown.sum() == 0
-    apart = [record | query | {"apart": 1} for record in graded[:3]]
-    assert leaks({"x": apart}, [pair | {"dropped": ""}]).pair_shown.sum() == 1, "it was shown"
+    assert leaks({"x": x}, [text], 1.0).pair_shown.sum() == 1, "it was shown"
     assert counted.near_texts.sum() == 3
+
+
+def test_a_pair_kept_apart_is_found_among_others_that_no_text_shows(graded):
+    share = BASE.pairs_apart
+    skills = sorted(skill.name for skill in BASE.pools()["I"].skills)
+    three = next(s for s in itertools.combinations(skills, 3) if count_apart(s, share) == 1)
+    query = graded[0] | {"k": 3, "topic": "sewing", "skills": list(three), "apart": 1}
+    for pair in itertools.combinations(three, 2):
+        text = {"topic": "law", "skills": list(pair), "text": "A text."}
+        counted = leaks({"x": [query]}, [text], share)
+        assert counted.pair_shown.sum() == count_apart(pair, share)
 
 
 def test_of_chats_of_your_own_the_texts_alone_are_compared(ledger, graded, tmp_path, monkeypatch):
@@ -113,7 +127,8 @@ def test_of_chats_of_your_own_the_texts_alone_are_compared(ledger, graded, tmp_p
     records = evaluate.evaluate(own, TASKS, again, ledger)
     assert records[0]["mix"] == {"chats": 6}, "the texts of all turns"
     assert records[0]["nearest"] == 100
-    shared = leaks({"base": graded, "own-s0": records}, corpus.build(SMOKE["01_generate"], ledger))
+    texts = corpus.build(SMOKE["01_generate"], ledger)
+    shared = leaks({"base": graded, "own-s0": records}, texts, BASE.pairs_apart)
     by_model = shared.set_index("model")
     unknown = ["same_task", "same_topic", "same_skill"]
     assert by_model.loc["own", unknown].isna().all(axis=None)
@@ -136,6 +151,19 @@ def test_no_model_yet_is_a_sentence(ledger, tmp_path, monkeypatch):
     monkeypatch.setattr("helpers.paths.run", lambda profile: tmp_path)
     with pytest.raises(UserError, match="make reproduce PROFILE=smoke trains it"):
         evaluate.student(TRAINED, ledger)
+
+
+class Silent:
+    """A model whose every second reply is none."""
+
+    def ask(self, requests):
+        return [Reply("Answer: a", cut=False) if i % 2 else None for i in range(len(requests))]
+
+
+def test_requests_without_a_reply_are_counted():
+    lost = f"{len(TASKS) // 2} of {len(TASKS)} requests brought no chat completion, after all tries"
+    with pytest.raises(UserError, match=lost):
+        evaluate.answers(BASE, TASKS, Silent())
 
 
 def test_graded_answers_of_a_run_are_one_table(graded, tmp_path, monkeypatch):

@@ -148,6 +148,18 @@ def test_a_question_of_ones_own_is_graded_and_what_is_not_there_is_a_sentence(ru
             run.ask(Query(topic, skills), MODELS, samples=0)
 
 
+def test_answers_in_a_file_cannot_be_asked_and_nobody_else_is(run, tmp_path, monkeypatch):
+    file = tmp_path / "answers.jsonl"
+    write_json_lines(file, [{"text": "not looked at"}])
+    theirs = {"student": schema.Answers(answers=str(file)), "mix": {}}
+    monkeypatch.setitem(run.models, "theirs", run.models["base"].model_copy(update=theirs))
+    monkeypatch.setattr(evaluate, "student", lambda *_: pytest.fail("asked"))
+    query = run.query_of({"topic": "baking", "skills": ["metaphor"]})
+    with pytest.raises(UserError, match="theirs is a file of answers, which nobody can ask"):
+        run.ask(query, ["base", "theirs"], samples=1)
+    assert "Topic: baking" in run.ask(query, ["theirs"], samples=0)
+
+
 @pytest.mark.parametrize("models", [["base", "k9"], [], (), "base"])
 def test_models_that_are_not_there_are_a_sentence(run, models):
     named = re.escape(f"models={models!r}: a list of one or more is needed, of base, k123-s0")

@@ -23,7 +23,14 @@ def test_a_file_that_would_stay_the_same_is_left_untouched(tmp_path):
 def test_a_line_that_is_no_object_is_named(tmp_path, line):
     path = tmp_path / "rows.jsonl"
     path.write_text(f'{{"a": 1}}\n{line}\n{{"a": 2}}\n', errors="surrogatepass")
-    with pytest.raises(UserError, match=r"rows.jsonl: damaged after line 1 \(.*a stage makes it"):
+    with pytest.raises(UserError, match=r"rows.jsonl, line 2: damaged \(.*a stage makes it"):
+        files.read_json_lines(path, "a stage")
+
+
+def test_the_line_that_is_no_text_is_the_one_named(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"a": 1}\n' * 5000 + b'{"a": "\xff"}\n')
+    with pytest.raises(UserError, match=r"rows.jsonl, line 5001: damaged \('utf-8' codec"):
         files.read_json_lines(path, "a stage")
 
 
@@ -42,7 +49,7 @@ def test_a_cut_line_is_named_with_the_stage_that_makes_it_again(tmp_path):
     with pytest.raises(UserError, match=r"rows.jsonl: not there yet; run 01_generate first"):
         files.read_json_lines(path, "01_generate")
     path.write_text('{"a": 1}\n{"a": ')
-    with pytest.raises(UserError, match=r"damaged after line 1 .* 01_generate makes it again"):
+    with pytest.raises(UserError, match=r", line 2: damaged .* 01_generate makes it again"):
         files.read_json_lines(path, "01_generate")
 
 

@@ -78,8 +78,9 @@ def test_what_is_not_known_is_unknown(folder, monkeypatch):
     assert (data.license, data.base_model) == ("unknown", "nobody-has/this")
     assert data.datasets == ["owner/chats"]
     broken = folder.parent / "README.md"
-    broken.write_text("---\n- a list\n---\n")
-    assert model_card.licence(folder.parent) == "unknown"
+    for front in ("- a list", "license: [mit", "license: \tmit: x"):
+        broken.write_text(f"---\n{front}\n---\n")
+        assert model_card.licence(folder.parent) == "unknown"
 
 
 def test_the_results_are_the_models_own_and_its_bases(folder, tmp_path, monkeypatch):

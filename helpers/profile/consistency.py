@@ -1,7 +1,6 @@
 """Checks across keys: do counts fit each other, are named files, models and prices there?"""
 
 import contextlib
-import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -18,7 +17,7 @@ from helpers.profile.parameters import Parameters
 from helpers.profile.schema import Finetune, Generate, Grade
 from helpers.profile.variants import Variants
 from helpers.profile.yaml_files import KNOWN, Files, names, read_yaml, source
-from helpers.results.scores import mix_of
+from helpers.results.scores import mix_of, model_of
 from helpers.student import server
 from helpers.task.mixes import below_in, counts_of, part_of
 from helpers.task.pairs import count_apart, sets_together
@@ -90,7 +89,7 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Parameters]) ->
                 )
     for p in notebooks.values():
         if isinstance(p, Finetune):
-            is_main = mix_of(re.sub(r"-s\d+$", "", p.variant)) in variants.mixes
+            is_main = mix_of(model_of(p.variant)) in variants.mixes
             key = "mixes" if is_main else "sweeps"
             with named("shared", key, f"mix of {p.variant}: "):
                 check_mix(p, generate)
@@ -126,7 +125,7 @@ def check_claims(claims: list[Claim], grade: Grade, notebooks: dict[str, Paramet
                 f" {claim.setting} has all its pairs apart; take k: [2]"
             )
         for p in graded:
-            model = re.sub(r"-s\d+$", "", p.variant)
+            model = model_of(p.variant)
             is_its = mix_of(model) in (claim.model, claim.against)
             if is_its and claim.setting not in p.settings:
                 raise UserError(

@@ -45,7 +45,7 @@ from helpers.profile.value_types import (
     Whole,
     Word,
 )
-from helpers.results.scores import mix_of
+from helpers.results.scores import mix_of, model_of
 from helpers.student.server import Server
 from helpers.task.catalog import (
     Pool,
@@ -329,11 +329,12 @@ class Plot(Experiment):
     about: Line = ""
     over_generations: Literal["max", "mean"] = "max"
     claims: list[Claim] = []
+    pairs_apart: ShareApart = 0.0
     swept: dict[Name, Swept] = {}
 
     @pydantic.model_validator(mode="after")
     def _claims_are_of_mixes(self):
-        models = list(dict.fromkeys(re.sub(r"-s\d+$", "", variant) for variant in self.graded))
+        models = list(dict.fromkeys(map(model_of, self.graded)))
         for claim in self.claims:
             for mix in (claim.model, claim.against):
                 named = rf"(.+-)?{re.escape(mix)}"

@@ -1,13 +1,13 @@
 """What training and evaluation share: topics, skills, queries, near-duplicate texts."""
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from rapidfuzz import fuzz, process
 
-from helpers.task.pairs import pairs_of
+from helpers.results.scores import model_of
+from helpers.task.pairs import count_apart, pairs_of
 
 NEAR = 90  # similarity (0 to 100) from which two texts count as near-duplicates
 
@@ -23,12 +23,13 @@ def nearest(texts: Sequence[str], known: Sequence[str]) -> list[float]:
     return [similarity[text] for text in texts]
 
 
-def leaks(graded: dict[str, list[dict]], corpus: list[dict]) -> pd.DataFrame:
+def leaks(graded: dict[str, list[dict]], corpus: list[dict], pairs_apart: float) -> pd.DataFrame:
     """What each model's training and evaluation share (docs/protocol.md, "Settled").
 
     Args:
         graded: by variant, the records that 03_grade writes.
         corpus: the records that 01_generate writes.
+        pairs_apart: the share of the pairs of skills kept apart.
 
     Returns:
         Columns: model (all its training seeds together), setting, k, queries, answers;
@@ -48,14 +49,15 @@ def leaks(graded: dict[str, list[dict]], corpus: list[dict]) -> pd.DataFrame:
     trained_topics = {record["topic"] for record in written}
     trained_skills = {skill for record in written for skill in record["skills"]}
     trained_pairs = {pair for record in written for pair in pairs_of(record["skills"])}
+    apart_and_shown = {pair for pair in trained_pairs if count_apart(pair, pairs_apart)}
     rows = []
     for variant, records in graded.items():
-        model = re.sub(r"-s\d+$", "", variant)
+        model = model_of(variant)
         for record in records:
             topic, skills = record["topic"], frozenset(record["skills"])
             first = record["generation"] == 0  # counts the query once
             known = np.nan if "chats" in record["mix"] else float(first)
-            unseen = sum(pair not in trained_pairs for pair in pairs_of(skills))
+            leaked = any(pair in apart_and_shown for pair in pairs_of(skills))
             rows.append(
                 {
                     "model": model,
@@ -64,7 +66,7 @@ def leaks(graded: dict[str, list[dict]], corpus: list[dict]) -> pd.DataFrame:
                     "queries": first,
                     "answers": 1,
                     "same_task": known * ((topic, skills) in trained_tasks),
-                    "pair_shown": known * (unseen < record["apart"]),
+                    "pair_shown": known * leaked,
                     "same_topic": known * (topic in trained_topics),
                     "same_skill": known * (not trained_skills.isdisjoint(skills)),
                     "near_texts": record["nearest"] >= NEAR,

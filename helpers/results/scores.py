@@ -42,6 +42,11 @@ def kind_of(mix: Mapping[str, Amount]) -> str:
     return "k" + "".join(sorted(mix, key=int))
 
 
+def model_of(variant: str) -> str:
+    """A variant without its training seed, `k12` of `k12-s0`; models not trained have none."""
+    return re.sub(r"-s\d+$", "", variant)
+
+
 def student_of(model: str) -> str:
     """The student in a model's name `<student>-<mix>`; empty where there is only one student."""
     return model.rpartition("-")[0]
@@ -93,7 +98,8 @@ def tidy(
     """
     rows = []
     for variant, records in graded.items():
-        model, seed = re.fullmatch(r"(.+?)(?:-s(\d+))?", variant).groups()
+        model = model_of(variant)
+        seed = variant.removeprefix(model).removeprefix("-s")
         for record in records:
             mix = record["mix"]
             about = record | {

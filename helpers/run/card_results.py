@@ -25,7 +25,7 @@ def write(notebooks: dict[str, Parameters]) -> None:
     table = scores.read_csv(ROOT / plot.figures / "scores.csv")
     for p in notebooks.values():
         if isinstance(p, Finetune):
-            model = p.variant.rpartition("-s")[0]
+            model = scores.model_of(p.variant)
             base = scores.name_of(scores.student_of(model), "base")
             is_ours = (table.model == model) & (table.seed == p.training_seed)
             rows = table[is_ours | (table.model == base)]

@@ -111,7 +111,7 @@ def of_scores(p: Plot, longest: int) -> dict:
         "best": best,
         "base": base,
         "control": control if control in at_unseen.index else "",
-        "after": next(v for v in p.graded if re.sub(r"-s\d+$", "", v) == best),
+        "after": next(v for v in p.graded if scores.model_of(v) == best),
     }
 
 

@@ -45,7 +45,7 @@ class Pack:
     json_schema: bool = False  # the grading turn asks for JSON, by a schema, not for a table
 
 
-SAMPLE = Query("", (Skill("", "", "", ""),))
+SAMPLE = Query("topic", (Skill("skill", "", "", ""), Skill("another skill", "", "", "")))
 SKILL_FORMS = {  # what a field has of each skill, a line or more
     "skills_defs_and_examples_simple": "**{name}**: {definition} For example, {example}",
     "skills_defs_and_examples": "Skill: {name}\nDefinition: {definition}\nExample: {example}",
@@ -140,7 +140,8 @@ def load_pack(generation: Path, grading: Path) -> Pack:
     """Read and check a pack.
 
     Raises:
-        UserError: a missing file, no JSON, not the form of a pack, a field that cannot be filled.
+        UserError: a missing file, no JSON, not the form of a pack, a field that cannot be filled,
+            equal criteria.
     """
     turns = read_as(
         generation,
@@ -159,4 +160,12 @@ def load_pack(generation: Path, grading: Path) -> Pack:
     pack = Pack(turns, *graded.turns, graded.rubric, graded.json_schema)
     try_out(generation, generation_turns, SAMPLE, pack)
     try_out(grading, grading_turn, SAMPLE, "", pack)
+    items = criteria(SAMPLE, pack.rubric)
+    for item in items:
+        if items.count(item) > 1:
+            raise UserError(
+                f"{grading}: rubric: {item!r} stands twice among the criteria of two skills, and"
+                " points are told apart by them; skill must hold {skill}, and topic, sense and"
+                " sentences must differ"
+            )
     return pack

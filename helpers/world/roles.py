@@ -146,10 +146,19 @@ def meets(text: str, criterion: str, task: Task) -> bool:
 
 
 def graded(rng: random.Random, prompt: str, rates: Rates, *, by_schema: bool) -> Said:
-    """The judge's grades, in JSON where a schema is asked for."""
+    """The judge's grades, in JSON where a schema is asked for.
+
+    Raises:
+        Refusal: no criteria to grade by, or what `read_task` raises.
+    """
     task = read_task(prompt)
     _, text, rubric = TO_BE_GRADED.search(prompt).groups()
     criteria = re.findall(r"^- (.+)$", rubric, re.M)
+    if not criteria:
+        raise Refusal(
+            "the embedded judge grades by criteria after the marked text, each in a line of its own"
+            " that begins with '- ', as {rubric_lines} has them"
+        )
     of_skills = criteria[: len(task.skills)]
     points = {}
     for criterion in criteria:

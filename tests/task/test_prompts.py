@@ -133,6 +133,12 @@ def test_sentence_limits_in_words():
         (["x"], {"turns": ["x", "y"], "rubric": {}}, "a grading pack is"),
         (["x"], {"turns": ["x"], "rubric": {"mood": "y"}}, "a grading pack is"),
         (["x"], {"turns": ["x"], "rubric": {"skill": "{mood}"}}, "'mood' cannot be filled"),
+        (["x"], {"turns": ["x"], "rubric": {"skill": "Shows it"}}, "j.json: rubric: 'Shows it' st"),
+        (
+            ["x"],
+            {"turns": ["x"], "rubric": {"topic": "Is good", "sense": "Is good"}},
+            "j.json: rubric: 'Is good' stands twice",
+        ),
     ],
 )
 def test_bad_packs_get_a_sentence(tmp_path, generation, grading, said):

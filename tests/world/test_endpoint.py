@@ -94,6 +94,10 @@ def test_a_schema_is_answered_in_json(queries, pack):
         ("Topic: surfing\nSkills: metaphor", "does not know the topic surfing"),
         ("Topic: sewing\nShow: pale needle", "does not know the skill pale needle"),
         ("Write me a poem.", "a line 'Topic: ...'"),
+        (
+            "Topic: sewing\nSkills: simile\n== a ==\nA text.\n== a ==\nShows simile, makes sense",
+            "the embedded judge grades by criteria .* begins with '- '",
+        ),
     ],
 )
 def test_what_the_world_does_not_know(ask_as, prompt, sentence):
