@@ -4,6 +4,7 @@ import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterator
+from typing import Literal
 
 import pandas as pd
 import pydantic
@@ -190,6 +191,8 @@ class Topology(pydantic.BaseModel):
     num_machines: pydantic.PositiveInt = 1
     num_processes: pydantic.PositiveInt = 1
     fsdp_config: dict | None = None
+    # False is YAML's reading of an unquoted no. Anything else would be trained in fp32 silently.
+    mixed_precision: Literal["no", "bf16", False] = "no"
 
     @pydantic.model_validator(mode="after")
     def _divide(self):

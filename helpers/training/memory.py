@@ -7,6 +7,7 @@ side.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -22,9 +23,11 @@ from helpers.training.hub import revision
 from helpers.training.recipe import Recipe
 
 GB = 1e9
-# bf16 operations a second, not sparse, from data sheets; the first name in the device's counts.
+# bf16 operations a second, not sparse, from data sheets. The first that is in the device's name, as
+# whole words, counts: an L40 is no L4.
 PEAKS = {
     "H200": 989e12,
+    "GH200": 989e12,
     "H100 PCIe": 756e12,
     "H100": 989e12,
     "A100": 312e12,
@@ -160,7 +163,7 @@ def flops(shape: Shape, sizes: Sequence[int], labelled: int) -> float:
 def mfu(speed: float, device: str) -> float | None:
     """The share that this many operations a second are of a device's; None if not in `PEAKS`."""
     for name, peak in PEAKS.items():
-        if name in device:
+        if re.search(rf"\b{name}\b", device):
             return round(speed / peak, 4)
     return None
 
