@@ -13,9 +13,11 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import psutil
+import pydantic
 import yaml
 
 from helpers.errors import UserError
@@ -168,6 +170,23 @@ def mfu(speed: float, device: str) -> float | None:
     return None
 
 
+class Settings(pydantic.BaseModel):
+    """What is read of accelerate's YAML, in its names."""
+
+    distributed_type: str
+    num_machines: pydantic.PositiveInt = 1
+    num_processes: pydantic.PositiveInt = 1
+    fsdp_config: dict | None = None
+    # False is YAML's reading of an unquoted no. Anything else would be trained in fp32 silently.
+    mixed_precision: Literal["no", "bf16", False] = "no"
+
+    @pydantic.model_validator(mode="after")
+    def _divide(self):
+        if self.num_processes % self.num_machines:
+            raise ValueError(f"num_processes is no multiple of num_machines, {self.num_machines}")
+        return self
+
+
 @dataclass(frozen=True)
 class Topology:
     """What an accelerate YAML says of a training."""
@@ -193,18 +212,18 @@ def read_topology(path: Path) -> Topology:
     Whether it is for CPUs is told by its file's name, which then begins with cpu: the launcher
     starts several processes only where the YAML says MULTI_GPU, on CPUs too.
     """
-    settings = yaml.safe_load(path.read_text())
-    machines = settings.get("num_machines", 1)
-    fsdp = settings.get("fsdp_config") or {}
+    settings = Settings(**yaml.safe_load(path.read_text()))
+    machines = settings.num_machines
+    fsdp = settings.fsdp_config or {}
     return Topology(
         path=path,
-        processes=settings.get("num_processes", 1) // machines,
+        processes=settings.num_processes // machines,
         machines=machines,
         cpu=path.stem.startswith("cpu"),
-        sharded=settings["distributed_type"] == "FSDP",
+        sharded=settings.distributed_type == "FSDP",
         regathers=fsdp.get("fsdp_reshard_after_forward", True),
         recomputes=fsdp.get("fsdp_activation_checkpointing", False),
-        precision=str(settings.get("mixed_precision", "no")),
+        precision=str(settings.mixed_precision),
     )
 
 
