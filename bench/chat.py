@@ -30,11 +30,19 @@ from helpers.task.queries import draw
 from tests.faults.server import Server
 
 ROUNDS = 5
-REQUESTS, AT_ONCE, LATENCY = 400, 50, 0.2
+# Against peers: requests, how many at once, and seconds that the server takes for each.
+REQUESTS = 400
+AT_ONCE = 50
+LATENCY = 0.2
 IDEAL = REQUESTS / AT_ONCE * LATENCY  # seconds
-RATE, BURST = 100, 20  # requests a second, and at once
-RATE_IDEAL = (REQUESTS - BURST) / RATE
-MANY, MANY_LATENCY = 20_000, 0.002
+# At a rate limit: requests a second, and how many may come at once.
+RATE = 100
+BURST = 20
+RATE_IDEAL = (REQUESTS - BURST) / RATE  # seconds
+# For speed and memory.
+MANY = 20_000
+MANY_LATENCY = 0.002
+JUDGED = 2000  # requests to the embedded judge
 PEERS = {  # what else a user would take; they store nothing before the end
     "AsyncOpenAI and a semaphore": "plain",
     "the same with aiohttp": "plain-aiohttp",
@@ -57,93 +65,87 @@ def memory() -> float:
 
 def ours(address: str, count: int, at_once: int) -> dict:
     """Every reply stored before it is looked at."""
+    memories = []  # MB after a quarter of the replies, and after all
+    replies = 0
+
+    def read(request, reply):
+        nonlocal replies
+        replies += 1
+        if replies in (count // 4 + 1, count):
+            memories.append(memory())
+        return reply
+
+    requests = questions(count)
+    endpoint = Endpoint(base_url=address, model="m", concurrency=at_once)
     with tempfile.TemporaryDirectory() as folder:
-        ledger, seen = Ledger(Path(folder) / "ledger.sqlite"), []
-
-        def read(request, reply):
-            seen.append(memory() if len(seen) in (count // 4, count - 1) else 0.0)
-            return reply
-
-        requests = questions(count)
-        endpoint = Endpoint(base_url=address, model="m", concurrency=at_once)
+        ledger = Ledger(Path(folder) / "ledger.sqlite")
         start = time.perf_counter()
         outcomes = ask(requests, endpoint, ledger, role="bench", read=read)
         seconds = time.perf_counter() - start
         assert ledger.summary().query("state == 'replied'").attempts.sum() == count
-    quarter, end = (x for x in seen if x)
     return {
         "seconds": seconds,
         "usable": sum(len(outcome.usable) for outcome in outcomes),
-        "mb_at_a_quarter": quarter,
-        "mb_at_the_end": end,
+        "mb_at_a_quarter": memories[0],
+        "mb_at_the_end": memories[1],
     }
 
 
 def plain(address: str, count: int, at_once: int, http=None) -> dict:
     """What most scripts do."""
 
-    async def everything() -> tuple[float, list]:
-        api, few = (
-            openai.AsyncOpenAI(base_url=address, api_key="none", http_client=http),
-            asyncio.Semaphore(at_once),
-        )
+    async def ask_all() -> tuple[float, list]:
+        api = openai.AsyncOpenAI(base_url=address, api_key="none", http_client=http)
+        limit = asyncio.Semaphore(at_once)
 
-        async def one(request: Request):
-            async with few:
-                return (
-                    (await api.chat.completions.create(model="m", messages=request.messages))
-                    .choices[0]
-                    .message.content
-                )
+        async def ask_one(request: Request) -> str:
+            async with limit:
+                reply = await api.chat.completions.create(model="m", messages=request.messages)
+            return reply.choices[0].message.content
 
         start = time.perf_counter()
-        replies = await asyncio.gather(*map(one, questions(count)), return_exceptions=True)
+        replies = await asyncio.gather(*map(ask_one, questions(count)), return_exceptions=True)
         return time.perf_counter() - start, replies
 
-    seconds, replies = asyncio.run(everything())
-    return {"seconds": seconds, "usable": sum(isinstance(r, str) for r in replies)}
+    seconds, replies = asyncio.run(ask_all())
+    return {"seconds": seconds, "usable": sum(isinstance(reply, str) for reply in replies)}
 
 
 def embedded(count: int) -> dict:
     """Judge requests to the embedded world, on one core."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     p = load.load_profile("mini")["01_generate"]
-    pack, queries = p.pack(), draw(p.pools()["I"], 3, seed=0, purpose="bench")
-    some = [
-        Request(
-            [
-                {
-                    "role": "user",
-                    "content": grading_turn(next(queries), f"The needle is a storm {i}.", pack),
-                }
-            ]
-        )
-        for i in range(count)
-    ]
+    pack = p.pack()
+    queries = draw(p.pools()["I"], 3, seed=0, purpose="bench")
+    requests = []
+    for i in range(count):
+        question = grading_turn(next(queries), f"The needle is a storm {i}.", pack)
+        requests.append(Request([{"role": "user", "content": question}]))
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(Path(folder) / "ledger.sqlite")
-        start, worked = time.perf_counter(), time.process_time()
-        ask(some, p.judge, ledger, role="judge")
-        seconds, worked = time.perf_counter() - start, time.process_time() - worked
-        asked = int(ledger.summary().attempts.sum())
-    return {"seconds": seconds, "requests": asked, "processor_seconds": worked}
+        start = time.perf_counter()
+        start_of_work = time.process_time()
+        ask(requests, p.judge, ledger, role="judge")
+        seconds = time.perf_counter() - start
+        worked = time.process_time() - start_of_work
+        attempts = int(ledger.summary().attempts.sum())
+    return {"seconds": seconds, "requests": attempts, "processor_seconds": worked}
 
 
-def client(name: str, *numbers: str) -> None:
+def client(name: str, *arguments: str) -> None:
     """The body of a client's process; prints what it measured."""
     if name == "embedded":
-        result = embedded(int(numbers[0]))
+        (count,) = arguments
+        result = embedded(int(count))
     else:
-        address, count, at_once = numbers[0], int(numbers[1]), int(numbers[2])
+        address, count, at_once = arguments
+        where = (address, int(count), int(at_once))
         if name == "ours":
-            result = ours(address, count, at_once)
+            result = ours(*where)
+        elif name == "plain-aiohttp":
+            result = plain(*where, openai.DefaultAioHttpClient())
         else:
-            result = plain(
-                address,
-                count,
-                at_once,
-                openai.DefaultAioHttpClient() if name == "plain-aiohttp" else None,
-            )
+            result = plain(*where)
     print(json.dumps(result))
 
 
@@ -158,7 +160,15 @@ def serve(latency: str, rate: str) -> None:
 
 
 def process(*words) -> list[str]:
+    """The command of a process of this file's own: a server or a client."""
     return [sys.executable, "-m", "bench.chat", *map(str, words)]
+
+
+def result_of(command: list[str]) -> dict:
+    """What a client's process measured: the last line that it prints."""
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    ended = subprocess.run(command, cwd=paths.ROOT, check=True, **quiet)
+    return json.loads(ended.stdout.splitlines()[-1])
 
 
 def measured(name: str, count: int, *, latency: float, rate: float = 0.0) -> dict:
@@ -166,81 +176,69 @@ def measured(name: str, count: int, *, latency: float, rate: float = 0.0) -> dic
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(process("serve", latency, rate), cwd=paths.ROOT, **pipes) as server:
         address = server.stdout.readline().strip()
-        numbers = [address, str(count), str(AT_ONCE)]
-        command = (
-            [str(INSPECT), "bench/chat_inspect_ai.py", *numbers]
-            if name == "inspect"
-            else process(name, *numbers)
-        )
-        done = subprocess.run(
-            command,
-            cwd=paths.ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            check=True,
-        )
+        command = process(name, address, count, AT_ONCE)
+        if name == "inspect":
+            script = "bench/chat_inspect_ai.py"
+            command = [str(INSPECT), script, address, str(count), str(AT_ONCE)]
+        result = result_of(command)
         server.stdin.close()
-    return json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
-def median(some: list[dict], key: str = "seconds") -> float:
-    return statistics.median(x[key] for x in some)
+def median(results: list[dict], key: str = "seconds") -> float:
+    return statistics.median(result[key] for result in results)
+
+
+def median_rate(results: list[dict], key: str) -> int:
+    """Requests by what `key` names: seconds, or the processor's."""
+    return round(statistics.median(result["requests"] / result[key] for result in results))
 
 
 def version_of(name: str) -> str:
     if name != "inspect":
         return f"openai {importlib.metadata.version('openai')}"
     code = "import importlib.metadata as m; print('inspect_ai', m.version('inspect_ai'))"
-    return subprocess.run(
-        [INSPECT, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    ended = subprocess.run([INSPECT, "-c", code], capture_output=True, text=True, check=True)
+    return ended.stdout.strip()
 
 
-def main() -> None:
+def measure() -> dict:
     """All of it; about five minutes on two quiet cores."""
-    load, peers = (
-        os.getloadavg(),
-        {k: v for k, v in PEERS.items() if v != "inspect" or INSPECT.exists()},
-    )
+    load_before = os.getloadavg()[0]
+    peers = dict(PEERS)
+    if not INSPECT.exists():
+        del peers["inspect_ai"]
     runs: dict[str, list[dict]] = {name: [] for name in ("ours", *peers.values())}
     for _ in range(ROUNDS):
-        for name, some in runs.items():  # in turns: other load on the machine hits all alike
-            some.append(measured(name, REQUESTS, latency=LATENCY))
+        for name, results in runs.items():  # in turns: other load on the machine hits all alike
+            results.append(measured(name, REQUESTS, latency=LATENCY))
     limited = [measured("ours", REQUESTS, latency=0.0, rate=RATE) for _ in range(ROUNDS)]
     many = measured("ours", MANY, latency=MANY_LATENCY)
-    inside = [
-        json.loads(
-            subprocess.run(
-                process("embedded", 2000),
-                cwd=paths.ROOT,
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout
-        )
-        for _ in range(ROUNDS)
-    ]
-    table = {
+    judged = [result_of(process("embedded", JUDGED)) for _ in range(ROUNDS)]
+    our_seconds = median(runs["ours"])
+    beside_peers = {}
+    for label, name in peers.items():
+        seconds = median(runs[name])
+        beside_peers[label] = {
+            "ratio_to_ideal": round(seconds / IDEAL, 3),
+            "ratio_to_ours": round(seconds / our_seconds, 3),
+            "version": version_of(name),
+        }
+    return {
         "requests": REQUESTS,
         "at_once": AT_ONCE,
         "latency_seconds": LATENCY,
         "ideal_seconds": IDEAL,
-        "seconds": round(median(runs["ours"]), 3),
-        "ratio_to_ideal": round(median(runs["ours"]) / IDEAL, 3),
-        "peers": {
-            label: {
-                "ratio_to_ideal": round(median(runs[name]) / IDEAL, 3),
-                "ratio_to_ours": round(median(runs[name]) / median(runs["ours"]), 3),
-                "version": version_of(name),
-            }
-            for label, name in peers.items()
+        "seconds": round(our_seconds, 3),
+        "ratio_to_ideal": round(our_seconds / IDEAL, 3),
+        "peers": beside_peers,
+        "usable": {
+            name: min(result["usable"] for result in results) for name, results in runs.items()
         },
-        "usable": {name: min(x["usable"] for x in some) for name, some in runs.items()},
         "rate_limit": {
             "per_second": RATE,
             "burst": BURST,
-            "lost": REQUESTS - min(x["usable"] for x in limited),
+            "lost": REQUESTS - min(result["usable"] for result in limited),
             "ratio_to_ideal": round(median(limited) / RATE_IDEAL, 3),
         },
         "many": {
@@ -251,21 +249,17 @@ def main() -> None:
             "mb_at_the_end": round(many["mb_at_the_end"], 1),
         },
         "embedded": {
-            "per_second_on_one_core": round(
-                statistics.median(x["requests"] / x["seconds"] for x in inside)
-            ),
-            "per_processor_second": round(
-                statistics.median(x["requests"] / x["processor_seconds"] for x in inside)
-            ),
+            "per_second_on_one_core": median_rate(judged, "seconds"),
+            "per_processor_second": median_rate(judged, "processor_seconds"),
         },
         "rounds": ROUNDS,
-        "load_before_and_after": [
-            load[0],
-            os.getloadavg()[0],
-        ],  # far above 0: other work ran at the same time
+        # Far above 0: other work ran at the same time.
+        "load_before_and_after": [load_before, os.getloadavg()[0]],
     }
-    target = paths.run("bench") / "chat.json"
-    write(target, table)
+
+
+def report(table: dict, target: Path) -> None:
+    """Print what was measured."""
     print(
         f"{REQUESTS} requests, {AT_ONCE} at once, {LATENCY} s each: the ideal is {IDEAL:.1f} s."
         f" Medians of {ROUNDS}."
@@ -273,27 +267,41 @@ def main() -> None:
     print(f"  {'ours, every reply stored':30} {table['ratio_to_ideal']:6.2f} x ideal")
     for label, peer in table["peers"].items():
         print(f"  {label:30} {peer['ratio_to_ideal']:6.2f} x ideal")
-    if "inspect_ai" not in peers:
+    if "inspect_ai" not in table["peers"]:
         print("  inspect_ai                     not there: .venv-bench could not be made")
-    limit, mass = table["rate_limit"], table["many"]
+    limit = table["rate_limit"]
     print(
         f"{RATE} a second with bursts of {BURST}: {limit['ratio_to_ideal']:.2f} x ideal"
         f" ({RATE_IDEAL:.1f} s), {limit['lost']} lost."
     )
+    many = table["many"]
     print(
         f"{MANY:,} requests at {MANY_LATENCY * 1000:.0f} ms:"
-        f" {mass['per_second']:,} a second;"
-        f" {mass['mb_at_a_quarter']:.0f} MB after a quarter,"
-        f" {mass['mb_at_the_end']:.0f} MB at the end."
+        f" {many['per_second']:,} a second;"
+        f" {many['mb_at_a_quarter']:.0f} MB after a quarter,"
+        f" {many['mb_at_the_end']:.0f} MB at the end."
     )
-    one, pure = table["embedded"].values()
-    print(f"Embedded judge: {one:,} a second on one core ({pure:,} a processor second).")
+    judge = table["embedded"]
     print(
-        f"In {target.relative_to(paths.ROOT)}; load before and after: {load[0]:.1f},"
-        f" {os.getloadavg()[0]:.1f}."
+        f"Embedded judge: {judge['per_second_on_one_core']:,} a second on one core"
+        f" ({judge['per_processor_second']:,} a processor second)."
     )
+    before, after = table["load_before_and_after"]
+    print(f"In {target}; load before and after: {before:.1f}, {after:.1f}.")
+
+
+def main() -> None:
+    table = measure()
+    target = paths.run("bench") / "chat.json"
+    write(target, table)
+    report(table, target.relative_to(paths.ROOT))
 
 
 if __name__ == "__main__":
-    what, *rest = sys.argv[1:] or ["main"]
-    {"main": main, "serve": serve}.get(what, lambda *numbers: client(what, *numbers))(*rest)
+    role, *words = sys.argv[1:] or ["main"]
+    if role == "main":
+        main()
+    elif role == "serve":
+        serve(*words)
+    else:
+        client(role, *words)

@@ -8,7 +8,9 @@ and reader. The models are the embedded base with eight seeds. Everything stays 
 
 import argparse
 import os
+import re
 import shutil
+import sys
 import threading
 import time
 from pathlib import Path
@@ -73,10 +75,13 @@ def main() -> None:
     )
     parser.add_argument("--models", type=int, default=8)
     parser.add_argument("--queries", type=int, default=100, help="per k and setting")
-    parser.add_argument("--run", default="dry-run", help="folder in runs/")
+    parser.add_argument("--run", default="dry-run", help="folder in runs/, dry-run...")
     parser.add_argument("--out", type=Path, default=paths.run("bench") / "dry_run.json")
     parser.add_argument("--resume", action="store_true")
     arguments = parser.parse_args()
+    # The folder is removed, its ledger too: never that of a run that somebody may have paid for.
+    if not re.fullmatch(r"dry-run[\w-]*", arguments.run):
+        sys.exit(f"--run {arguments.run}: the name of a dry run's folder begins with dry-run")
     os.environ.setdefault(HEADLESS, "dry run")
     if not arguments.resume:
         shutil.rmtree(paths.run(arguments.run), ignore_errors=True)

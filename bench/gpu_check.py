@@ -27,6 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig
 
 from bench import sample
 from bench.table import write
+from helpers import paths
 from helpers.chat.ledger import Ledger
 from helpers.chat.replies import Request
 from helpers.errors import UserError
@@ -218,7 +219,9 @@ def loss_alone() -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--topology", default="gpu1.yaml", help="a file of params/accelerate")
-    topology = ROOT / "params/accelerate" / parser.parse_args().topology
+    parser.add_argument("--out", type=Path, default=paths.run("bench") / "gpu.json")
+    arguments = parser.parse_args()
+    topology = ROOT / "params/accelerate" / arguments.topology
     if "cpu" not in topology.name and not GPU:
         sys.exit("gpu-check: torch sees no CUDA GPU here, so nothing was checked")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -243,8 +246,7 @@ def main() -> None:
     }
     if GPU:
         result["sampling"] = sample.on_gpu(1)
-    target = ROOT / "runs/bench/gpu.json"
-    write(target, result)
+    write(arguments.out, result)
     print(json.dumps(result), f"{time.monotonic() - start:.0f} s", sep="\n")
 
 

@@ -183,6 +183,8 @@ def advice(rows: dict[str, str], rates: dict[int, float]) -> str:
     """The lines of YAML that follow; the first two belong into a student's `server`."""
     # More at once only where it brings a tenth more.
     best = max(rates.values())
+    if not best:
+        raise UserError("every answer was empty, so nothing can be said of this server")
     at_once = min(c for c, rate in rates.items() if rate > 0.9 * best)
     several = rows["n = 3"] == "3 of 3, 3 different"
     seeds = rows["the same seed twice"] == "the same text; another seed: another text"
@@ -231,7 +233,10 @@ if __name__ == "__main__":
     parser.add_argument("--model", default=os.environ.get("MODEL", ""))
     given = parser.parse_args()
     if bool(given.serve) == bool(given.url):
-        sys.exit('make serve-check SERVE="<command with {model} and {port}>", or URL=<address>')
+        sys.exit(
+            'make serve-check SERVE="<command with {model} and {port}>",'
+            " or URL=<address> MODEL=<name>"
+        )
     try:
         main(given.serve, given.url, given.model)
     except UserError as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from helpers import paths
+from helpers.errors import UserError, command
 from helpers.results.findings import markdown
 from helpers.run.manifest import machine
 
@@ -82,9 +83,14 @@ def write(file: Path, found: dict) -> None:
     file.write_text(json.dumps(found | about, indent=1) + "\n")
 
 
-def line(row: Row, found: dict) -> dict:
-    """A line of the table, from the benchmark's file."""
-    numbers = pd.json_normalize(found, sep="/").iloc[0]
+def line(row: Row, found: dict) -> dict | None:
+    """A line of the table, from the benchmark's file.
+
+    None where that lacks our number: its way failed, or the share of an unknown GPU's peak.
+    """
+    numbers = pd.json_normalize(found, sep="/").iloc[0].dropna()
+    if row.ours not in numbers:
+        return None
     peers = numbers[[fnmatch(place, row.peers) and place != row.ours for place in numbers.index]]
     ours, best = numbers[row.ours], ""
     ratio = ""
@@ -117,6 +123,9 @@ def main() -> None:
         file = FOLDER / f"{row.file}.json"
         if file.exists():
             lines.append(line(row, json.loads(file.read_text())))
+    lines = [measured for measured in lines if measured]
+    if not lines:
+        raise UserError("bench.table: nothing has been measured yet; make bench does")
     table = markdown(pd.DataFrame(lines).set_index("what"))
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / "README.md").write_text(f"# Benchmarks\n\n{table}\n")
@@ -124,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

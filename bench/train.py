@@ -39,7 +39,8 @@ from bench.table import write
 from helpers.paths import ROOT
 from helpers.training import attention, data, parallel, train
 
-BATCH, TEXTS = 64, 1280
+BATCH = 64  # texts a step
+TEXTS = 1280
 COMPILING = 8  # steps until no new shape is compiled any more
 # Less padding, but other batches: texts of like length always meet in one, which is another
 # training. Reported apart.
@@ -60,33 +61,31 @@ def chats(n: int) -> list[list[dict]]:
     """Random chats: questions of 6 to 16 words, answers of 8 to 72."""
     rng = random.Random(0)
 
-    def said(low, high):
+    def text(low: int, high: int) -> str:
         return " ".join(rng.choices(WORDS, k=rng.randint(low, high)))
 
-    return [
-        [
-            {"role": "user", "content": said(6, 16)},
-            {"role": "assistant", "content": said(8, 72) + "."},
-        ]
-        for _ in range(n)
-    ]
+    rows = []
+    for _ in range(n):
+        question = {"role": "user", "content": text(6, 16)}
+        answer = {"role": "assistant", "content": text(8, 72) + "."}
+        rows.append([question, answer])
+    return rows
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+def trained_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of 1536 tokens, trained on such chats and on Python's own library."""
     core = Tokenizer(models.BPE())
-    core.pre_tokenizer, core.decoder = (
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-        decoders.ByteLevel(),
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    texts = [message["content"] for chat in chats(400) for message in chat]
+    for file in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))[:60]:
+        texts.append(file.read_text(errors="ignore")[:20000])
+    trainer = trainers.BpeTrainer(
+        vocab_size=1536,
+        special_tokens=["<s>", "</s>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    sources = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))[:60]
-    text = [m["content"] for chat in chats(400) for m in chat] + [
-        s.read_text(errors="ignore")[:20000] for s in sources
-    ]
-    options = {
-        "special_tokens": ["<s>", "</s>", "<pad>"],
-        "initial_alphabet": pre_tokenizers.ByteLevel.alphabet(),
-    }
-    core.train_from_iterator(text, trainers.BpeTrainer(vocab_size=1536, **options))
+    core.train_from_iterator(texts, trainer)
     whole = PreTrainedTokenizerFast(
         tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
     )
@@ -96,9 +95,11 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def two_million(folder: Path) -> tuple[str, list]:
     """A shape of 2M parameters with random weights, and its texts."""
-    tok = tokenizer()
+    tokenizer = trained_tokenizer()
     torch.manual_seed(0)
     shape = {
+        "vocab_size": len(tokenizer),
+        "tie_word_embeddings": True,
         "hidden_size": 192,
         "intermediate_size": 512,
         "num_hidden_layers": 4,
@@ -106,10 +107,8 @@ def two_million(folder: Path) -> tuple[str, list]:
         "max_position_embeddings": 1024,
     }
     ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
-    LlamaForCausalLM(
-        LlamaConfig(vocab_size=len(tok), tie_word_embeddings=True, **shape, **ends)
-    ).save_pretrained(folder)
-    tok.save_pretrained(folder)
+    LlamaForCausalLM(LlamaConfig(**shape, **ends)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return str(folder), chats(TEXTS)
 
 
@@ -117,11 +116,14 @@ def embedded_base() -> tuple[str, list]:
     """The miniature's base, and requests of its world."""
     from helpers.world import pretrain
 
-    rng, diet = random.Random(0), pretrain.load_diet("three")
-    rows = (pretrain.row(rng, diet)["messages"] for _ in range(100 * TEXTS))
-    return str(ROOT / "helpers/world/weights/three"), [
-        m for m, _ in zip((m for m in rows if len(m) == 2), range(TEXTS), strict=False)
-    ]
+    rng = random.Random(0)
+    diet = pretrain.load_diet("three")
+    texts = []
+    while len(texts) < TEXTS:
+        messages = pretrain.row(rng, diet)["messages"]
+        if len(messages) == 2:
+            texts.append(messages)
+    return str(ROOT / "helpers/world/weights/three"), texts
 
 
 class Ours:
@@ -139,78 +141,78 @@ class Ours:
         alike=attention.ALIKE,
         micro_tokens=8192,
     ):
-        tok = AutoTokenizer.from_pretrained(student)
-        self.data = [data.encode(tok, chat) for chat in texts]
+        self.mixed = mixed and torch.cpu._is_avx512_bf16_supported()
+        self.packed = packed
+        self.compiled = compiled
+        self.alike = alike
+        self.micro_tokens = micro_tokens
+        tokenizer = AutoTokenizer.from_pretrained(student)
+        self.data = [data.encode(tokenizer, chat) for chat in texts]
+        self.length = [len(ids) for ids, _ in self.data]
+        self.done = 0  # steps
         self.state = PartialState(cpu=True)
-        model = LlamaForCausalLM.from_pretrained(
-            student, attn_implementation="packed" if packed else "sdpa"
-        ).train()
-        for layer in model.model.layers if compiled else ():
-            layer.compile(dynamic=True)
+        kernel = "packed" if packed else "sdpa"
+        model = LlamaForCausalLM.from_pretrained(student, attn_implementation=kernel).train()
+        if compiled:
+            for layer in model.model.layers:
+                layer.compile(dynamic=True)
         self.model = parallel.lay_out(model, self.state, False)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=1e-4, weight_decay=0.0, fused=fused, foreach=False
         )
-        self.mixed, self.packed, self.done = (
-            mixed and torch.cpu._is_avx512_bf16_supported(),
-            packed,
-            0,
-        )
-        self.length = [len(ids) for ids, _ in self.data]
-        self.micro_tokens, self.alike, self.compiled = micro_tokens, alike, compiled
 
     def step(self) -> int:
         """One optimizer step; returns its real tokens."""
         attention.ALIKE = self.alike
         rows = data.batch_rows(self.done, len(self.data), BATCH, 0)
         waves = data.split_batch(rows, self.length, 1, self.micro_tokens)
-        labelled = sum(sum(self.data[r][1][1:]) for r in rows)
+        labelled = sum(sum(self.data[row][1][1:]) for row in rows)
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=self.mixed)
-        (train.gradient if self.packed else self.padded)(
-            self.model, waves, self.data, labelled, self.state, autocast
-        )
+        gradient = train.gradient if self.packed else self.padded
+        gradient(self.model, waves, self.data, labelled, self.state, autocast)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), float("inf"))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.done += 1
-        return sum(self.length[r] for r in rows)
+        return sum(self.length[row] for row in rows)
 
     def padded(self, model, waves, data, labelled, state, autocast) -> None:
         """The same gradient with padded rows, as most trainers compute it."""
         for (rows,) in waves:
-            width = max(self.length[r] for r in rows)
-            ids = torch.tensor([data[r][0] + [0] * (width - self.length[r]) for r in rows])
-            keep = torch.tensor(
-                [[*data[r][1][1:], 0] + [0] * (width - self.length[r]) for r in rows],
-                dtype=torch.bool,
-            )
+            width = max(self.length[row] for row in rows)
+            padded_tokens, learned = [], []
+            for row in rows:
+                tokens, labels = data[row]
+                padding = [0] * (width - len(tokens))
+                padded_tokens.append([*tokens, *padding])
+                learned.append([*labels[1:], 0, *padding])
+            ids = torch.tensor(padded_tokens)
+            keep = torch.tensor(learned, dtype=torch.bool)
             with autocast:
                 hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
                 logits = model.lm_head(hidden[keep])
             target = ids.roll(-1, 1)[keep]
-            (
-                torch.nn.functional.cross_entropy(logits.float(), target, reduction="sum")
-                / labelled
-            ).backward()
+            nats = torch.nn.functional.cross_entropy(logits.float(), target, reduction="sum")
+            (nats / labelled).backward()
 
 
 class Trl:
     """SFTTrainer with these settings; the clock is looked at between its steps."""
 
     def __init__(self, student: str, texts: list, **settings):
-        self.data = Dataset.from_list(
-            [{"prompt": chat[:-1], "completion": chat[-1:]} for chat in texts]
-        )
-        self.student, self.settings = student, settings
+        rows = [{"prompt": chat[:-1], "completion": chat[-1:]} for chat in texts]
+        self.data = Dataset.from_list(rows)
+        self.student = student
+        self.settings = settings
 
     def speed(self, steps: int) -> float:
         """Real tokens a second over `steps` steps, after one to warm up."""
-        marks: list[float] = []
-        tokens: list[int] = []
+        starts: list[float] = []  # of the steps
+        tokens: list[int] = []  # of the batches
 
         class Clock(TrainerCallback):
             def on_step_begin(self, *_, **__):
-                marks.append(time.perf_counter())
+                starts.append(time.perf_counter())
 
         with tempfile.TemporaryDirectory() as folder:
             common = {
@@ -227,12 +229,12 @@ class Trl:
                 "use_cpu": True,
             }
             arguments = SFTConfig(**common, **quiet, learning_rate=1e-4, **self.settings)
-            model, tok = (
-                LlamaForCausalLM.from_pretrained(self.student),
-                AutoTokenizer.from_pretrained(self.student),
-            )
             trainer = SFTTrainer(
-                model, arguments, train_dataset=self.data, processing_class=tok, callbacks=[Clock()]
+                LlamaForCausalLM.from_pretrained(self.student),
+                arguments,
+                train_dataset=self.data,
+                processing_class=AutoTokenizer.from_pretrained(self.student),
+                callbacks=[Clock()],
             )
             trainer.remove_callback(PrinterCallback)
             collate = trainer.data_collator
@@ -243,13 +245,16 @@ class Trl:
 
             trainer.data_collator = counted
             trainer.train()
-        return sum(tokens[1 : steps + 1]) / (marks[steps + 1] - marks[1])
+        return sum(tokens[1 : steps + 1]) / (starts[steps + 1] - starts[1])
 
 
 def measure(variants: dict[str, Callable[[int], float]], rounds: int, steps: int) -> dict[str, int]:
     """Median tokens a second of each variant, in turn: a neighbour's load meets all alike."""
-    found = [{name: speed(steps) for name, speed in variants.items()} for _ in range(rounds)]
-    return {name: round(statistics.median(one[name] for one in found)) for name in variants}
+    speeds: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, speed in variants.items():
+            speeds[name].append(speed(steps))
+    return {name: round(statistics.median(of_rounds)) for name, of_rounds in speeds.items()}
 
 
 def ours(*where, **options) -> Callable[[int], float]:
@@ -273,24 +278,24 @@ def trl(*where, **settings) -> Callable[[int], float]:
     return Trl(*where, **settings).speed
 
 
-def compare(where: tuple[str, list], rounds: int, steps: int, tried: bool) -> dict:
-    """Ours and TRL's variants on one model, and the two ratios."""
-    plain = {"bf16": False, "gradient_checkpointing": False}
-    half = {"bf16": True, "gradient_checkpointing": False}
+def compare(where: tuple[str, list], rounds: int, steps: int, *, ablated: bool) -> dict:
+    """Ours and TRL's variants on one model, and how many times as fast ours is.
+
+    Args:
+        where: the student's folder, and the texts.
+        ablated: also ours without one of its choices each.
+    """
+    kept = {"gradient_checkpointing": False}  # activations, which TRL else computes again
     variants = {
         "ours": ours(*where),
         "TRL, default but fp32": trl(*where, bf16=False),
         "TRL, default (bf16)": trl(*where),
+        "TRL, fp32, nothing recomputed": trl(*where, bf16=False, **kept),
+        "TRL, bf16, nothing recomputed": trl(*where, bf16=True, **kept),
+        "TRL, bf16, plain loss": trl(*where, bf16=True, **kept, loss_type="nll"),
+        GROUPED: trl(*where, bf16=True, **kept, train_sampling_strategy="group_by_length"),
     }
-    variants |= {
-        "TRL, fp32, nothing recomputed": trl(*where, **plain),
-        "TRL, bf16, nothing recomputed": trl(*where, **half),
-    }
-    variants |= {
-        "TRL, bf16, plain loss": trl(*where, **half, loss_type="nll"),
-        GROUPED: trl(*where, **half, train_sampling_strategy="group_by_length"),
-    }
-    if tried:
+    if ablated:
         variants |= {
             "ours, fp32": ours(*where, mixed=False),
             "ours, padded": ours(*where, packed=False),
@@ -301,19 +306,21 @@ def compare(where: tuple[str, list], rounds: int, steps: int, tried: bool) -> di
             "ours, micro-batches of 2048": ours(*where, micro_tokens=2048),
             "ours, layers compiled": ours(*where, compiled=True),
         }
-    found = measure(variants, rounds, steps)
-    default = max(v for name, v in found.items() if name.startswith("TRL, default"))
-    best = max(v for name, v in found.items() if name.startswith("TRL") and name != GROUPED)
-    peers = {"vs_trl_default": default, "vs_trl_best": best, "vs_trl_other_batches": found[GROUPED]}
-    notes = {
-        name: f"{speed / found['ours']:.2f} of ours"
-        for name, speed in found.items()
-        if name.startswith("ours, ")
-    }
+    speeds = measure(variants, rounds, steps)
+    notes, defaults, same_batches = {}, [], []
+    for name, speed in speeds.items():
+        if name.startswith("ours, "):
+            notes[name] = f"{speed / speeds['ours']:.2f} of ours"
+        if name.startswith("TRL, default"):
+            defaults.append(speed)
+        if name.startswith("TRL") and name != GROUPED:
+            same_batches.append(speed)
     return {
-        "tokens_per_s": found,
+        "tokens_per_s": speeds,
         "notes": notes,
-        **{name: round(found["ours"] / speed, 2) for name, speed in peers.items()},
+        "vs_trl_default": round(speeds["ours"] / max(defaults), 2),
+        "vs_trl_best": round(speeds["ours"] / max(same_batches), 2),
+        "vs_trl_other_batches": round(speeds["ours"] / speeds[GROUPED], 2),
     }
 
 
@@ -322,26 +329,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=6)
     arguments = parser.parse_args()
+    size = (arguments.rounds, arguments.steps)
     torch.set_num_threads(1)
     set_verbosity_error()
     disable_progress_bar()
     disable_progress_bars()
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
-        large = compare(two_million(Path(folder)), arguments.rounds, arguments.steps, tried=True)
-    base = compare(embedded_base(), arguments.rounds, arguments.steps, tried=False)
-    found = {
+        large = compare(two_million(Path(folder)), *size, ablated=True)
+    base = compare(embedded_base(), *size, ablated=False)
+    result = {
         "threads": 1,
         "bf16": torch.cpu._is_avx512_bf16_supported(),
         "2M parameters": large,
         "embedded base": base,
     }
-    found |= {
-        name: large[name] for name in ("vs_trl_default", "vs_trl_best", "vs_trl_other_batches")
-    }
-    target = ROOT / "runs/bench/train.json"
-    write(target, found)
-    print(json.dumps(found, indent=2))
+    for name in ("vs_trl_default", "vs_trl_best", "vs_trl_other_batches"):
+        result[name] = large[name]
+    write(ROOT / "runs/bench/train.json", result)
+    print(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":

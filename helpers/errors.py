@@ -28,6 +28,15 @@ class UserError(Exception):
         return [str(self)]
 
 
+def usage(parameter: inspect.Parameter) -> str:
+    """An argument as it stands in a usage line; in brackets if it may be left out."""
+    if parameter.kind is parameter.VAR_POSITIONAL:
+        return f"[<{parameter.name}> ...]"
+    if parameter.default is not parameter.empty:
+        return f"[<{parameter.name}>]"
+    return f"<{parameter.name}>"
+
+
 def command(main: Callable) -> None:
     """Run `python -m <module> <arguments of main>`.
 
@@ -40,7 +49,7 @@ def command(main: Callable) -> None:
         signature.bind(*sys.argv[1:])
     except TypeError:
         module = sys.modules["__main__"].__spec__.name
-        arguments = " ".join(f"<{name}>" for name in signature.parameters)
+        arguments = " ".join(map(usage, signature.parameters.values()))
         sys.exit(f"usage: python -m {module} {arguments}")
     try:
         main(*sys.argv[1:])

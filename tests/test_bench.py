@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from bench import dry_run, table
+from helpers import paths
+from helpers.errors import UserError
 from helpers.paths import ROOT
 
 
@@ -59,3 +62,41 @@ def test_the_dry_run_asks_for_every_grading_and_goes_on(tmp_path):
     assert 2 * 216 - 8 <= found["gradings"] <= 2 * 216
     assert asked < found["judge_requests"] < 2 * 216 * 1.1, "the first model's are not asked again"
     shutil.rmtree(ROOT / "runs/dry-run-for-test")
+
+
+@pytest.mark.parametrize("more", [[], ["--resume"]])
+@pytest.mark.parametrize("name", ["mini", "dry-run/../mini", "", "."])
+def test_a_dry_run_removes_no_other_runs_folder(tmp_path, monkeypatch, name, more):
+    """Least of all a ledger that was paid for; nor does it write there."""
+    monkeypatch.setattr(paths, "run", lambda run: tmp_path / run)
+    monkeypatch.setattr(dry_run, "Ledger", lambda path: pytest.fail("it began"))
+    (tmp_path / "dry-run").mkdir()
+    (tmp_path / "mini").mkdir()
+    (tmp_path / "mini/ledger.sqlite").write_text("paid")
+    monkeypatch.setattr(sys, "argv", ["dry_run", "--run", name, *more])
+    with pytest.raises(SystemExit, match="the name of a dry run's folder begins with dry-run"):
+        dry_run.main()
+    assert (tmp_path / "mini/ledger.sqlite").read_text() == "paid"
+
+
+def test_the_table_leaves_out_what_has_no_number(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(table, "FOLDER", tmp_path)
+    with pytest.raises(UserError, match="nothing has been measured yet; make bench does"):
+        table.main()
+    table.write(tmp_path / "dry_run.json", {"peak_mib": 500})
+    for way in ({"mfu": None, "tokens_per_s": 9}, {"failed": "out of memory"}):
+        table.write(tmp_path / "gpu.json", {"training": {"as it is, 8 texts": way}})
+        table.main()
+        shown = capsys.readouterr().out
+        assert "peak MiB | 500 |" in shown
+        assert "MFU" not in shown
+    table.write(tmp_path / "gpu.json", {"training": {"as it is, 8 texts": {"mfu": 0.6}}})
+    table.main()
+    assert "MFU | 0.6 |" in capsys.readouterr().out
+
+
+def test_a_peer_that_was_not_measured_is_none_of_the_best():
+    row = table.Row("chat", "chat", "ours", "peers/*/ratio")
+    found = {"ours": 2.0, "peers": {"one": {"ratio": None}, "two": {"ratio": 3.0}}}
+    assert table.line(row, found)["best peer"] == "3.0 (two)"
+    assert table.line(row, {"ours": 2.0, "peers": {"one": {"ratio": None}}})["best peer"] == ""

@@ -36,6 +36,17 @@ def test_a_mistake_is_one_line(module, name):
     assert not (ROOT / "runs/nowhere").exists()
 
 
+def test_what_may_be_left_out_is_in_brackets():
+    """And where one is missing, that is said."""
+    for module, given, usage in (
+        ("results.findings", [], "<path> [<own>]"),
+        ("run.lock", ["mini"], "<profile> <program> [<arguments> ...]"),
+    ):
+        command = [sys.executable, "-m", f"helpers.{module}", *given]
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert ended.stderr == f"usage: python -m helpers.{module} {usage}\n"
+
+
 def test_jupyter_shows_one_line_too():
     shell = [sys.executable, "-m", "IPython", "--colors=NoColor", "-c"]
     source = "from helpers.errors import UserError; raise UserError('mix: 5 texts asked for')"

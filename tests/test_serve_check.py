@@ -32,3 +32,11 @@ def test_a_server_that_refuses_everything_is_a_sentence():
 )
 def test_a_verdict_that_fits_the_schema(text, is_verdict):
     assert serve_check.fits(text) == is_verdict
+
+
+def test_a_server_whose_answers_are_all_empty_is_a_sentence():
+    with (
+        Server(say=lambda body, i: "") as server,
+        pytest.raises(UserError, match="every answer was empty"),
+    ):
+        serve_check.main("", server.url, "gpt")

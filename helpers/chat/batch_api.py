@@ -5,6 +5,9 @@ Requests have the same keys in the same ledger as those that are sent one by one
 A batch stands in the ledger, with its requests and what they may cost, before it is created, and
 carries our name in its metadata: killed between any two calls, the next run finds it at the
 provider, or knows that it costs nothing.
+
+`run` is everywhere a `helpers.chat.client.Run`, whose module imports this one: one call of `ask`,
+with its endpoint, ledger and role.
 """
 
 import contextlib

@@ -36,7 +36,9 @@ from helpers.errors import UserError, command
 FORMAT = (0x534B4D58, 3)  # what ledger.sql writes into the file's header
 PAGE = 4096  # bytes, SQLite's own choice
 WAIT = 3600.0  # seconds: a reply that has come is paid for, so its write waits for others'
-RUN = "STAGE_RUN"  # environment variable, set by `helpers.run.stage`: whose attempts these are
+# Environment variable, set by `helpers.run.stage`: whose attempts these are. Outside of a stage
+# each ledger that is opened gives its attempts a random name.
+RUN = "STAGE_RUN"
 # A flipped byte in a text or a name is no text any more, for SQLite or for Python.
 DAMAGED = (sqlite3.Error, UnicodeDecodeError)
 
@@ -243,9 +245,13 @@ class Ledger:
         """Models that were asked while their price was unknown."""
         return [model for (model,) in self._do("unpriced")]
 
-    def price(self, model: str, prompt: float, completion: float) -> None:
-        """Note what attempts at an unknown price cost, by dollars per million tokens."""
-        self._do("price", model, prompt, completion)
+    def price(self, model: str, prompt: float, completion: float, *, dearest: float) -> None:
+        """Note what attempts at an unknown price cost, by dollars per million tokens.
+
+        Args:
+            dearest: the most that a token of a prompt can cost, for attempts without counts.
+        """
+        self._do("price", model, prompt, completion, dearest)
 
     def seconds(self, endpoint: str, model: str) -> float | None:
         """Mean seconds that the last hundred replies took, or None."""

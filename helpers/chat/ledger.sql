@@ -20,7 +20,7 @@ create table attempt (
   prompt_tokens integer,
   completion_tokens integer,
   raw blob,                     -- the reply's bytes as they came, but for a key that they repeat
-  run text,                     -- of `helpers.run.stage`
+  run text,                     -- of `helpers.run.stage`; outside of a stage a random name
   batch integer,                -- the row of table batch
   dollars real
 );
@@ -102,9 +102,9 @@ select round(dollars, 9) from spent;
 -- name: unpriced
 select distinct model from attempt where dollars is null;
 
--- name: price (Without token counts the most that a request can take, as `helpers.chat.money.most_tokens` says.)
+-- name: price (Without token counts the most that a request can cost, as `helpers.chat.money.most` says.)
 update attempt set dollars = (
-  ?2 * coalesce(prompt_tokens, length(cast(body as blob)))
+  coalesce(?2 * prompt_tokens, ?4 * length(cast(body as blob)))
   + ?3 * coalesce(completion_tokens, coalesce(json_extract(body, '$.n'), 1) * coalesce(
     json_extract(body, '$.max_completion_tokens'), json_extract(body, '$.max_tokens'), 0))) / 1e6
 where model = ?1 and dollars is null;

@@ -44,6 +44,11 @@ class Price(NamedTuple):
     def write(self) -> float:
         return self.input * CACHE_WRITE_SHARE if self.cache_write is None else self.cache_write
 
+    @property
+    def dearest(self) -> float:
+        """The most that a token of a prompt can cost."""
+        return max(self.input, self.read, self.write)
+
 
 FREE = Price(0.0, 0.0)
 PRICES = pydantic.TypeAdapter(dict[str, Price])
@@ -104,8 +109,7 @@ def most(body: dict, price: Price | None) -> float | None:
     """The most dollars that a request can cost, all of its prompt at the dearest input price."""
     if price is None:
         return None
-    dearest = max(price.input, price.read, price.write)
-    return cost(most_tokens(body), price._replace(input=dearest))
+    return cost(most_tokens(body), price._replace(input=price.dearest))
 
 
 def paid(usage: Usage | None, price: Price | None) -> float | None:
@@ -156,4 +160,4 @@ def check_budget(ledger: Ledger, endpoint: Endpoint) -> None:
         return
     for model in ledger.unpriced():
         price = price_needed(model, ledger.budget)
-        ledger.price(model, price.input, price.output)
+        ledger.price(model, price.input, price.output, dearest=price.dearest)

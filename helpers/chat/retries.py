@@ -137,9 +137,13 @@ async def persist(run, call: Callable[[], Awaitable]) -> Any:
         if is_put_off(error):
             wait, now = put_off(error), time.monotonic()
             limited_since = limited_since or now
-            is_over = now - limited_since + wait > RATE_LIMIT_SECONDS
+            waited = now - limited_since
+            is_over = waited + wait > RATE_LIMIT_SECONDS
             limit = "rate limited" if status == 429 else f"overloaded (HTTP {status})"
-            why = f"{limit} for {RATE_LIMIT_SECONDS} seconds"
+            why = (
+                f"{limit} for {waited:,.0f} seconds, and the next try would be in {wait:,.0f}; a"
+                f" request is put off for {RATE_LIMIT_SECONDS:,} at most"
+            )
         else:
             wait = min(LONGEST_WAIT, FIRST_WAIT * 2**failures) * random.random()
             failures += 1

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pandas as pd
-import pydantic
 
 from helpers.chat.endpoint import Endpoint, host
 from helpers.chat.money import check_price
@@ -22,6 +21,7 @@ from helpers.student import server
 from helpers.task.mixes import below_in, counts_of, part_of
 from helpers.task.pairs import count_apart, sets_together
 from helpers.task.queries import draw, evaluation_queries, left_for_training
+from helpers.training import memory
 
 THIN = 10  # with so many texts a query, or more, texts are much alike
 
@@ -93,7 +93,7 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Parameters]) ->
             key = "mixes" if is_main else "sweeps"
             with named("shared", key, f"mix of {p.variant}: "):
                 check_mix(p, generate)
-            checked(Topology, read_yaml(ROOT / p.topology), where=p.topology)
+            checked(memory.Settings, read_yaml(ROOT / p.topology), where=p.topology)
     with named("03_grade", "server"):
         check_price(grade.server, grade.budget)
         server.check(grade.serve, grade.server, grade.temperature)
@@ -180,21 +180,6 @@ def feasibility(p: Generate) -> pd.DataFrame:
     share = table.texts / table.left
     notes = {True: f"more than {THIN} texts a query: many will be alike", False: ""}
     return table.assign(**{"texts a query": share.round(2), "note": (share > THIN).map(notes)})
-
-
-class Topology(pydantic.BaseModel):
-    """What is read of accelerate's YAML."""
-
-    distributed_type: str
-    num_machines: pydantic.PositiveInt = 1
-    num_processes: pydantic.PositiveInt = 1
-    fsdp_config: dict | None = None
-
-    @pydantic.model_validator(mode="after")
-    def _divide(self):
-        if self.num_processes % self.num_machines:
-            raise ValueError(f"num_processes is no multiple of num_machines, {self.num_machines}")
-        return self
 
 
 def check_figures(folder: str, profile: str) -> None:

@@ -193,6 +193,7 @@ class Lora(Parameters):
     target: Literal["all-linear"] | Several[Name]
 
 
+# Parameters of 02_finetune that `Recipe` has under the same names, and gets as they are.
 SAME_IN_RECIPE = {
     "steps",
     "batch",

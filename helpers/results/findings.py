@@ -17,6 +17,7 @@ import yaml
 from helpers.errors import UserError, command
 from helpers.results.intervals import Gain, gain_of
 from helpers.results.scores import (
+    KEY,
     PADDED,
     all_apart,
     by_k,
@@ -33,6 +34,7 @@ from helpers.results.scores import (
 
 SMALLEST_EFFECT = 0.05  # a gain whose whole interval lies below this is no gain
 LEVEL = 0.05  # of the tests, after Holm's correction
+NEEDED = (*KEY, "judge", "generation", "votes", "full_marks")  # columns, for all that `main` prints
 
 
 class Finding(NamedTuple):
@@ -219,14 +221,39 @@ def readme_tables(scores_csv: Path, claims: Sequence = ()) -> list[str]:
     return [markdown(table) for table in tables if len(table)]
 
 
+def claims_in(file: Path) -> list[SimpleNamespace]:
+    """The claims of a 04_plot.yaml, each as `Claim` has it.
+
+    Raises:
+        UserError: it is no such file.
+    """
+    try:
+        settings = yaml.safe_load(file.read_text()) or {}  # comments alone are nothing
+        claims = settings.get("claims") or []
+        is_whole = all({"model", "against", "setting", "k"} <= claim.keys() for claim in claims)
+    except (yaml.YAMLError, ValueError, AttributeError, TypeError):
+        is_whole = False
+    if not is_whole:
+        raise UserError(
+            f"{file}: no 04_plot.yaml; it holds keys with values, and each of its claims has"
+            " model, against, setting and k"
+        )
+    return [SimpleNamespace(**{"apart": False, "claim": "", **claim}) for claim in claims]
+
+
 def main(path: str, own: str = "") -> None:
     """Print the tables of docs/results.md, also for the claims in `own`, a 04_plot.yaml."""
     if not Path(path).is_file():
         raise UserError(f"{path}: no file; make reproduce writes figures/scores.csv")
     if own and not Path(own).is_file():
         raise UserError(f"{own}: no file; name a profile's 04_plot.yaml, or leave it out")
-    given = yaml.safe_load(Path(own).read_text()).get("claims", []) if own else []
-    claims = [SimpleNamespace(**{"apart": False, "claim": "", **claim}) for claim in given]
+    try:
+        columns = set(pd.read_csv(path, nrows=0).columns)
+    except ValueError:  # empty, or no text
+        columns = set()
+    if lacking := [name for name in NEEDED if name not in columns]:
+        raise UserError(f"{path}: no scores.csv of 04_plot, it lacks {', '.join(lacking)}")
+    claims = claims_in(Path(own)) if own else []
     print(*readme_tables(Path(path), claims), sep="\n\n")
 
 

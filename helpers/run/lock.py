@@ -20,7 +20,7 @@ from helpers import paths
 from helpers.errors import UserError, command
 
 
-def main(profile: str, *program: str) -> None:
+def main(profile: str, program: str, *arguments: str) -> None:
     """Take the lock of a run's folder and become the program, which holds it until all its ends.
 
     Raises:
@@ -47,7 +47,7 @@ def main(profile: str, *program: str) -> None:
     file.write(f"process {os.getpid()} on {socket.gethostname()}, since {since}")
     file.flush()
     os.set_inheritable(file.fileno(), True)
-    os.execvp(program[0], program)
+    os.execvp(program, [program, *arguments])
 
 
 if __name__ == "__main__":

@@ -98,14 +98,19 @@ def checksums(files: Iterable[Path]) -> dict[str, str]:
     return {str(path.relative_to(ROOT)): sha256(path) for path in files}
 
 
+def fate(relative: str, checksum: str) -> str | None:
+    """What became of a file since its checksum was noted, or None where it is as it was."""
+    path = ROOT / relative
+    if not path.is_file():
+        return "is gone"
+    return None if sha256(path) == checksum else "was changed"
+
+
 def change(noted: dict[str, str]) -> str | None:
     """What became of the first file that has not the checksum noted, or None."""
     for relative, checksum in noted.items():
-        path = ROOT / relative
-        if not path.is_file():
-            return f"{relative} is gone"
-        if sha256(path) != checksum:
-            return f"{relative} was changed"
+        if what := fate(relative, checksum):
+            return f"{relative} {what}"
     return None
 
 
@@ -194,11 +199,8 @@ def main(profile: str) -> None:
         made |= {relative: (name, checksum) for relative, checksum in line["made"].items()}
     wrong = []
     for relative, (name, checksum) in made.items():
-        path = ROOT / relative
-        if not path.is_file():
-            wrong.append(f"{relative}, which {name} made, is gone")
-        elif sha256(path) != checksum:
-            wrong.append(f"{relative} is not as {name} made it")
+        if what := fate(relative, checksum):
+            wrong.append(f"{relative}, which {name} made, {what}")
     if wrong:
         raise UserError("; ".join(wrong))
     print(f"{len(made)} files are as the stages made them")

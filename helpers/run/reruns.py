@@ -42,11 +42,28 @@ Profile = dict[str, Parameters]
 
 
 def imports(notebook: Path) -> set[str]:
-    """The names that a notebook's code cells import; of `from a import b`, both `a` and `a.b`."""
+    """The names that a notebook's code cells import; of `from a import b`, both `a` and `a.b`.
+
+    Raises:
+        UserError: the notebook is damaged, or a cell is not plain Python.
+    """
+    place = notebook.relative_to(ROOT)
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(f"{place}: damaged, no notebook; git has it as it was") from None
     names = set()
-    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-        source = "".join(cell["source"]) if cell["cell_type"] == "code" else ""
-        for node in ast.walk(ast.parse(source)):
+    for source in sources:
+        try:
+            tree = ast.parse(source)
+        except (SyntaxError, ValueError) as error:  # ValueError: a null byte
+            line = (getattr(error, "text", "") or "").strip()
+            raise UserError(
+                f"{place}: a cell is not plain Python ({error.args[0]}: {line}); it may hold no"
+                " magic (%) and no shell command (!), since make reads from it what it imports"
+            ) from None
+        for node in ast.walk(tree):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 module = getattr(node, "module", "")
                 names |= {module, *(f"{module}.{alias.name}".strip(".") for alias in node.names)}
@@ -199,9 +216,13 @@ def void(profile: str, notebooks: Profile, lines: list[dict]) -> None:
 
 
 def set_times(profile: str, notebooks: Profile, lines: list[dict]) -> None:
-    """Make a finished stage newer than all it read where that is as it was, else older, and say so.
+    """Tell make which finished stages have to run again, by the times of their executed notebooks.
 
-    Make goes by these times. A stage whose line in the manifest lacks what it read keeps its own.
+    Make runs a stage again if its executed notebook is older than a file that it read. So where all
+    these files are as the manifest notes them, the notebook is made newer than they are. Where one
+    was changed or is gone, the notebook is made older than any file, and the user is told.
+
+    A stage whose line in the manifest does not say what it read keeps its time.
     """
     done = manifest.newest(lines)
     for name in notebooks:
@@ -211,7 +232,7 @@ def set_times(profile: str, notebooks: Profile, lines: list[dict]) -> None:
             continue
         if change := manifest.change(read):
             print(f"{change}; {name} runs again", file=sys.stderr)
-            os.utime(stamp, (0, 0))
+            os.utime(stamp, (0, 0))  # 1970: older even than an edit that carries an old time
         elif stamp.stat().st_mtime <= max((ROOT / path).stat().st_mtime for path in read):
             stamp.touch()
 

@@ -122,7 +122,7 @@ def execute(notebook: Path, parameters: dict, aside: Path) -> tuple[str, str, st
     return "done", "", ""
 
 
-def run(notebook: Path, parameters: dict, output: Path, read: Iterable[Path] = ()) -> None:
+def run(notebook: Path, parameters: dict, output: Path, inputs: Iterable[Path] = ()) -> None:
     """Execute a notebook. On success `output` is its tidied copy.
 
     Else `<output>.partial.ipynb` shows how far it came. Either way the profile's manifest gets a
@@ -130,7 +130,7 @@ def run(notebook: Path, parameters: dict, output: Path, read: Iterable[Path] = (
 
     Args:
         parameters: with `profile`, which says whose run this is.
-        read: the files that the stage depends on, for the manifest.
+        inputs: the files that the stage depends on, for the manifest.
 
     Raises:
         SystemExit: the notebook failed; the message is the user's sentence, or where to look.
@@ -138,7 +138,9 @@ def run(notebook: Path, parameters: dict, output: Path, read: Iterable[Path] = (
     label = f"{notebook.stem} {parameters.get('variant', '')}".strip()
     started = psutil.Process().create_time()
     aside = output.with_suffix(".partial.ipynb")
-    found = manifest.checksums(read)  # before it runs: an edit meanwhile counts as a later one
+    # Taken before it runs: a file that is edited meanwhile differs from what is noted, so that make
+    # runs the stage again.
+    input_checksums = manifest.checksums(inputs)
     output.parent.mkdir(parents=True, exist_ok=True)
     os.environ[HEADLESS], os.environ[RUN] = label, f"{label} {uuid.uuid4().hex}"
     logging.getLogger("papermill").setLevel(logging.ERROR)
@@ -155,7 +157,7 @@ def run(notebook: Path, parameters: dict, output: Path, read: Iterable[Path] = (
         started=started,
         state=state,
         sentence=sentence,
-        read=found,
+        read=input_checksums,
         made=manifest.results(notebook.stem, parameters),
         parts=spent,
     )
@@ -165,10 +167,10 @@ def run(notebook: Path, parameters: dict, output: Path, read: Iterable[Path] = (
     print(f"{label}: done in {time.time() - started:.0f} s", file=sys.stderr)
 
 
-def main(notebook: str, parameters: str, output: str, *read: str) -> None:
-    """Run it with the parameters of a file; `read` names what make looks at before it runs it."""
+def main(notebook: str, parameters: str, output: str, *inputs: str) -> None:
+    """Run it with the parameters of a file; `inputs` are what make looks at before it runs it."""
     values = yaml.safe_load(Path(parameters).read_text(encoding="utf-8"))
-    run(Path(notebook), values, Path(output), [ROOT / path for path in read])
+    run(Path(notebook), values, Path(output), [ROOT / path for path in inputs])
 
 
 if __name__ == "__main__":

@@ -100,8 +100,9 @@ def cached_attention(
     """
     if softcap is not None or s_aux is not None or k.shape != v.shape:
         raise UserError(
-            "this student's attention has soft-capping, sinks or keys unlike its values, which"
-            " sampling here has not; give 03_grade a `serve` command"
+            "this student's attention caps its scores, has sinks, or has keys and values of"
+            " different sizes, and the sampler here supports none of these; give 03_grade a"
+            " `serve` command"
         )
     keys, values = slots.of_layer(module.layer_idx, k)
     keys[rows, :, at] = k[0].transpose(0, 1)

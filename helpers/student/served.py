@@ -23,6 +23,8 @@ from helpers.student.child_process import ChildProcess
 
 EVERY = 0.5  # seconds between looks whether a server is up
 PROBE_TOKENS = 16  # of an answer that only shows whether the server is up
+# What a server, or a proxy before it, says while the model is loading or too many ask.
+NOT_YET = (408, 429, 502, 503, 504)
 
 
 @dataclass
@@ -144,16 +146,20 @@ class Served:
                 answer(api, body)
                 return
             except openai.APIStatusError as error:
-                if error.status_code < 500:  # one that waiting does not mend
+                status = error.status_code
+                if status < 500 and status not in NOT_YET:
                     words = redacted(str(error.body or error.message), self.endpoint)
                     raise self.failure(f"refuses what it is asked: {words}") from None
+                is_coming = status in NOT_YET
+                said = f" (HTTP {status})"
             except openai.APIConnectionError:
-                pass  # it is loading
+                is_coming = False
+                said = ""
             self.check_alive("did not come up")
-            if not self.server:
-                raise self.failure("does not answer")
+            if not self.server and not is_coming:
+                raise self.failure(f"does not answer{said}")
             if time.monotonic() > deadline:
-                raise self.failure(f"did not answer within {self.start_seconds:.0f} s")
+                raise self.failure(f"did not answer within {self.start_seconds:.0f} s{said}")
             time.sleep(EVERY)
 
     def check_sampling(self, api: openai.OpenAI, bodies: Sequence[dict]) -> None:

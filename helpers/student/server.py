@@ -21,7 +21,7 @@ class Server(Endpoint):
     # Not the teacher's; a server of your own needs none.
     key_env: str = Field(default="STUDENT_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")
     takes_n: bool = False
-    start_seconds: PositiveFloat = 1800.0  # until a server that is started must answer
+    start_seconds: PositiveFloat = 1800.0  # until one that is started, or is loading, must answer
 
     @pydantic.model_validator(mode="before")
     @classmethod

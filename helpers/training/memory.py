@@ -7,14 +7,17 @@ side.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import psutil
+import pydantic
 import yaml
 
 from helpers.errors import UserError
@@ -22,9 +25,11 @@ from helpers.training.hub import revision
 from helpers.training.recipe import Recipe
 
 GB = 1e9
-# bf16 operations a second, not sparse, from data sheets; the first name in the device's counts.
+# bf16 operations a second, not sparse, from data sheets. The first that is in the device's name, as
+# whole words, counts: an L40 is no L4.
 PEAKS = {
     "H200": 989e12,
+    "GH200": 989e12,
     "H100 PCIe": 756e12,
     "H100": 989e12,
     "A100": 312e12,
@@ -160,9 +165,26 @@ def flops(shape: Shape, sizes: Sequence[int], labelled: int) -> float:
 def mfu(speed: float, device: str) -> float | None:
     """The share that this many operations a second are of a device's; None if not in `PEAKS`."""
     for name, peak in PEAKS.items():
-        if name in device:
+        if re.search(rf"\b{name}\b", device):
             return round(speed / peak, 4)
     return None
+
+
+class Settings(pydantic.BaseModel):
+    """What is read of accelerate's YAML, in its names."""
+
+    distributed_type: str
+    num_machines: pydantic.PositiveInt = 1
+    num_processes: pydantic.PositiveInt = 1
+    fsdp_config: dict | None = None
+    # False is YAML's reading of an unquoted no. Anything else would be trained in fp32 silently.
+    mixed_precision: Literal["no", "bf16", False] = "no"
+
+    @pydantic.model_validator(mode="after")
+    def _divide(self):
+        if self.num_processes % self.num_machines:
+            raise ValueError(f"num_processes is no multiple of num_machines, {self.num_machines}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -190,18 +212,18 @@ def read_topology(path: Path) -> Topology:
     Whether it is for CPUs is told by its file's name, which then begins with cpu: the launcher
     starts several processes only where the YAML says MULTI_GPU, on CPUs too.
     """
-    settings = yaml.safe_load(path.read_text())
-    machines = settings.get("num_machines", 1)
-    fsdp = settings.get("fsdp_config") or {}
+    settings = Settings(**yaml.safe_load(path.read_text()))
+    machines = settings.num_machines
+    fsdp = settings.fsdp_config or {}
     return Topology(
         path=path,
-        processes=settings.get("num_processes", 1) // machines,
+        processes=settings.num_processes // machines,
         machines=machines,
         cpu=path.stem.startswith("cpu"),
-        sharded=settings["distributed_type"] == "FSDP",
+        sharded=settings.distributed_type == "FSDP",
         regathers=fsdp.get("fsdp_reshard_after_forward", True),
         recomputes=fsdp.get("fsdp_activation_checkpointing", False),
-        precision=str(settings.get("mixed_precision", "no")),
+        precision=str(settings.mixed_precision),
     )
 
 

@@ -179,7 +179,8 @@ def export(
 ) -> None:
     """Write an ordinary `transformers` folder, aside and then renamed.
 
-    Adapters are added to the weights, and kept beside the folder as well.
+    Adapters are added to the weights, and kept beside the folder as well. Of a folder that is
+    there already the card stays.
     """
     options = StateDictOptions(
         full_state_dict=True, cpu_offload=True, ignore_frozen_params=bool(recipe.lora)
@@ -204,6 +205,9 @@ def export(
         student.to(dtype).save_pretrained(aside)
         tokenizer.save_pretrained(aside)
         note_identity(aside, identity)
+        card = path / "README.md"  # somebody may have edited it, and else it is written again
+        if card.exists():
+            shutil.copy(card, aside)
         shutil.rmtree(path, ignore_errors=True)
         aside.rename(path)
     state.wait_for_everyone()

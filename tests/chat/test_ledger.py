@@ -379,7 +379,7 @@ def test_spent_is_the_sum_of_what_is_paid_and_reserved(tmp_path):
     assert Ledger(ledger.path).spent() == 0.25 + 1 + 0 + 1
     assert ledger.db.execute("select sum(dollars) from attempt").fetchone()[0] == 2.25
     assert ledger.unpriced() == ["m"]
-    ledger.price("m", 3e5, 2e5)
+    ledger.price("m", 3e5, 2e5, dearest=4e5)
     assert (ledger.spent(), ledger.unpriced()) == (2.75, [])
     table = ledger.summary().set_index("state")
     assert table.dollars.to_dict() == {"replied": 1.75, "HTTP 429": 0, "APIConnectionError": 1}

@@ -195,6 +195,20 @@ def test_caches_have_prices_of_their_own(monkeypatch, tmp_path):
     assert money.most(body, plain) > money.paid(Usage(1000, 10, cache_write=1000), plain)
 
 
+def test_what_is_priced_late_is_reserved_as_what_is_priced_at_once(tmp_path, monkeypatch):
+    """All of a prompt without counts as if it was written into a cache."""
+    price = money.Price(4.0, 20.0)
+    where = Endpoint(base_url="http://127.0.0.1", model="m")
+    who = {"endpoint": where.base_url, "model": "m", "role": "judge", "replicate": 0}
+    body = {"messages": [{"role": "user", "content": "é" * 500}], "max_tokens": 10, "n": 2}
+    late, at_once = Ledger(tmp_path / "late.sqlite"), Ledger(tmp_path / "at_once.sqlite")
+    late.begin("k", body=body, **who)
+    at_once.begin("k", body=body, dollars=money.most(body, price), **who)
+    monkeypatch.setattr(money, "prices", lambda: {"m": price})
+    money.check_budget(Ledger(late.path, budget=5.0), where)
+    assert late.spent() == pytest.approx(at_once.spent(), rel=1e-6)
+
+
 DEAR = [{"service_tier": "priority"}, {"tools": [{"type": "web_search"}]}, {"plugins": ["web"]}]
 
 

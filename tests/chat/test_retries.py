@@ -121,13 +121,18 @@ def test_a_time_out_is_tried_again(ledger, quick):
 @pytest.mark.parametrize(
     ("fault", "why"),
     [
-        ("429", "rate limited for 1 seconds"),
-        ("503", r"overloaded \(HTTP 503\) for 1 seconds"),
-        ("529", r"overloaded \(HTTP 529\) for 1 seconds"),
+        ("429", "rate limited for 0 seconds, "),
+        ("503", r"overloaded \(HTTP 503\) for 0 seconds, "),
+        ("529", r"overloaded \(HTTP 529\) for 0 seconds, "),
     ],
 )
 def test_rate_limits_are_bounded_in_time(ledger, priced, monkeypatch, fault, why, retry_after):
-    """What is no number of seconds counts as at least one; what was put off costs nothing."""
+    """What is no number of seconds counts as at least one; what was put off costs nothing.
+
+    The sentence says how long was waited, and how long it would still be.
+    """
+    wait = r"([789]|1\d),\d{3}" if retry_after == "7200" else "[12]"
+    why += f"and the next try would be in {wait}; a request is put off for 1 at most; replies so"
     monkeypatch.setattr(retries, "RATE_LIMIT_SECONDS", 1)
     with Server({fault: 1}, retry_after=retry_after) as server:
         with pytest.raises(UserError, match=why) as failure:

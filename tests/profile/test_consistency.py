@@ -152,11 +152,16 @@ def test_a_topology_is_accelerates(changed):
         ("num_machines: 2", "num_processes is no multiple of num_machines, 2"),
         ("num_processes: two", "num_processes = 'two' is wrong: it is a whole number"),
         ("fsdp_config: 1", "fsdp_config = 1 is wrong"),
+        ("mixed_precision: fp16", "mixed_precision = 'fp16' is wrong: input should be 'no',"),
+        ("mixed_precision: yes", "mixed_precision = True is wrong: input should be 'no',"),
     ):
         path.write_text(f"distributed_type: FSDP\n{text}")
         refused(name, f"params/broken-for-test/topology.yaml: {said}")
     path.write_text("num_processes: 1")
     refused(name, "topology.yaml: distributed_type is missing")
+    for precision in ("no", "'no'", "bf16"):
+        path.write_text(f"distributed_type: FSDP\nmixed_precision: {precision}")
+        load.load_profile(name)
 
 
 def test_a_students_folder_holds_a_model(changed, tmp_path):

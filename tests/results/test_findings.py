@@ -238,6 +238,27 @@ def test_the_command_takes_a_profile_without_claims_and_names_a_file_that_is_mis
     (tmp_path / "04_plot.yaml").write_text("caption: in a test\n")
     findings.main(*given)
     assert findings.FINDINGS[1].claim in capsys.readouterr().out
+    (tmp_path / "04_plot.yaml").write_text("# comments alone\n")
+    findings.main(*given)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["- 1", "claims: 3", "claims: [k123]", "claims: [{model: k123, against: base}]", "a: [", "\0"],
+)
+def test_the_command_refuses_a_yaml_without_claims_as_they_are(simulated, tmp_path, text):
+    table = simulated(np.random.default_rng(2), {"base": 0.1, "k123": 0.8})
+    scores.write_csv(table.assign(votes=""), tmp_path / "scores.csv")
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"own.yaml: no 04_plot.yaml; .* model, against, setting"):
+        findings.main(str(tmp_path / "scores.csv"), str(tmp_path / "own.yaml"))
+
+
+@pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"\xff\xd8"])
+def test_the_command_refuses_another_table(tmp_path, content):
+    (tmp_path / "other.csv").write_bytes(content)
+    with pytest.raises(UserError, match=r"other.csv: no scores.csv of 04_plot, it lacks model, "):
+        findings.main(str(tmp_path / "other.csv"))
 
 
 def test_a_claims_own_words_stand_in_its_rows():

@@ -176,7 +176,7 @@ def test_verify_names_what_is_gone_or_another(lines, capsys):
     assert f"runs/{PROFILE}/grades/base.jsonl, which 03_grade base made, is gone" in str(
         error.value
     )
-    assert f"runs/{PROFILE}/corpus.jsonl is not as 01_generate made it" in str(error.value)
+    assert f"runs/{PROFILE}/corpus.jsonl, which 01_generate made, was changed" in str(error.value)
     with pytest.raises(UserError, match="nothing has run under PROFILE=never"):
         manifest.main("never")
 

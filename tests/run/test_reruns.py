@@ -150,6 +150,31 @@ def test_a_parameter_may_be_longer_than_a_files_name():
     assert reruns.named_files(longer) == reruns.named_files(plot)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("%load_ext autoreload\\n", r"a cell is not plain Python \(.*: %load_ext autoreload\)"),
+        ("!ls", r"a cell is not plain Python \(.*: !ls\)"),
+        ("x = '", "a cell is not plain Python"),
+        ("\\u0000", "a cell is not plain Python"),
+        (None, "damaged, no notebook"),
+    ],
+)
+def test_a_notebook_that_make_cannot_read_is_a_sentence(monkeypatch, tmp_path, text, said):
+    monkeypatch.setattr(reruns, "ROOT", tmp_path)
+    notebook = tmp_path / "01_generate.ipynb"
+    notebook.write_text(f'{{"cells": [{{"cell_type": "code", "source": ["{text}"]}}]}}')
+    if text is None:
+        notebook.write_text('{"cells": [')
+    with pytest.raises(UserError, match=f"^01_generate.ipynb: {said}") as error:
+        reruns.imports(notebook)
+    assert "\n" not in str(error.value)
+    for damaged in ("[]", '{"cells": [1]}', '{"cells": null}', "{}"):
+        notebook.write_text(damaged)
+        with pytest.raises(UserError, match="damaged, no notebook"):
+            reruns.imports(notebook)
+
+
 def test_what_a_notebook_loads_is_reached():
     """By Python itself, in place of the graph; nothing heavy before there is work for it."""
     graph = grimp.build_graph("helpers", cache_dir=None)

@@ -106,7 +106,7 @@ SMALL = {**SIZE, "num_attention_heads": 4}
         (FalconConfig(**SMALL), "cannot be sampled here"),
         (
             Gemma2Config(**SMALL, num_key_value_heads=2, head_dim=8, max_position_embeddings=512),
-            "attention has soft-capping",
+            "attention caps its scores",
         ),
     ],
     ids=lambda value: getattr(value, "model_type", ""),

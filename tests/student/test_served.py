@@ -332,6 +332,43 @@ def test_hot_only_where_it_samples(temperature, llama, tmp_path):
     assert bodies[0]["messages"] == requests(1)[0].messages, "a task of the run"
 
 
+class Loading(FaultyServer):
+    """Turns its first requests away, until it has loaded its model."""
+
+    def take(self, body):
+        if self.received == 3:
+            self.faults = {}
+        return super().take(body)
+
+
+@pytest.mark.parametrize("fault", ["503", "429"])
+def test_a_server_that_is_loading_is_waited_for(fault, llama, tmp_path, monkeypatch):
+    monkeypatch.setattr("helpers.student.served.EVERY", 0.01)
+    known = {"command": "", "model": "gpt", "temperature": None}
+    with Loading({fault: 1}) as server:
+        with served(llama, tmp_path, base_url=server.url, **known) as student:
+            assert len(texts(student.ask(requests(2)))) == 2
+        assert server.received == 3 + 1 + 2, "it asks three times, then once more, then the run"
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("503", r"did not answer within 0 s \(HTTP 503\)"),
+        ("429", r"did not answer within 0 s \(HTTP 429\)"),
+        ("500", r"does not answer \(HTTP 500\)"),
+    ],
+)
+def test_a_server_that_goes_on_to_fail_is_a_sentence_with_its_status(fault, said, llama, tmp_path):
+    known = {"command": "", "model": "gpt", "temperature": None, "timeout": 0.2}
+    with (
+        FaultyServer({fault: 1}) as server,
+        served(llama, tmp_path, base_url=server.url, **known) as student,
+        pytest.raises(UserError, match=said),
+    ):
+        student.ask(requests(2))
+
+
 def test_no_temperature_is_for_servers():
     check("", Server(base_url="http://127.0.0.1:8000/v1"), None)
     with pytest.raises(UserError, match="temperature = null is for a server"):

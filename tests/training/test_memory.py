@@ -196,3 +196,23 @@ def test_gpus_are_seen_through_nvidia_smi(monkeypatch, tmp_path):
     assert len(memory.devices(FOUR)) == 1
     monkeypatch.setenv("PATH", str(tmp_path / "none"))
     assert memory.devices(FOUR) == []
+
+
+@pytest.mark.parametrize(
+    ("device", "peak"),
+    [
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA L4", "L4"),
+        ("NVIDIA L40", None),
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA RTX A1000", None),
+        ("NVIDIA A10", "A10"),
+        ("NVIDIA A10G", None),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H100 PCIe", "H100 PCIe"),
+        ("NVIDIA GH200 480GB", "GH200"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+    ],
+)
+def test_a_gpu_is_known_by_its_whole_name(device, peak):
+    assert memory.mfu(1e14, device) == (round(1e14 / memory.PEAKS[peak], 4) if peak else None)

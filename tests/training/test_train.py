@@ -119,6 +119,17 @@ def test_a_log_of_another_run_is_not_shown_as_this_ones(toys, tmp_path):
     assert not half.exists(), "what a kill in the middle of a save left"
 
 
+def test_a_card_that_somebody_edited_stays_where_a_model_is_trained_again(toys, tmp_path):
+    r = recipe(tmp_path, toys["llama"], steps=1, warmup=0)
+    here(r)
+    card = Path(r.out) / "model/README.md"
+    card.write_text("My own words.")
+    again = dataclasses.replace(r, learning_rate=2e-3)
+    here(again)
+    assert is_finished(again)
+    assert card.read_text() == "My own words."
+
+
 def test_a_finished_training_ends_well_whatever_its_interpreter_would_do(toys, tmp_path):
     """`alone` aborts where the script comes back; so it ends itself."""
     r = recipe(tmp_path, toys["llama"], steps=2)
