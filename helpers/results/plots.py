@@ -305,6 +305,7 @@ def corpus_by_k(counts: pd.DataFrame, *, caption: str) -> Figure:
     `counts` has the columns k, outcome, texts.
     """
     table = counts.pivot_table(index="k", columns="outcome", values="texts", fill_value=0)
+    table[KEPT] = table.get(KEPT, 0)  # where no text of any k was kept
     table.index = [f"D({k})" for k in table.index]
     figure, [[axis]] = panels(1, 1, 1.2 + 0.4 * len(table))
     stack(axis.barh, table, "left", edgecolor="white", lw=0.6)

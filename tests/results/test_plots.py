@@ -164,6 +164,12 @@ def test_the_corpus_says_what_was_not_needed(figures):
     assert "1,000" in ticks, "as the numbers in the bars are written"
 
 
+def test_a_corpus_of_which_nothing_was_kept_is_drawn():
+    table = pd.DataFrame({"k": ["1"], "outcome": ["off topic"], "texts": [9]})
+    (axis,) = plots.corpus_by_k(table, caption="in a test").axes
+    assert "0 kept; 0% of 9 had full marks" in [text.get_text() for text in axis.texts]
+
+
 def test_the_number_of_training_seeds_is_said(figures):
     assert "Thin lines: the 2 training seeds" in figures["training_loss"].caption
     logs = pd.DataFrame({"model": ["k1"], "seed": 0, "step": 1, "loss": 1.0})
