@@ -1,5 +1,6 @@
 """A run that is copied to another folder goes on there: nothing is asked or trained again."""
 
+import contextlib
 import os
 import random
 import shutil
@@ -20,8 +21,8 @@ def reproduce(folder):
 def state(folder):
     """What was asked, when each file of a training was written, and every result."""
     run = folder / "runs/smoke"
-    ledger = sqlite3.connect(run / "ledger.sqlite")
-    asked = ledger.execute("select count(*), max(started) from attempt").fetchone()
+    with contextlib.closing(sqlite3.connect(run / "ledger.sqlite")) as ledger:
+        asked = ledger.execute("select count(*), max(started) from attempt").fetchone()
     training = run / "training/k123-s0"
     model = [file for file in sorted((training / "model").iterdir()) if file.name != "README.md"]
     kept = [training / "log.jsonl", *model]  # the card is written again, with the results
