@@ -59,13 +59,15 @@ NBVAL = $(VENV)/bin/pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeo
 # The tests in two halves at once, a core each, and each printed when it has ended. Only the other half writes to the
 # tree (copies of profiles, their runs), and the first reads nothing of that.
 HALF = tests/judge tests/results tests/student tests/training tests/world
-HALVES = @$(MAKE) --no-print-directory --keep-going -j2 half-of-tests other-half-of-tests
-PYTEST = @said="$$($(VENV)/bin/pytest -q --durations=10 $(MARKED) $(1) 2>&1)"; code=$$?; printf '%s\n' "$$said"; exit $$code
+# The slow ones in three parts, since they wait a good deal for processes that they start and kill.
+MAKES = tests/test_make.py tests/test_moved.py
+AT_ONCE = @$(MAKE) --no-print-directory --keep-going -j3
+PYTEST = @said="$$($(VENV)/bin/pytest -q --durations=10 $(1) 2>&1)"; code=$$?; printf '%s\n' "$$said"; exit $$code
 
 test: $(VENV)/done  ## lint, tests, and the notebooks against their committed outputs
 	@$(VENV)/bin/ruff check && $(VENV)/bin/ruff format --check
 	@$(VENV)/bin/lint-imports
-	$(HALVES)
+	$(AT_ONCE) half-of-tests other-half-of-tests
 	@$(MAKE) --no-print-directory reproduce PROFILE=smoke
 	@$(PY) -m helpers.run.stage notebooks/explore.ipynb tests/data/explore.yaml runs/smoke/explore.ipynb
 	@ls -d runs/smoke/0* runs/smoke/explore.ipynb | xargs -P 2 -n 3 $(NBVAL)
@@ -76,8 +78,17 @@ half-of-tests:
 other-half-of-tests:
 	$(call PYTEST,$(HALF:%=--ignore=%))
 
+slow-trainings:
+	$(call PYTEST,-m slow tests/training)
+
+slow-makes:
+	$(call PYTEST,-m slow $(MAKES))
+
+slow-others:
+	$(call PYTEST,-m slow --ignore=tests/training $(MAKES:%=--ignore=%))
+
 test-slow: $(VENV)/done  ## slow proofs
-	$(HALVES) MARKED="-m slow"
+	$(AT_ONCE) slow-trainings slow-makes slow-others
 	@if [ -e runs/mini/report.done ]; then $(NBVAL) notebooks/0*.ipynb; else echo "notebooks are not compared: no finished run of mini (make reproduce)"; fi
 
 bench: bench-startup bench-chat bench-sample bench-train  #: all of it beside its peers, to the table runs/bench/README.md; about twenty minutes
@@ -127,7 +138,7 @@ clean:  ## remove executed notebooks and uncommitted figures of PROFILE; replies
 distclean:  ## remove ALL of PROFILE's run, paid replies and models too; asks first
 	@printf 'Remove $(RUN) with every stored reply and model? [y/N] '; read a; [ "$$a" != y ] || rm -rf $(RUN)
 
-.PHONY: help bench-help reproduce preflight plan ledger report verify test half-of-tests other-half-of-tests test-slow bench bench-startup bench-chat bench-sample bench-train dry-run serve-check gpu-check lab serve base notebooks clean distclean alone notebooks-of-profile
+.PHONY: help bench-help reproduce preflight plan ledger report verify test half-of-tests other-half-of-tests test-slow slow-trainings slow-makes slow-others bench bench-startup bench-chat bench-sample bench-train dry-run serve-check gpu-check lab serve base notebooks clean distclean alone notebooks-of-profile
 
 $(VENV)/done: requirements.txt
 	@echo "making $(VENV) from requirements.txt (a few minutes, once)"

@@ -1,4 +1,4 @@
-"""The benchmarks run, at toy size; `gpu_check` has its test in tests/training."""
+"""The benchmarks run, at toy size; `gpu_check` has a test of its own."""
 
 import json
 import shutil

@@ -165,13 +165,16 @@ def test_nothing_is_done_twice_and_only_what_changed_is_done(reproduced, tmp_pat
     assert "base.jsonl was changed (kept: base.jsonl.old-1); 03_grade/base" in changed
     assert results(folder) == before
     assert (folder / "runs/smoke/training/k123-s0/model/model.safetensors").exists()
-    edit("params/prompts/terse/grading.json", "\n", "\n\n")
-    assert python(folder, "-m", "helpers.run.reruns", "smoke").returncode == 0
-    would = make(folder, "--dry-run", "notebooks-of-profile", "PROFILE=smoke").stdout
-    assert "notebooks/01_generate.ipynb" in would, "a file that parameters name was changed"
-    edit("params/smoke/shared.yaml", "evaluation_queries: 8 ", "evaluation_queries: 7 ")
-    reproduce()
-    assert results(folder) != before
+    would_run = (
+        ("params/smoke/03_grade.yaml", "gradings: 3", "gradings: 1", "notebooks/03_grade.ipynb"),
+        ("params/prompts/terse/grading.json", "\n", "\n\n", "notebooks/01_generate.ipynb"),
+    )
+    for path, old, new, notebook in would_run:  # a parameter, and a file that parameters name
+        make_would = ("--dry-run", "notebooks-of-profile", "PROFILE=smoke")
+        assert notebook not in make(folder, *make_would).stdout
+        edit(path, old, new)
+        assert python(folder, "-m", "helpers.run.reruns", "smoke").returncode == 0
+        assert notebook in make(folder, *make_would).stdout
 
 
 @pytest.mark.slow

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from helpers.paths import ROOT
 
-# What a clone has not, and profiles that another test copies meanwhile.
-LEFT_OUT = (".git", ".venv*", "runs", "figures", "__pycache__", ".*_cache", "*-for-test")
+# What a clone has not, and what other tests write to the tree meanwhile.
+OTHERS = ("*-for-test", "*-in-a-test*", ".ipynb_checkpoints")
+LEFT_OUT = (".git", ".venv*", "runs", "figures", "__pycache__", ".*_cache", *OTHERS)
 
 
 def copy_of_the_tree(target: Path) -> Path:
