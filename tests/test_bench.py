@@ -1,4 +1,4 @@
-"""The benchmarks run, at toy size; `gpu_check` has a test of its own."""
+"""The benchmarks run, at toy size; `gpu_check` has its test in tests/training."""
 
 import json
 import shutil
