@@ -36,6 +36,7 @@ from helpers.paths import ROOT
 from helpers.student.local import Student
 from helpers.training import launch, memory, train
 from helpers.training.recipe import Recipe, facts, read_log
+from helpers.training.topology import Topology, read_topology
 from tests.toys import chats, toy
 
 STEPS = 60  # of the toys
@@ -134,7 +135,7 @@ def mistral(layers: int) -> MistralConfig:
     return MistralConfig(**shape)
 
 
-def saved(folder: Path, topology: memory.Topology) -> tuple[Recipe, int]:
+def saved(folder: Path, topology: Topology) -> tuple[Recipe, int]:
     """A model of as many layers as fit, and texts that fill it; returns its recipe and layers."""
     recipe = Recipe(
         str(folder / "large"),
@@ -187,7 +188,7 @@ def timed(recipe: Recipe, topology: Path, way: dict) -> dict:
         del os.environ["TRAINING_ATTENTION"]
         shutil.rmtree(recipe.out)
     shape = memory.shape_of(memory.config_of(recipe.student))
-    need = memory.needs(shape, recipe, memory.read_topology(topology))
+    need = memory.needs(shape, recipe, read_topology(topology))
     row = {"memory_gb": log[-1]["memory_gb"], "memory_gb_estimated": round(need[memory.PROCESS], 1)}
     for name in ("tokens_per_s", "mfu"):
         values = [line[name] for line in log]
@@ -233,7 +234,7 @@ def main() -> None:
             model = trained_killed_resumed(Path(folder) / family, family, topology)
             sampled(Path(folder) / family, family, model)
         (Path(folder) / "large").mkdir()
-        recipe, layers = saved(Path(folder) / "large", memory.read_topology(topology))
+        recipe, layers = saved(Path(folder) / "large", read_topology(topology))
         rows = {}
         for name, way in WAYS.items():
             rows[name] = timed(recipe, topology, way)

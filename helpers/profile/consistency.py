@@ -21,7 +21,7 @@ from helpers.student import server
 from helpers.task.mixes import below_in, counts_of, part_of
 from helpers.task.pairs import count_apart, sets_together
 from helpers.task.queries import draw, evaluation_queries, left_for_training
-from helpers.training import memory
+from helpers.training import topology
 
 THIN = 10  # with so many texts a query, or more, texts are much alike
 
@@ -93,7 +93,7 @@ def check(files: Files, variants: Variants, notebooks: dict[str, Parameters]) ->
             key = "mixes" if is_main else "sweeps"
             with named("shared", key, f"mix of {p.variant}: "):
                 check_mix(p, generate)
-            checked(memory.Settings, read_yaml(ROOT / p.topology), where=p.topology)
+            checked(topology.Settings, read_yaml(ROOT / p.topology), where=p.topology)
     with named("03_grade", "server"):
         check_price(grade.server, grade.budget)
         server.check(grade.serve, grade.server, grade.temperature)

@@ -59,8 +59,8 @@ from helpers.task.mixes import counts_of
 from helpers.task.points import FIRST_JUDGE, Rules
 from helpers.task.prompts import Pack, load_pack
 from helpers.task.queries import evaluation_queries, padded, training_queries
-from helpers.training import memory
 from helpers.training.recipe import Recipe
+from helpers.training.topology import read_topology
 
 
 class Experiment(Parameters):
@@ -249,7 +249,7 @@ class Finetune(Experiment):
             max_tokens=self.chat_tokens,
             turns=self.learned_turns,
             seed=self.training_seed,
-            precision=memory.read_topology(ROOT / self.topology).precision,
+            precision=read_topology(ROOT / self.topology).precision,
             **self.model_dump(include=SAME_IN_RECIPE),
         )
 

@@ -23,6 +23,7 @@ from helpers.profile.schema import Answers, Finetune, Generate, Grade, located
 from helpers.profile.value_types import is_hub_name
 from helpers.run.profile_plan import left_of
 from helpers.training import memory, own_chats
+from helpers.training.topology import read_topology
 
 # What was looked at, whether it is there, and a sentence.
 Finding = tuple[str, bool, str]
@@ -55,7 +56,7 @@ def training(p: Finetune, models: int) -> Iterator[Finding]:
     """The chats it names, GPUs, memory, and disk: for itself, and for `models` models in all."""
     if "chats" in p.mix:
         yield tried(f"chats of {p.mix['chats']}", "they can be read", own_chats.read, p.mix)
-    recipe, topology = p.recipe(), memory.read_topology(ROOT / p.topology)
+    recipe, topology = p.recipe(), read_topology(ROOT / p.topology)
     if topology.cpu:
         return
     count, name = len(memory.devices(topology)), topology.path.name

@@ -26,6 +26,7 @@ from helpers.training.recipe import (
     run_identity,
     write_json,
 )
+from helpers.training.topology import Topology, read_topology
 
 
 def run(recipe: Recipe, topology: Path) -> float:
@@ -46,7 +47,7 @@ def run(recipe: Recipe, topology: Path) -> float:
     write_json(out / "recipe.json", dataclasses.asdict(recipe))
     if begun(out) != run_identity(recipe):
         (out / "log.jsonl").unlink(missing_ok=True)  # another run's: no progress of this one
-    words, environment = command(recipe, memory.read_topology(topology))
+    words, environment = command(recipe, read_topology(topology))
     said = out / "train.txt"
     with open(said, "w") as output, Progress("steps", recipe.steps) as progress:
         child = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=output, stderr=output)
@@ -66,7 +67,7 @@ def run(recipe: Recipe, topology: Path) -> float:
     return time.monotonic() - start
 
 
-def command(recipe: Recipe, topology: memory.Topology) -> tuple[list[str], dict[str, str]]:
+def command(recipe: Recipe, topology: Topology) -> tuple[list[str], dict[str, str]]:
     """The command to run, and its environment: the script itself, or `accelerate launch`.
 
     For several machines Slurm starts the command once on each.

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import random
@@ -69,6 +70,16 @@ def test_ten_percent_faults_lose_nothing(ledger, quick):
         assert again == replies
         assert server.received == asked, "a stored reply was asked for again"
     nowhere_in(ledger)
+
+
+def test_garbage_is_looked_for_again_afterwards(ledger, quick):
+    """Also where the run has failed: what is frozen is never collected."""
+    with Server(latency=0.01) as server:
+        ask(questions(3), at(server), ledger)
+        assert gc.get_freeze_count() == 0
+    with Server({"401": 1.0}) as server, pytest.raises(UserError):
+        ask(questions(3), at(server), ledger)
+    assert gc.get_freeze_count() == 0
 
 
 def test_order_of_replies_is_the_order_of_requests(ledger):

@@ -14,6 +14,7 @@ from helpers.paths import ROOT
 from helpers.profile import load
 from helpers.run import preflight
 from helpers.training import memory
+from helpers.training.topology import read_topology
 
 PAID = Endpoint(base_url="https://nowhere.invalid/v1", model="gpt-6-sol", key_env="A_KEY_OF_OURS")
 
@@ -67,7 +68,7 @@ def test_the_disk_holds_the_models_of_all_trainings(look, monkeypatch, tmp_path)
     p = load.load_profile("smoke")["02_finetune/k123-s0"]
     p = p.model_copy(update={"topology": "params/accelerate/gpu4_fsdp2.yaml"})
     shape = memory.shape_of(memory.config_of(p.recipe().student))
-    one = memory.needs(shape, p.recipe(), memory.read_topology(ROOT / p.topology))["disk"]
+    one = memory.needs(shape, p.recipe(), read_topology(ROOT / p.topology))["disk"]
     usage = type("Usage", (), {"free": 1.1 * one * memory.GB})
     monkeypatch.setattr(memory.shutil, "disk_usage", lambda path: usage)
     fits = [next(row[1] for row in preflight.training(p, n) if " on " in row[0]) for n in (1, 2)]

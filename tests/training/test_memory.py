@@ -15,6 +15,7 @@ from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.training import memory
 from helpers.training.recipe import Recipe
+from helpers.training.topology import read_topology
 from tests.toys import toy
 
 LLAMA_13B = LlamaConfig(
@@ -25,7 +26,7 @@ LLAMA_13B = LlamaConfig(
     vocab_size=32000,
 )
 MISTRAL_7B = MistralConfig(num_key_value_heads=8)  # the rest are the family's defaults
-FOUR = memory.read_topology(ROOT / "params/accelerate/gpu4_fsdp2.yaml")
+FOUR = read_topology(ROOT / "params/accelerate/gpu4_fsdp2.yaml")
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_lora_makes_room(toys):
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules="all-linear"))
     shape = memory.shape_of(memory.config_of(toys["mistral"]))
     assert shape.adapters(4) == adapted.get_nb_trainable_parameters()[0]
-    one = memory.read_topology(ROOT / "params/accelerate/gpu1_lora.yaml")
+    one = read_topology(ROOT / "params/accelerate/gpu1_lora.yaml")
     shape = memory.shape_of(MISTRAL_7B.to_dict())
     r = Recipe(student="", data="", out="", micro_tokens=4096)
     small = dataclasses.replace(r, lora={"rank": 16, "alpha": 32, "target": "all-linear"})
@@ -163,7 +164,7 @@ def test_what_a_run_holds_already_is_not_asked_for_again(monkeypatch, tmp_path, 
     need = memory.needs(
         memory.shape_of(memory.config_of(recipe.student)),
         recipe,
-        memory.read_topology(ROOT / "params/accelerate/cpu1.yaml"),
+        read_topology(ROOT / "params/accelerate/cpu1.yaml"),
     )["disk"]
     run = dataclasses.replace(recipe, out=str(tmp_path / "out"))
     (tmp_path / "out/step-1").mkdir(parents=True)
