@@ -3,8 +3,10 @@
 import ast
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import nbformat
 import pytest
@@ -88,13 +90,15 @@ def run_stage(tmp_path):
     profile = "notebooks-for-test"
 
     def run(source, values=""):
-        return run_cells(tmp_path, source, f"profile: {profile}\n{values}")
+        words = command(tmp_path, source, f"profile: {profile}\n{values}")
+        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
     yield run
     shutil.rmtree(paths.run(profile))
 
 
-def run_cells(tmp_path, source, values):
+def command(tmp_path, source, values):
+    """What runs a notebook of these cells."""
     notebook = nbformat.v4.new_notebook()
     cells = [nbformat.v4.new_code_cell(s) for s in source]
     cells[0].metadata["tags"] = ["parameters"]
@@ -104,15 +108,8 @@ def run_cells(tmp_path, source, values):
     )
     nbformat.write(notebook, tmp_path / "done.ipynb")
     (tmp_path / "p.yaml").write_text(values)
-    command = [
-        sys.executable,
-        "-m",
-        "helpers.run.stage",
-        tmp_path / "done.ipynb",
-        tmp_path / "p.yaml",
-        tmp_path / "out/done.ipynb",
-    ]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    files = [tmp_path / name for name in ("done.ipynb", "p.yaml", "out/done.ipynb")]
+    return [sys.executable, "-m", "helpers.run.stage", *files]
 
 
 def test_a_stage_that_fails_is_not_done(tmp_path, run_stage):
@@ -146,6 +143,38 @@ def test_a_stage_that_succeeds_holds_results_only(tmp_path, run_stage):
     assert "how far\\n" not in text
     assert "papermill" not in text.replace('"injected-parameters"', "")
     assert not (tmp_path / "out/done.partial.ipynb").exists()
+
+
+def test_an_interrupted_stage_stores_what_it_has_and_ends_what_it_started(tmp_path):
+    """Its kernel is asked to end; one whose cells are done is killed, which takes no time."""
+    working, stored = tmp_path / "working", tmp_path / "stored"
+    source = f"""
+import atexit, time
+from pathlib import Path
+atexit.register(Path("{tmp_path / "exit"}").touch)
+Path("{working}").touch()
+try:
+    time.sleep(SECONDS)
+finally:
+    time.sleep(1)
+    Path("{stored}").touch()
+"""
+    profile = "interrupt-for-test"
+    for seconds in (0, 60):
+        cells = ["x: int = 1", source.replace("SECONDS", str(seconds))]
+        for file in (working, stored):
+            file.unlink(missing_ok=True)
+        words = command(tmp_path, cells, f"profile: {profile}")
+        with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True) as stage:
+            if seconds:
+                while stage.poll() is None and not working.exists():
+                    time.sleep(0.05)
+                stage.send_signal(signal.SIGINT)
+            said = stage.communicate(timeout=60)[1]
+        assert stored.exists()
+        assert ("interrupted; run again to go on" in said) == bool(seconds), said
+        assert (tmp_path / "exit").exists() == bool(seconds)
+    shutil.rmtree(paths.run(profile))
 
 
 def test_outputs_come_from_the_executed_copy_without_its_cell_of_parameters(tmp_path):

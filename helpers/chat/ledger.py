@@ -27,11 +27,13 @@ import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from helpers import paths
 from helpers.errors import UserError, command
+
+if TYPE_CHECKING:
+    import pandas as pd  # else loaded only for a table: 0.2 s
 
 FORMAT = (0x534B4D58, 3)  # what ledger.sql writes into the file's header
 PAGE = 4096  # bytes, SQLite's own choice
@@ -257,7 +259,16 @@ class Ledger:
         """Mean seconds that the last hundred replies took, or None."""
         return self._do("seconds", endpoint, model)[0][0]
 
-    def summary(self, run: str | None = None) -> pd.DataFrame:
+    def asked(self, run: str | None = None) -> list[dict]:
+        """The rows of `summary`, unknown as None."""
+        try:
+            rows = self.db.execute(QUERIES["summary"], [run])
+            names = [name for name, *_ in rows.description]
+            return [dict(zip(names, row, strict=True)) for row in rows]
+        except DAMAGED as error:
+            raise self._unusable(error) from None
+
+    def summary(self, run: str | None = None) -> "pd.DataFrame":
         """What was asked by role, model and state; of one `helpers.run.stage` run only, if named.
 
         Columns: requests (different ones), attempts, prompt_tokens, completion_tokens, dollars (of
@@ -265,11 +276,13 @@ class Ledger:
         """
         return self._table("summary", run)
 
-    def replies(self) -> pd.DataFrame:
+    def replies(self) -> "pd.DataFrame":
         """The stored replies as they came, oldest first; `chat.replies.table` reads them."""
         return self._table("replies")
 
-    def _table(self, query: str, *values) -> pd.DataFrame:
+    def _table(self, query: str, *values) -> "pd.DataFrame":
+        import pandas as pd
+
         try:
             return pd.read_sql_query(QUERIES[query], self.db, params=values)
         except (*DAMAGED, pd.errors.DatabaseError) as error:

@@ -30,16 +30,21 @@ from math import sqrt
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtr, stdtrit
+
+# `scipy.special` is loaded where it is needed: most stages start without its tenth of a second.
 
 
 def quantile(level: float, df: float) -> float:
     """The t that |T| exceeds with probability 1 - level."""
+    from scipy.special import stdtrit
+
     return float(stdtrit(df, (1 + level) / 2))
 
 
 def tail(t: float, df: float) -> float:
     """P(|T| > t)."""
+    from scipy.special import stdtr
+
     return float(2 * stdtr(df, -t))
 
 

@@ -76,10 +76,10 @@ def machine() -> dict:
 
 
 def requests_of(profile: str, run: str) -> list[dict]:
-    """What one run of a stage asked and what it cost: rows of `Ledger.summary`, unknown as null."""
+    """What one run of a stage asked and what it cost: rows of `Ledger.summary`, unknown as None."""
     if not paths.ledger(profile).exists():
         return []
-    return json.loads(Ledger(paths.ledger(profile)).summary(run).to_json(orient="records"))
+    return Ledger(paths.ledger(profile)).asked(run)
 
 
 def results(stage: str, parameters: dict) -> list[Path]:

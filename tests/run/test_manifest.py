@@ -83,6 +83,8 @@ def test_every_stage_leaves_a_line_with_what_it_asked_and_cost(tmp_path, lines, 
         for result in done:
             assert result.result().returncode == 0, result.result().stderr
         assert [result.result().returncode for result in failed] == [1, 1]
+    # A stage's kernel is killed; its ledger is one file again all the same.
+    assert not list(paths.run(PROFILE).glob("ledger.sqlite-*"))
     first, second, third, fourth = sorted(
         lines(), key=lambda line: ["s3", "s5", "refused", "broken"].index(line["notebook"])
     )
