@@ -26,9 +26,11 @@ GB = 1e9
 # bf16 operations a second, not sparse, from data sheets. The first that is in the device's name, as
 # whole words, counts: an L40 is no L4.
 PEAKS = {
+    "H200 NVL": 835e12,
     "H200": 989e12,
     "GH200": 989e12,
     "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "A100": 312e12,
     "L40S": 362e12,
@@ -163,7 +165,7 @@ def flops(shape: Shape, sizes: Sequence[int], labelled: int) -> float:
 def mfu(speed: float, device: str) -> float | None:
     """The share that this many operations a second are of a device's; None if not in `PEAKS`."""
     for name, peak in PEAKS.items():
-        if re.search(rf"\b{name}\b", device):
+        if re.search(rf"\b{name}\b(?! Laptop)", device):
             return round(speed / peak, 4)
     return None
 

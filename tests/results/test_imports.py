@@ -8,7 +8,9 @@ import pytest
 
 from helpers.paths import ROOT
 
-MODULES = "scores findings plots figure_style lost_points lost_points_plots agreement leaks".split()
+MODULES = (
+    "scores findings plots sweep_plots figure_style lost_points lost_points_plots agreement leaks"
+).split()
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.collections import LineCollection
 from matplotlib.text import Text
 
-from helpers.results import figure_style, plots, scores
+from helpers.results import figure_style, plots, scores, sweep_plots
 from helpers.task.points import Points
 
 
@@ -56,7 +56,7 @@ def drawn(table, swept) -> dict:
     )
     here = {"caption": "in a test"}
     return {
-        "data_efficiency": plots.data_efficiency(scores.summary(swept), ["sizes"], **here),
+        "data_efficiency": sweep_plots.data_efficiency(scores.summary(swept), ["sizes"], **here),
         "along_sweeps": along(swept, caption="in a test"),
         "full_marks_by_k": plots.full_marks_by_k(
             scores.summary(table), trained_ks=[1, 2, 3], **here
@@ -77,7 +77,7 @@ def along(swept, sweeps=SWEEPS, **look):
     """Of the sweep `sizes` two models are at numbers of the sweep `dose`, which has k123n600."""
     table = swept.assign(sweep=swept.sweep.where(swept.model != "k123n300", "dose"))
     unseen = scores.summary(scores.all_apart(table).query("k == 2"))
-    return plots.along_sweeps(scores.summary(table), unseen, sweeps, **look)
+    return sweep_plots.along_sweeps(scores.summary(table), unseen, sweeps, **look)
 
 
 def said(figure) -> str:
@@ -236,7 +236,7 @@ def test_one_training_seed_is_said(table):
 
 def test_data_efficiency_draws_each_kind_against_its_texts(swept):
     summary = scores.summary(swept)
-    figure = plots.data_efficiency(summary, ["sizes"], caption="in a test")
+    figure = sweep_plots.data_efficiency(summary, ["sizes"], caption="in a test")
     assert len(figure.axes) == 6, "two k, three settings"
     lines = {tuple(map(float, line.get_xdata())) for axis in figure.axes for line in axis.lines}
     aside = 1.045**0.5  # of two mixes with equally many texts
@@ -266,14 +266,14 @@ def test_data_efficiency_draws_each_kind_against_its_texts(swept):
         ],
         ignore_index=True,
     )
-    figure = plots.data_efficiency(two, ["sizes"], caption="in a test")
+    figure = sweep_plots.data_efficiency(two, ["sizes"], caption="in a test")
     assert 'Full marks of students from base "three" by number' in figure.caption
 
 
 def test_a_mix_of_one_size_is_a_marker_with_its_interval(swept):
     """No line in the legend either; a dash is the mean of its single answers."""
     in_one = scores.summary(swept[swept.setting == "I"])
-    figure = plots.data_efficiency(in_one, ["sizes"], caption="in a test")
+    figure = sweep_plots.data_efficiency(in_one, ["sizes"], caption="in a test")
     for axis in figure.axes:
         single, mean = axis.lines[:2]
         assert (mean.get_label(), mean.get_linestyle()) == ("before fine-tuning", "None")
@@ -287,7 +287,7 @@ def test_a_mix_of_one_size_is_a_marker_with_its_interval(swept):
 
 
 def test_without_a_sweep_there_is_no_figure(table, tmp_path):
-    figure = plots.data_efficiency(scores.summary(table), ["sizes"], caption="in a test")
+    figure = sweep_plots.data_efficiency(scores.summary(table), ["sizes"], caption="in a test")
     assert figure is None
     figure_style.save(figure, tmp_path, "data_efficiency")
     assert not list(tmp_path.iterdir())
@@ -296,7 +296,7 @@ def test_without_a_sweep_there_is_no_figure(table, tmp_path):
 def test_where_nothing_is_to_be_drawn_there_is_no_figure(swept):
     """Nobody was asked for k = 3 or 4; nothing was trained but the mixes of sweeps."""
     two = scores.summary(swept[swept.k == 2])
-    assert plots.data_efficiency(two, ["sizes"], caption="in a test") is None
+    assert sweep_plots.data_efficiency(two, ["sizes"], caption="in a test") is None
     logs = pd.DataFrame(columns=["model", "seed", "step", "loss"])
     assert plots.training_loss(logs, caption="in a test") is None
 
@@ -331,7 +331,7 @@ def test_single_answers_that_are_not_drawn_are_told_in_words(swept):
     """Best answers never stand without them."""
     summary = scores.summary(swept).assign(generations=3, single=lambda s: s["mean"] / 4)
     shown = summary[summary.model.isin(DOSE) & (summary.k > 1)]
-    figure = plots.along_sweeps(summary, pd.DataFrame(), SWEEPS, caption="in a test")
+    figure = sweep_plots.along_sweeps(summary, pd.DataFrame(), SWEEPS, caption="in a test")
     most = 0.75 * shown["mean"].max()
     assert "best of 3 answers to a query" in figure.caption
     assert f"single answers, not drawn, have up to {most:.2f} less" in figure.caption
@@ -365,7 +365,7 @@ def test_a_sweep_without_a_claim_is_called_exploratory(swept):
 
 def test_a_sweep_needs_numbers_for_this_figure_and_no_pairs_apart(swept):
     assert along(swept, {"sizes": SWEEPS["sizes"]}, caption="in a test") is None
-    assert plots.along_sweeps(scores.summary(swept), pd.DataFrame(), {}, caption="") is None
+    assert sweep_plots.along_sweeps(scores.summary(swept), pd.DataFrame(), {}, caption="") is None
     figure = along(swept.assign(apart=0), caption="in a test")
     assert all(len(axis.lines) == 3 for axis in figure.axes if axis.axison)
     assert "open markers" not in figure.caption.lower()
@@ -381,7 +381,7 @@ def test_models_are_drawn_in_the_order_given(swept):
     figure = plots.full_marks_by_k(scores.summary(models), trained_ks=[], caption="")
     assert labels_of(figure) == TITLES
     kinds = pd.concat([swept[swept.kind == kind] for kind in ("k123", "base", "k12")])
-    figure = plots.data_efficiency(scores.summary(kinds), ["sizes"], caption="")
+    figure = sweep_plots.data_efficiency(scores.summary(kinds), ["sizes"], caption="")
     assert labels_of(figure) == [TITLES[0], TITLES[2], "D(1) + D(2)"]
 
 

@@ -211,8 +211,11 @@ def test_gpus_are_seen_through_nvidia_smi(monkeypatch, tmp_path):
         ("NVIDIA A10G", None),
         ("NVIDIA H100 80GB HBM3", "H100"),
         ("NVIDIA H100 PCIe", "H100 PCIe"),
+        ("NVIDIA H100 NVL", "H100 NVL"),
+        ("NVIDIA H200 NVL", "H200 NVL"),
         ("NVIDIA GH200 480GB", "GH200"),
         ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
     ],
 )
 def test_a_gpu_is_known_by_its_whole_name(device, peak):
