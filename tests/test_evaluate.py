@@ -80,7 +80,7 @@ def test_a_second_judge_grades_the_same_answers(ledger, graded):
     assert counts["strict", "gradings missing"] == missing > counts["first", "gradings missing"]
     without = sum(given["points"] is None for given in grades)
     assert counts["strict", "answers without any"] == without
-    assert counts["strict", "unreadable reply: no points for"] > 0
+    assert counts["strict", "unreadable reply: criteria without points"] > 0
     json.dumps(records)
 
 
@@ -197,7 +197,7 @@ def test_answers_are_worked_from_reply_to_points_to_metrics(ledger, graded):
 
 
 def test_an_answer_that_no_judge_could_be_read_about_is_no_zero(graded):
-    silent = {"gradings": [], "points": None, "unreadable": ["no points for topic"] * 5}
+    silent = {"gradings": [], "points": None, "unreadable": ["criteria without points: topic"] * 5}
     (row,) = text_tables.answers([graded[0] | {"grades": {FIRST_JUDGE: silent}}]).to_dict("records")
     assert (row["verdict"], row["won"], row["lost"]) == ("unreadable", "", "unreadable")
     assert pd.isna(row["full_marks"])

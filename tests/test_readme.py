@@ -18,6 +18,7 @@ from helpers.task.pairs import count_apart
 README = (ROOT / "README.md").read_text()
 PAGES = "\n".join(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))
 PROSE = " ".join(PAGES.split())  # wherever its lines end
+NUMBER = re.compile(r"[+-]?\d\.\d\d \[.*?\]")  # with its interval
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def test_its_own_numbers_stand_in_the_tables(table):
     verdicts = findings.findings(table, findings.with_own([]))
     unclaimed = findings.headline(findings.exploratory(table, verdicts)).to_csv()
     shown = unclaimed + "".join(findings.readme_tables(ROOT / "figures/scores.csv"))
-    numbers = re.findall(r"[+-]?\d\.\d\d \[.*?\]", README)
+    numbers = NUMBER.findall(README)
     assert numbers
     for number in numbers:
         assert number in shown, number
@@ -45,6 +46,15 @@ def test_its_table_is_full_marks_of_setting_one(table):
     rows = re.findall(r"^\| (\w+|.*`\w+`) ((?:\| \d\.\d\d )+)\|$", README, re.M)
     shown = {re.findall(r"\w+", name)[-1]: re.findall(r"[\d.]+", cells) for name, cells in rows}
     assert shown == {name: list(map("{:.2f}".format, row)) for name, row in means.iterrows()}
+
+
+def test_single_answers_to_four_skills_are_as_readme_and_lecture_say(table):
+    rows = table[(table.setting == "I") & (table.k == 4)]
+    of = rows.groupby("model").full_marks.agg(["sum", "size", "mean"])
+    few = [f"`{m}` in {of['sum'][m]:.0f} of {of['size'][m]}" for m in ("base", "padded")]
+    assert f"{of['mean']['k123']:.0%}".replace("%", " of a hundred, ") + ", ".join(few) in PROSE
+    words = f"those of single answers from {of['mean']['base']:.2f} to {of['mean']['k123']:.2f}"
+    assert words in README
 
 
 def test_its_first_request_is_answered_as_it_says(table):
@@ -75,13 +85,20 @@ def test_its_pairs_kept_apart_are_those_of_the_scores(table):
 def test_what_is_said_of_mini_full_is_what_its_scores_say():
     path = ROOT / "figures/mini-full/scores.csv.gz"
     claims = load.load_profile("mini-full")["04_plot"].claims
-    assert findings.readme_tables(path, claims)[2] in PAGES
+    tables = findings.readme_tables(path, claims)
+    assert tables[2] in PAGES
+    of_second_base = PROSE.partition("## A second base")[2].partition(" # ")[0]
+    numbers = NUMBER.findall(of_second_base)
+    assert len(numbers) > 3
+    for number in numbers:
+        assert number in "".join(tables), number
     table = scores.read_csv(path)
     swapped = agreement.swap(table)
     assert f"{swapped.survives.sum()} of {len(swapped)} verdicts stay" in PROSE
     skills = agreement.agreement(table).set_index("criterion").loc["all skills"]
     assert (
-        f"{skills.agreement:.0%} of the skills' points (Cohen's kappa {skills.kappa:.2f})" in PROSE
+        f"{skills.agreement:.0%} of the skills' points (Cohen's kappa {skills.kappa:.2f};"
+        f" n = {skills.n:,})" in PROSE
     )
     five = (
         scores.summary(table)
@@ -101,6 +118,10 @@ def test_what_is_said_of_mini_full_is_what_its_scores_say():
     counts = changed["first verdict"].value_counts()
     assert counts.to_dict() == {"does not hold": 5, "holds": 4, "undecided": 3}, (
         "docs/results.md says in words how many"
+    )
+    last = changed.query("model == 'three-k123' and against == 'three-k12' and k == 5").squeeze()
+    assert (last["first verdict"], last.verdict) == ("undecided", "holds"), (
+        "README and docs/results.md say what the correction for two bases does"
     )
 
 

@@ -127,7 +127,7 @@ class Reading:
         """The points, if each criterion has one and all else agrees."""
         missing = [criterion for criterion in self.names if criterion not in self.points]
         if missing:
-            raise Doubt(f"no points for: {'; '.join(missing)}")
+            raise Doubt(f"criteria without points: {'; '.join(missing)}")
         points = [self.points[criterion] for criterion in self.names]
         if set(self.totals) - {sum(points)}:
             raise Doubt("a total that is not the points'")

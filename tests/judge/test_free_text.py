@@ -346,7 +346,7 @@ def test_reasons_say_what_is_wrong():
     def reason(*points):
         return read_verdict(table(*points), METAPHOR).reason
 
-    assert reason(1, 1) == "no points for: Is about sewing; Makes sense; Has one sentence"
+    assert reason(1, 1) == "criteria without points: Is about sewing; Makes sense; Has one sentence"
     assert reason(1, 1, "", 1, 1) == "neither 0 nor 1 point for: Is about sewing"
     assert reason(1, 0.5, 1, 1, 1) == "neither 0 nor 1 point for: Shows simile"
     doubled = entries("{}: {}", 1, 1, 1, 1, 1) + "\nMakes sense: 0"

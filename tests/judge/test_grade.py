@@ -35,7 +35,7 @@ def test_unreadable_is_asked_again_then_counted(form, graded, query, ledger):
     texts = [f"{TEXT[:-1]}{'!' * i}." for i in range(40)]
     first = graded(queries, texts, "unreadable=0.5", form=form, gradings=3)
     assert sum(len(g.unreadable) for g in first) > 20
-    reason = {"terse": "no points for", "json": "no JSON"}[form]
+    reason = {"terse": "criteria without points", "json": "no JSON"}[form]
     assert {why.split(":")[0] for g in first for why in g.unreadable} == {reason}
     assert any(len(g.gradings) < 3 for g in first), "two more replies are not enough for all"
     for g in first:

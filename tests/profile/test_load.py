@@ -174,11 +174,11 @@ FAULTS = [
     ("03_grade", "server: {}", 'server: {model: "{name"}',
      "server.model = '{name': the fields are {model} and {name}"),
     ("03_grade", "server: {}", "server: {base_url: here}", "is neither http"),
-    ("04_plot", "caption: in", "figures: ../x\ncaption: in",
+    ("04_plot", "caption: smoke", "figures: ../x\ncaption: smoke",
      "figures = '../x' is wrong: use figures, or a folder under"),
-    ("04_plot", "caption: in", "figures: figures\ncaption: in",
+    ("04_plot", "caption: smoke", "figures: figures\ncaption: smoke",
      "figures = figures is where profile mini keeps its own; leave it out"),
-    ("04_plot", "caption: in", "figures: runs/smoke/figures\ncaption: in",
+    ("04_plot", "caption: smoke", "figures: runs/smoke/figures\ncaption: smoke",
      "is where profile smoke keeps its own"),
 ]
 # fmt: on
