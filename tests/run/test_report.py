@@ -122,7 +122,7 @@ def test_scores_of_another_run_are_not_shown_beside_its_figures(finished):
 def test_a_page_that_loads_nothing_and_escapes_what_a_model_wrote(finished):
     page = finished()
     for expected in (
-        "This run: in miniature, synthetic world. Teacher and judge are small programs",
+        "This run: smoke run in the synthetic world, its numbers mean nothing. Teacher and judge",
         "<h2>The question</h2>",
         "<h2>Limits</h2>",
         'alt="what &lt;it&gt; shows"',
